@@ -1,0 +1,160 @@
+"""A trained autoencoder for use: images in, latents and images out, on NumPy arrays."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from epsilon_vae import builders, checkpoint
+from epsilon_vae.data.transforms import to_float, to_uint8
+from epsilon_vae.diffusion.path import Process
+from epsilon_vae.diffusion.sampler import sample
+from epsilon_vae.diffusion.time import SPACINGS
+from epsilon_vae.models.autoencoder import Networks
+
+
+class Autoencoder:
+    """ε-VAE with trained parameters.
+
+    Images are uint8 in [0, 255] or float in [-1, 1], `[H, W, 3]` or `[B, H, W, 3]`, of any height
+    and width. The same seed gives the same result; every image of a batch is decoded from the same
+    noise, and on its own, so that its result does not depend on the batch.
+
+    Attributes:
+      config: that it was trained with.
+      step: of the checkpoint.
+      params: `{'encoder', 'decoder'}`, by default the EMA.
+      networks: the Flax modules.
+      process: the diffusion process.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        process: Process,
+        spacing: str,
+        params: dict,
+        config: ml_collections.ConfigDict | None = None,
+        step: int | None = None,
+    ):
+        self.networks, self.process, self.params = networks, process, params
+        self.config, self.step = config, step
+        self._spacing = SPACINGS[spacing]
+        self._encode = jax.jit(self._encode_images)
+        self._decode = jax.jit(self._decode_latents)
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Latents, float32 `[(B,) h, w, n_z]`.
+
+        h and w are those of the image padded, by repeating its edge, to what the networks take:
+        `ceil(H / m) m / f` with m the larger of f and the decoder's stride.
+
+        Raises:
+          ValueError: not images.
+        """
+        images = _as_images(images)
+        batch = images if images.ndim == 4 else images[None]
+        batch = _pad_to_multiple(batch, max(self.networks.f, self.networks.decoder_stride))
+        latents = np.asarray(self._encode(self.params, batch))
+        return latents if images.ndim == 4 else latents[0]
+
+    def decode(self, latents: np.ndarray, steps: int = 3, seed: int = 0) -> np.ndarray:
+        """Images, float32 `[(B,) f h, f w, 3]` in [-1, 1], from latents `[(B,) h, w, n_z]`.
+
+        Args:
+          latents: as `encode` makes them, or a latent diffusion model.
+          steps: network evaluations (NFE); 1 to 3 are useful.
+          seed: of the noise.
+
+        Raises:
+          ValueError: latents of another shape, or no step.
+        """
+        latents = np.asarray(latents, np.float32)
+        n_z = self.networks.encoder.n_z
+        if latents.ndim not in (3, 4) or latents.shape[-1] != n_z:
+            raise ValueError(f"latents {latents.shape}: expected [(B,) h, w, {n_z}]")
+        if steps < 1:
+            raise ValueError(f"steps = {steps}: at least 1")
+        batch = latents if latents.ndim == 4 else latents[None]
+        height, width = (size * self.networks.f for size in batch.shape[1:3])
+        multiple = max(1, self.networks.decoder_stride // self.networks.f)
+        batch = _pad_to_multiple(batch, multiple)
+        key = jax.random.key(seed)
+        images = np.asarray(self._decode(self.params, batch, self._spacing(steps), key))
+        images = images[:, :height, :width]
+        return images if latents.ndim == 4 else images[0]
+
+    def reconstruct(self, images: np.ndarray, steps: int = 3, seed: int = 0) -> np.ndarray:
+        """`decode(encode(images))`, cropped to the images' size; uint8 for uint8 images.
+
+        Raises:
+          ValueError: not images, or no step.
+        """
+        images = np.asarray(images)
+        height, width = images.shape[-3:-1]
+        decoded = self.decode(self.encode(images), steps, seed)[..., :height, :width, :]
+        return to_uint8(decoded) if images.dtype == np.uint8 else decoded
+
+    def _encode_images(self, params: dict, images: jax.Array) -> jax.Array:
+        # One image at a time, so that no image's rounding depends on the batch.
+        return jax.lax.map(lambda image: self.networks.encode(params, image[None])[0], images)
+
+    def _decode_latents(
+        self, params: dict, latents: jax.Array, times: jax.Array, key: jax.Array
+    ) -> jax.Array:
+        def decode_one(z: jax.Array) -> jax.Array:
+            z = z[None]
+            shape = (1, z.shape[1] * self.networks.f, z.shape[2] * self.networks.f, 3)
+
+            def predict(x: jax.Array, t: jax.Array) -> jax.Array:
+                return self.networks.predict(params, x, t, z)
+
+            return sample(self.process, predict, times, key, shape)[0]
+
+        return jnp.clip(jax.lax.map(decode_one, latents), -1, 1)
+
+
+def restore(workdir: str, step: int | None = None) -> Autoencoder:
+    """The autoencoder of a run, with its EMA parameters, on this machine's first device.
+
+    Args:
+      workdir: of the run, as given to `epsilon_vae.main`.
+      step: of the checkpoint; None for the newest.
+
+    Raises:
+      CheckpointError: no checkpoint there, or not of this step.
+    """
+    config, step = checkpoint.load_config(workdir, step)
+    networks = builders.networks(config)
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(lambda k: networks.init(k, config.data.resolution), key)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes
+    )
+    ema = checkpoint.load_parts(workdir, step, {"ema": target})["ema"]
+    process = builders.process(config)
+    return Autoencoder(networks, process, config.flow.spacing, ema, config, step)
+
+
+def _as_images(images: np.ndarray) -> np.ndarray:
+    """Float32 images in [-1, 1], of the same rank."""
+    images = np.asarray(images)
+    if images.ndim not in (3, 4) or images.shape[-1] != 3 or 0 in images.shape:
+        raise ValueError(f"images {images.shape}: expected [H, W, 3] or [B, H, W, 3]")
+    if images.dtype == np.uint8:
+        return to_float(images)
+    if not np.issubdtype(images.dtype, np.floating):
+        raise ValueError(f"images of {images.dtype}: expected uint8, or float in [-1, 1]")
+    if np.max(np.abs(images)) > 1 + 1e-3:
+        raise ValueError("float images must lie in [-1, 1]; uint8 images in [0, 255]")
+    return images.astype(np.float32)
+
+
+def _pad_to_multiple(x: np.ndarray, multiple: int) -> np.ndarray:
+    """`[B, H, W, C]` with bottom and right edges repeated up to a multiple."""
+    height, width = (math.ceil(size / multiple) * multiple for size in x.shape[1:3])
+    padding = ((0, 0), (0, height - x.shape[1]), (0, width - x.shape[2]), (0, 0))
+    return np.pad(x, padding, mode="edge")

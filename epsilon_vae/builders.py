@@ -1,0 +1,151 @@
+"""From a config to the parts: the only place where a ConfigDict becomes named arguments."""
+
+import functools
+
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from epsilon_vae.config import ConfigError
+from epsilon_vae.diffusion.path import DDPM, Process, RectifiedFlow
+from epsilon_vae.diffusion.time import TIME_SAMPLINGS
+from epsilon_vae.losses.adversarial import NoGAN, TrajectoryGAN
+from epsilon_vae.losses.perceptual import LPIPS
+from epsilon_vae.models.autoencoder import Networks
+from epsilon_vae.models.discriminator import Discriminator
+from epsilon_vae.models.encoder import LiteEncoder, SDEncoder
+from epsilon_vae.models.unet import UNet
+from epsilon_vae.pretrained import lpips
+from epsilon_vae.training.objective import Objective, PerceptualTerm
+from epsilon_vae.training.optimizer import adam
+from epsilon_vae.training.step import TrainStep
+
+# Paper, Table 6, with attention derived from the published parameter counts. `tiny` is ours.
+DECODER_SIZES = {
+    "tiny": {
+        "channels": 32,
+        "blocks": 1,
+        "attention_factors": (4,),
+        "multipliers": (1, 2, 2),
+        "head_dim": 32,
+        "groups": 8,
+    },
+    "b": {"channels": 64, "blocks": 2, "attention_factors": (8,)},
+    "m": {"channels": 96, "blocks": 2, "attention_factors": (8, 16)},
+    "l": {"channels": 128, "blocks": 2, "attention_factors": (4, 8, 16)},
+    "xl": {"channels": 128, "blocks": 4, "attention_factors": (4, 8, 16)},
+    "h": {"channels": 256, "blocks": 2, "attention_factors": (4, 8, 16)},
+}
+
+# What makes the UNet the one of the paper's ablation instead of ADM's: Ho et al. 2020.
+DDPM_UNET = {"adaptive_norm": False, "resample_in_blocks": False, "head_dim": None}
+
+# Channel multipliers by downsampling factor. sd f 8 and lite f 16 are the paper's, the rest ours.
+ENCODERS = {
+    "sd": (
+        SDEncoder,
+        {8: (1, 2, 4, 4), 16: (1, 1, 2, 4, 4), 32: (1, 1, 2, 2, 4, 4)},
+    ),
+    "lite": (
+        LiteEncoder,
+        {4: (1, 2, 4), 8: (1, 2, 2, 4), 16: (1, 1, 2, 2, 4), 32: (1, 1, 2, 2, 4, 4)},
+    ),
+    "tiny": (
+        functools.partial(LiteEncoder, channels=32, blocks=1, groups=8),
+        {4: (1, 2, 2), 8: (1, 2, 2, 2)},
+    ),
+}
+
+
+def networks(config: ml_collections.ConfigDict) -> Networks:
+    """Encoder and decoder.
+
+    Raises:
+      ConfigError: the encoder has no such f, or the networks cannot take `data.resolution`.
+    """
+    dtype = jnp.dtype(config.dtype)
+    encoder, decoder = config.model.encoder, config.model.decoder
+    make_encoder, multipliers = ENCODERS[encoder.name]
+    if encoder.f not in multipliers:
+        factors = ", ".join(map(str, multipliers))
+        raise ConfigError(
+            f"config.model.encoder.f = {encoder.f}: encoder {encoder.name} has f of {factors}"
+        )
+    if decoder.conditioning == "adagn" and decoder.name != "adm":
+        raise ConfigError(
+            "config.model.decoder.conditioning = 'adagn': only decoder.name = 'adm' has AdaGN"
+        )
+    size = DECODER_SIZES[decoder.size] | (DDPM_UNET if decoder.name == "ddpm" else {})
+    unet = UNet(**size, conditioning=decoder.conditioning, dtype=dtype)
+    stride = 2 ** (len(unet.multipliers) - 1)
+    multiple = max(encoder.f, stride)
+    if config.data.resolution % multiple:
+        near = max(multiple, round(config.data.resolution / multiple) * multiple)
+        raise ConfigError(
+            f"config.data.resolution = {config.data.resolution}: the networks take multiples of "
+            f"{multiple}; {near} would do"
+        )
+    return Networks(
+        encoder=make_encoder(encoder.n_z, multipliers[encoder.f], dtype=dtype),
+        decoder=unet,
+        f=encoder.f,
+        decoder_stride=stride,
+    )
+
+
+def process(config: ml_collections.ConfigDict) -> Process:
+    """The diffusion process."""
+    if config.flow.process == "ddpm":
+        return DDPM()
+    return RectifiedFlow(config.flow.gamma, config.flow.normalization)
+
+
+def objective(config: ml_collections.ConfigDict) -> Objective:
+    """The losses; a term whose weight is 0 is left out, and its network with it."""
+    dtype, loss = jnp.dtype(config.dtype), config.loss
+    perceptual = ()
+    if loss.lpips_weight > 0:
+        perceptual = (PerceptualTerm(LPIPS(loss.lpips_net, dtype), loss.lpips_weight),)
+    adversary = NoGAN()
+    if loss.adv_weight > 0:
+        adversary = TrajectoryGAN(
+            Discriminator(dtype=dtype),
+            loss.matching,
+            loss.adv_weight,
+            loss.adv_start_step,
+            loss.adv_ramp_steps,
+            loss.r1_weight,
+            loss.r1_every_steps,
+        )
+    return Objective(
+        networks(config),
+        process(config),
+        TIME_SAMPLINGS[config.flow.time_sampling],
+        perceptual,
+        adversary,
+    )
+
+
+def frozen_weights(config: ml_collections.ConfigDict) -> dict:
+    """Weights that the step reads and never changes: `{'lpips': …}`, empty without LPIPS."""
+    if config.loss.lpips_weight > 0:
+        return {"lpips": lpips.load(config.loss.lpips_net)}
+    return {}
+
+
+def optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    """Of the autoencoder, and alike of the discriminator."""
+    optim = config.optim
+    return adam(optim.lr, optim.warmup_steps, optim.b1, optim.b2, optim.clip_norm)
+
+
+def train_step(config: ml_collections.ConfigDict) -> TrainStep:
+    """The whole step."""
+    return TrainStep(
+        objective(config),
+        optimizer(config),
+        optimizer(config),
+        config.seed,
+        config.optim.ema_decay,
+        config.optim.accumulate,
+    )

@@ -1,0 +1,200 @@
+"""Checkpoints: all that resuming needs in one atomic step directory, written in the background.
+
+The only file that imports Orbax. A checkpoint holds the train state (parameters, EMA, both
+optimizers, discriminator, step), the data iterator's state, and the config.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+
+from epsilon_vae.config import from_dict
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, unreadable, or does not fit; the message says which and why."""
+
+
+class Restored(NamedTuple):
+    """What a checkpoint held: the state's tree, the data iterator's state, the config, its step."""
+
+    state: Any
+    data: dict
+    config: ml_collections.ConfigDict
+    step: int
+
+
+def directory(workdir: str) -> epath.Path:
+    """`workdir/checkpoints`."""
+    return epath.Path(workdir).absolute() / "checkpoints"
+
+
+class Checkpointer:
+    """Saves and restores the steps of one run.
+
+    Args:
+      workdir: of the run.
+      keep: how many of the newest steps are kept.
+      permanent_every_steps: multiples of this are never removed; 0 for none.
+    """
+
+    def __init__(self, workdir: str, keep: int = 1, permanent_every_steps: int = 0):
+        self.directory = directory(workdir)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, keep_period=permanent_every_steps or None, create=True
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def save(
+        self, step: int, state: Any, data: dict, config: ml_collections.ConfigDict
+    ) -> None:
+        """Starts saving; returns once `state` is copied and may be donated."""
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                data=ocp.args.JsonSave(data),
+                config=ocp.args.JsonSave(config.to_dict()),
+            ),
+            force=True,
+        )
+
+    def wait(self) -> None:
+        """Returns when what was saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and lets go of the directory."""
+        self._manager.close()
+
+    def restore_newest(self, target: Any) -> Restored | None:
+        """The newest step that can be read, or None where there is no step.
+
+        A step that cannot be read is moved aside, to `checkpoints/damaged/`, with a warning, and
+        the one before is taken.
+
+        Args:
+          target: tree of `jax.ShapeDtypeStruct` with shardings, as the state shall be.
+
+        Raises:
+          CheckpointError: the step does not fit `target`, or steps exist but none can be read.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                return _restore(self._manager, step, target)
+            except CheckpointError:
+                raise
+            except Exception as error:  # Orbax and tensorstore raise many kinds for broken files.
+                reason = str(error).splitlines()[0]
+                logging.warning("Checkpoint %d is damaged and left out: %s", step, reason)
+                self._move_aside(step)
+        if steps:
+            raise CheckpointError(f"{self.directory}: none of the checkpoints {steps} can be read")
+        return None
+
+    def _move_aside(self, step: int) -> None:
+        damaged = self.directory / "damaged"
+        damaged.mkdir(exist_ok=True)
+        number = len(list(damaged.iterdir()))
+        (self.directory / str(step)).rename(damaged / f"{step}-{number}")
+        self._manager.reload()
+
+
+def _restore(manager: ocp.CheckpointManager, step: int, target: Any) -> Restored:
+    _check_fits(manager, step, target)
+    restored = manager.restore(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardRestore(target),
+            data=ocp.args.JsonRestore(),
+            config=ocp.args.JsonRestore(),
+        ),
+    )
+    return Restored(restored["state"], restored["data"], from_dict(restored["config"]), step)
+
+
+def _open(workdir: str, step: int | None) -> tuple[ocp.CheckpointManager, int]:
+    """The manager of an existing run, and its step `step`, or its newest.
+
+    Raises:
+      CheckpointError: no run, no checkpoint, or not this step.
+    """
+    path = directory(workdir)
+    if not path.is_dir():
+        raise CheckpointError(f"{workdir}: no checkpoints in it; is it the --workdir of a run?")
+    manager = ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(read_only=True))
+    steps = sorted(manager.all_steps())
+    if not steps:
+        raise CheckpointError(f"{path}: no checkpoint has been saved yet")
+    if step is not None and step not in steps:
+        raise CheckpointError(f"{path}: no step {step}; there are {steps}")
+    return manager, steps[-1] if step is None else step
+
+
+def load_config(workdir: str, step: int | None = None) -> tuple[ml_collections.ConfigDict, int]:
+    """The config that a run's step (the newest by default) was trained with, and the step.
+
+    Raises:
+      CheckpointError: no run, no checkpoint, or not this step.
+    """
+    manager, step = _open(workdir, step)
+    restored = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))
+    return from_dict(restored["config"]), step
+
+
+def load_parts(workdir: str, step: int, target: dict) -> dict:
+    """Some fields of a saved train state, such as `{'ema': …}`, onto this machine's devices.
+
+    Args:
+      workdir: of the run.
+      step: one that exists.
+      target: field → tree of `jax.ShapeDtypeStruct` with shardings.
+
+    Raises:
+      CheckpointError: a shape or a name differs.
+    """
+    manager, step = _open(workdir, step)
+    _check_fits(manager, step, target)
+    args = ocp.args.PyTreeRestore(
+        item=target,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+        partial_restore=True,
+    )
+    return manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+
+
+def _check_fits(manager: ocp.CheckpointManager, step: int, target: Any) -> None:
+    """Raises `CheckpointError` that names each leaf of `target` whose name or shape differs."""
+    saved = _shapes(manager.item_metadata(step)["state"].tree)
+    wanted = _shapes(target)
+    fields = {path.split("/")[0] for path in wanted}
+    problems = []
+    for path in sorted(wanted.keys() | {p for p in saved if p.split("/")[0] in fields}):
+        if path not in saved:
+            problems.append(f"{path} {wanted[path]} is not in the checkpoint")
+        elif path not in wanted:
+            problems.append(f"{path} {saved[path]} is only in the checkpoint")
+        elif saved[path] != wanted[path]:
+            problems.append(f"{path} is {saved[path]} in the checkpoint, {wanted[path]} here")
+    if problems:
+        lines = "\n  ".join(problems)
+        raise CheckpointError(
+            f"checkpoint {manager.directory}/{step} does not fit the config, in "
+            f"{len(problems)} parameters (take its own config, or another --workdir):\n  {lines}"
+        )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """`{'params/encoder/conv_in/kernel': (3, 3, 3, 64), …}`, alike for a state and its metadata."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in leaves
+    }

@@ -1,0 +1,42 @@
+"""Sampling: from noise at t = 1 to an image at t = 0, along given times."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from epsilon_vae.diffusion.path import Process
+
+
+def sample(
+    process: Process,
+    predict: Callable[[jax.Array, jax.Array], jax.Array],
+    times: jax.Array,
+    key: jax.Array,
+    shape: tuple[int, int, int, int],
+) -> jax.Array:
+    """Images `[B, H, W, C]` by `len(times) - 1` steps of the process (NFE).
+
+    Every image of the batch starts from the same noise and sees the same noise in each step, so an
+    image's result does not depend on what else is in its batch.
+
+    Args:
+      process: gives the step (Euler for rectified flow, ancestral for DDPM).
+      predict: (normalised x `[B, H, W, C]`, t `[B]`) → the network's prediction.
+      times: `[nfe + 1]`, falling from 1 to 0.
+      key: random key of the noise.
+      shape: of the result.
+    """
+    times = jnp.asarray(times, jnp.float32)
+    noise_shape = (1, *shape[1:])
+
+    def step(i: jax.Array, x: jax.Array) -> jax.Array:
+        t = jnp.broadcast_to(times[i], shape[:1])
+        s = jnp.broadcast_to(times[i + 1], shape[:1])
+        prediction = predict(process.network_input(x, t), t)
+        noise = jax.random.normal(jax.random.fold_in(key, i + 1), noise_shape)
+        return process.step_back(x, prediction, t, s, noise)
+
+    start = jax.random.normal(jax.random.fold_in(key, 0), noise_shape)
+    x = jax.lax.fori_loop(0, len(times) - 1, step, jnp.broadcast_to(start, shape))
+    return process.final(x)

@@ -1,0 +1,41 @@
+"""The ε-VAE's two networks as one object: an encoder and a denoising decoder."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """Encoder E and denoiser G with the pure functions that the objective and the sampler call.
+
+    Attributes:
+      encoder: images `[B, H, W, 3]` → latents `[B, H/f, W/f, n_z]`.
+      decoder: (noisy images `[B, H, W, 3]`, times `[B]`, latents) → prediction `[B, H, W, 3]`.
+      f: downsampling factor of the encoder.
+      decoder_stride: height and width that the decoder takes are multiples of this.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    f: int
+    decoder_stride: int
+
+    def init(self, key: jax.Array, image_size: int) -> dict:
+        """Initial parameters `{'encoder': …, 'decoder': …}` for square images of `image_size`."""
+        encoder_key, decoder_key = jax.random.split(key)
+        images = jnp.zeros((1, image_size, image_size, 3))
+        encoder = self.encoder.init(encoder_key, images)["params"]
+        latents = self.encode({"encoder": encoder}, images)
+        decoder = self.decoder.init(decoder_key, images, jnp.zeros((1,)), latents)["params"]
+        return {"encoder": encoder, "decoder": decoder}
+
+    def encode(self, params: dict, images: jax.Array) -> jax.Array:
+        """Latents of images in [-1, 1]."""
+        return self.encoder.apply({"params": params["encoder"]}, images)
+
+    def predict(self, params: dict, x: jax.Array, t: jax.Array, latents: jax.Array) -> jax.Array:
+        """The decoder's prediction (velocity or noise) at normalised noisy images `x`, times `t`."""
+        return self.decoder.apply({"params": params["decoder"]}, x, t, latents)

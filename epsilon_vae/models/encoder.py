@@ -1,0 +1,108 @@
+"""Encoders E(x): images `[B, H, W, 3]` in [-1, 1] → latents `[B, H/f, W/f, n_z]`.
+
+`SDEncoder` is the VQGAN / latent-diffusion encoder (Rombach et al. 2022), `LiteEncoder` the paper's
+6 M parameter one, in MaskGIT's layout (Chang et al. 2022). Both are deterministic: the paper's
+latents are neither quantized nor sampled.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from epsilon_vae.models.layers import GroupNorm, SelfAttention, avg_pool_2x2, conv
+
+
+class EncoderBlock(nn.Module):
+    """GN–swish–conv–GN–swish–conv on a residual; a 1×1 shortcut where channels change."""
+
+    features: int
+    groups: int
+    epsilon: float
+    use_bias: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = nn.swish(GroupNorm(self.groups, self.epsilon, name="norm1")(x))
+        h = conv(self.features, 3, self.dtype, use_bias=self.use_bias, name="conv1")(h)
+        h = nn.swish(GroupNorm(self.groups, self.epsilon, name="norm2")(h))
+        h = conv(self.features, 3, self.dtype, use_bias=self.use_bias, name="conv2")(h)
+        if x.shape[-1] != self.features:
+            x = conv(self.features, 1, self.dtype, use_bias=self.use_bias, name="shortcut")(x)
+        return x + h
+
+
+class SDEncoder(nn.Module):
+    """Latent diffusion's encoder: f = 2^(levels - 1) by strided convolutions, attention in the middle.
+
+    Attributes:
+      n_z: latent channels (2 n_z gives the mean and log-variance layout of SD-VAE).
+      multipliers: channels of each level over `channels`; (1, 2, 4, 4) is f = 8.
+      channels: base width, 128 in the paper.
+      blocks: residual blocks a level.
+    """
+
+    n_z: int
+    multipliers: tuple[int, ...]
+    channels: int = 128
+    blocks: int = 2
+    dtype: jnp.dtype = jnp.float32
+    groups: int = 32
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        def block(features: int, name: str) -> EncoderBlock:
+            return EncoderBlock(features, self.groups, self.epsilon, True, self.dtype, name=name)
+
+        h = conv(self.channels, 3, self.dtype, name="conv_in")(images.astype(self.dtype))
+        for level, multiplier in enumerate(self.multipliers):
+            for i in range(self.blocks):
+                h = block(multiplier * self.channels, f"level{level}_block{i}")(h)
+            if level < len(self.multipliers) - 1:
+                # LDM pads only the right and the bottom before its strided convolution.
+                h = conv(
+                    h.shape[-1],
+                    3,
+                    self.dtype,
+                    strides=2,
+                    padding=((0, 1), (0, 1)),
+                    name=f"level{level}_down",
+                )(h)
+        h = block(h.shape[-1], "middle_block0")(h)
+        h = SelfAttention(None, self.groups, self.epsilon, self.dtype, name="middle_attention")(h)
+        h = block(h.shape[-1], "middle_block1")(h)
+        h = nn.swish(GroupNorm(self.groups, self.epsilon, name="norm_out")(h))
+        return conv(self.n_z, 3, self.dtype, name="conv_out")(h).astype(jnp.float32)
+
+
+class LiteEncoder(nn.Module):
+    """MaskGIT-style encoder: f = 2^(levels - 1) by average pooling, no attention, 1×1 output.
+
+    Attributes: as `SDEncoder`'s; (1, 1, 2, 2, 4) × 64 channels is the paper's f = 16, 5.877 M.
+    """
+
+    n_z: int
+    multipliers: tuple[int, ...]
+    channels: int = 64
+    blocks: int = 2
+    dtype: jnp.dtype = jnp.float32
+    groups: int = 32
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        def block(features: int, name: str) -> EncoderBlock:
+            return EncoderBlock(features, self.groups, self.epsilon, False, self.dtype, name=name)
+
+        images = images.astype(self.dtype)
+        h = conv(self.channels, 3, self.dtype, use_bias=False, name="conv_in")(images)
+        for level, multiplier in enumerate(self.multipliers):
+            for i in range(self.blocks):
+                h = block(multiplier * self.channels, f"level{level}_block{i}")(h)
+            if level < len(self.multipliers) - 1:
+                h = avg_pool_2x2(h)
+        for i in range(self.blocks):
+            h = block(h.shape[-1], f"bottleneck_block{i}")(h)
+        h = nn.swish(GroupNorm(self.groups, self.epsilon, name="norm_out")(h))
+        return conv(self.n_z, 1, self.dtype, name="conv_out")(h).astype(jnp.float32)

@@ -1,0 +1,155 @@
+"""Layers that the encoder, the UNet and the discriminator share.
+
+Parameters are float32; convolutions and dense layers compute in `dtype`; GroupNorm statistics and
+affine maps are always float32 (the paper's training is bfloat16 on TPU, where a bfloat16 variance
+would lose the signal).
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import Initializer
+
+# PyTorch's default, which ADM and LDM train with: uniform of variance 1 / (3 fan_in).
+torch_init: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+zeros_init: Initializer = nn.initializers.zeros_init()
+
+
+def conv(
+    features: int,
+    kernel: int,
+    dtype: jnp.dtype,
+    *,
+    strides: int = 1,
+    padding: str | int | tuple = "SAME",
+    use_bias: bool = True,
+    kernel_init: Initializer = torch_init,
+    name: str | None = None,
+) -> nn.Conv:
+    """A square convolution over `[B, H, W, C]` with this project's defaults."""
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        strides=strides,
+        padding=padding,
+        use_bias=use_bias,
+        dtype=dtype,
+        kernel_init=kernel_init,
+        name=name,
+    )
+
+
+def dense(features: int, dtype: jnp.dtype, *, name: str | None = None) -> nn.Dense:
+    """A linear layer over the last axis with this project's defaults."""
+    return nn.Dense(features, dtype=dtype, kernel_init=torch_init, name=name)
+
+
+class GroupNorm(nn.Module):
+    """Affine GroupNorm of `[B, H, W, C]`, computed in float32 and returned in the input's dtype."""
+
+    groups: int = 32
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        norm = nn.GroupNorm(self.groups, epsilon=self.epsilon, dtype=jnp.float32, name="norm")
+        return norm(x).astype(x.dtype)
+
+
+class AdaGN(nn.Module):
+    """Adaptive GroupNorm: `GN(x) * (1 + scale) + shift` (Dhariwal & Nichol 2021, Eq. in sec. 3).
+
+    `scale` and `shift` are a linear map of the time embedding `[B, E]` and, where `latents` are
+    given, additionally a 1×1 convolution of them, resized to x's height and width.
+    """
+
+    groups: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, embedding: jax.Array, latents: jax.Array | None = None
+    ) -> jax.Array:
+        channels = x.shape[-1]
+        modulation = dense(2 * channels, self.dtype, name="modulation")(nn.silu(embedding))
+        modulation = modulation[:, None, None, :]
+        if latents is not None:
+            local = resize_bilinear(latents, x.shape[1:3])
+            modulation = modulation + conv(2 * channels, 1, self.dtype, name="latents")(local)
+        scale, shift = jnp.split(modulation.astype(jnp.float32), 2, axis=-1)
+        normed = GroupNorm(self.groups, name="norm")(x.astype(jnp.float32))
+        return (normed * (1 + scale) + shift).astype(x.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Residual self-attention over the positions of `[B, H, W, C]`: GN, qkv, attention, projection.
+
+    Attributes:
+      head_dim: width of a head; None means one head over all channels.
+      groups, epsilon: of the GroupNorm.
+      out_init: initializer of the projection (zeros make the block the identity at the start).
+    """
+
+    head_dim: int | None
+    groups: int
+    epsilon: float
+    dtype: jnp.dtype
+    out_init: Initializer = torch_init
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, height, width, channels = x.shape
+        head_dim = self.head_dim or channels
+        h = GroupNorm(self.groups, self.epsilon, name="norm")(x)
+        qkv = dense(3 * channels, self.dtype, name="qkv")(h)
+        qkv = qkv.reshape(batch, height * width, 3, channels // head_dim, head_dim)
+        query, key, value = jnp.moveaxis(qkv, 2, 0)
+        h = jax.nn.dot_product_attention(query, key, value)
+        h = h.reshape(batch, height, width, channels)
+        out = nn.Dense(channels, dtype=self.dtype, kernel_init=self.out_init, name="out")(h)
+        return x + out
+
+
+class TimeEmbedding(nn.Module):
+    """Times `[B]` in [0, 1] → `[B, features]`: sinusoids (cosines first), then a two-layer MLP.
+
+    The sinusoid's argument is `time_scale * t`, so that t = 1 is DDPM's step 1000, the range that
+    the frequencies 1 … 1/10000 were chosen for.
+    """
+
+    sinusoid_dim: int
+    features: int
+    dtype: jnp.dtype
+    time_scale: float = 1000.0
+
+    @nn.compact
+    def __call__(self, t: jax.Array) -> jax.Array:
+        half = self.sinusoid_dim // 2
+        frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+        angles = self.time_scale * t.astype(jnp.float32)[:, None] * frequencies
+        sinusoid = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+        h = dense(self.features, self.dtype, name="hidden")(sinusoid)
+        return dense(self.features, self.dtype, name="out")(nn.silu(h))
+
+
+def avg_pool_2x2(x: jax.Array) -> jax.Array:
+    """Mean over 2×2 windows: `[B, H, W, C]` → `[B, H/2, W/2, C]`."""
+    return nn.avg_pool(x, (2, 2), strides=(2, 2))
+
+
+def upsample_nearest(x: jax.Array, factor: int = 2) -> jax.Array:
+    """Nearest-neighbour upsampling: `[B, H, W, C]` → `[B, factor H, factor W, C]`."""
+    batch, height, width, channels = x.shape
+    x = x[:, :, None, :, None, :]
+    x = jnp.broadcast_to(x, (batch, height, factor, width, factor, channels))
+    return x.reshape(batch, height * factor, width * factor, channels)
+
+
+def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Bilinear resize of `[B, h, w, C]` to `[B, *size, C]` (antialiased when it shrinks)."""
+    return jax.image.resize(x, (x.shape[0], *size, x.shape[-1]), "bilinear")
+
+
+Resample = Callable[[jax.Array], jax.Array]

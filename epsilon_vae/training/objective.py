@@ -1,0 +1,105 @@
+"""What the losses add up to (paper, Eq. 1 and 9–11).
+
+`L_autoencoder = L_flow + 0.5 L_LPIPS(x0_hat, x0) + 0.5 L_adv`, all on one forward pass at one
+random t per image; and the discriminator's loss on that same pass.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from epsilon_vae.diffusion.path import Process
+from epsilon_vae.losses.adversarial import Denoising, NoGAN, TrajectoryGAN
+from epsilon_vae.losses.perceptual import LPIPS
+from epsilon_vae.models.autoencoder import Networks
+
+
+@dataclasses.dataclass(frozen=True)
+class PerceptualTerm:
+    """`weight * LPIPS(x0_hat, x0)` for every t."""
+
+    distance: LPIPS
+    weight: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The parts that a config chooses; each is a plain object, none knows of the others.
+
+    Attributes:
+      networks: encoder and decoder.
+      process: rectified flow or DDPM.
+      sample_time: key → one training time t.
+      perceptual: terms on x0_hat, none or one.
+      adversary: the trajectory GAN, or `NoGAN`.
+    """
+
+    networks: Networks
+    process: Process
+    sample_time: Callable[[jax.Array], jax.Array]
+    perceptual: tuple[PerceptualTerm, ...]
+    adversary: TrajectoryGAN | NoGAN
+
+    def draw(self, key: jax.Array, shape: tuple[int, ...]) -> dict[str, jax.Array]:
+        """All randomness of one step: `t` `[B]`, `noise` `[B, H, W, 3]`, `step_fraction` `[B]`.
+
+        Each image draws from its own key, folded from its place in the global batch: the draw is
+        the same however the batch is split over devices or accumulation.
+        """
+
+        def draw_one(index: jax.Array) -> dict[str, jax.Array]:
+            time_key, noise_key, fraction_key = jax.random.split(jax.random.fold_in(key, index), 3)
+            return {
+                "t": self.sample_time(time_key),
+                "noise": jax.random.normal(noise_key, shape[1:]),
+                "step_fraction": jax.random.uniform(fraction_key),
+            }
+
+        return jax.vmap(draw_one)(jnp.arange(shape[0]))
+
+    def autoencoder_loss(
+        self,
+        params: dict,
+        discriminator: dict,
+        frozen: dict,
+        images: jax.Array,
+        draw: dict[str, jax.Array],
+        step: jax.Array,
+    ) -> tuple[jax.Array, tuple[Denoising, dict[str, jax.Array]]]:
+        """The autoencoder's loss; with it, the denoising for the discriminator, and metrics.
+
+        Args:
+          params: of encoder and decoder.
+          discriminator: its parameters; no gradient is taken to them.
+          frozen: LPIPS weights, under 'lpips'.
+          images: x0 `[B, H, W, 3]` in [-1, 1].
+          draw: this batch's part of `self.draw`.
+          step: number of the step, for the GAN's ramp.
+        """
+        process, t, noise = self.process, draw["t"], draw["noise"]
+        latents = self.networks.encode(params, images)
+        x_t = process.perturb(images, noise, t)
+        prediction = self.networks.predict(params, process.network_input(x_t, t), t, latents)
+        denoised = process.denoised(x_t, prediction, t)
+        denoising = Denoising(
+            images, noise, t, x_t, prediction, denoised, draw["step_fraction"]
+        )
+
+        loss = jnp.mean((prediction - process.target(images, noise)) ** 2)
+        metrics = {"loss/flow": loss}
+        for term in self.perceptual:
+            distance = jnp.mean(term.distance(frozen["lpips"], denoised, images))
+            metrics["loss/lpips"] = distance
+            loss += term.weight * distance
+        adversarial, adversarial_metrics = self.adversary.generator_loss(
+            discriminator, process, denoising, step
+        )
+        return loss + adversarial, (denoising, metrics | adversarial_metrics)
+
+    def discriminator_loss(
+        self, discriminator: dict, denoising: Denoising, step: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The discriminator's loss on the autoencoder's forward pass, and metrics."""
+        return self.adversary.discriminator_loss(discriminator, self.process, denoising, step)

@@ -1,0 +1,20 @@
+"""The optimizer of both networks: Adam at a constant rate after a linear warm-up (paper, C.2)."""
+
+import optax
+
+
+def learning_rate(lr: float, warmup_steps: int) -> optax.Schedule:
+    """`lr * min(1, (step + 1) / warmup_steps)`: the first update already moves."""
+    if warmup_steps <= 1:
+        return optax.constant_schedule(lr)
+    return optax.linear_schedule(lr / warmup_steps, lr, warmup_steps - 1)
+
+
+def adam(
+    lr: float, warmup_steps: int, b1: float = 0.0, b2: float = 0.999, clip_norm: float = 0.0
+) -> optax.GradientTransformation:
+    """Adam(b1, b2) with warm-up; gradients clipped to a global norm if `clip_norm` is positive."""
+    optimizer = optax.adam(learning_rate(lr, warmup_steps), b1=b1, b2=b2)
+    if clip_norm > 0:
+        return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+    return optimizer

@@ -1,0 +1,102 @@
+"""The train step: a pure function of the state, the frozen weights and a batch.
+
+Randomness comes from `fold_in(seed, step)` alone, so that any step can be replayed. One forward pass
+serves both updates: the discriminator learns on the x0_hat that the autoencoder's loss was taken of.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from epsilon_vae.training.objective import Objective
+from epsilon_vae.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """`(state, frozen, images) -> (state, metrics)`; images `[B, H, W, 3]` in [-1, 1].
+
+    Attributes:
+      objective: the losses.
+      optimizer, discriminator_optimizer: of `state.params` and `state.discriminator`.
+      seed: of all noise and times.
+      ema_decay: of `state.ema`, 0.999 in the paper.
+      accumulate: the batch is worked through in so many parts, whose gradients are averaged.
+    """
+
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    discriminator_optimizer: optax.GradientTransformation
+    seed: int
+    ema_decay: float
+    accumulate: int = 1
+
+    def __call__(
+        self, state: TrainState, frozen: dict, images: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """One update of the autoencoder and one of the discriminator, both from the old state.
+
+        The metrics are scalars: loss terms before weighting, and gradient norms before clipping.
+        """
+        key = jax.random.fold_in(jax.random.key(self.seed), state.step)
+        draw = self.objective.draw(key, images.shape)
+        grads, discriminator_grads, metrics = self._mean_gradients(state, frozen, images, draw)
+        metrics["grad_norm/autoencoder"] = optax.global_norm(grads)
+        metrics["grad_norm/discriminator"] = optax.global_norm(discriminator_grads)
+
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        updates, discriminator_opt_state = self.discriminator_optimizer.update(
+            discriminator_grads, state.discriminator_opt_state, state.discriminator
+        )
+        discriminator = optax.apply_updates(state.discriminator, updates)
+        ema = optax.incremental_update(params, state.ema, 1 - self.ema_decay)
+        state = TrainState(
+            step=state.step + 1,
+            params=params,
+            ema=ema,
+            opt_state=opt_state,
+            discriminator=discriminator,
+            discriminator_opt_state=discriminator_opt_state,
+        )
+        return state, metrics
+
+    def _gradients(
+        self, state: TrainState, frozen: dict, images: jax.Array, draw: dict
+    ) -> tuple[dict, dict, dict[str, jax.Array]]:
+        """Gradients of the autoencoder and of the discriminator, and metrics, of one batch."""
+        autoencoder_loss = jax.value_and_grad(self.objective.autoencoder_loss, has_aux=True)
+        (_, (denoising, metrics)), grads = autoencoder_loss(
+            state.params, state.discriminator, frozen, images, draw, state.step
+        )
+        discriminator_loss = jax.value_and_grad(self.objective.discriminator_loss, has_aux=True)
+        (_, discriminator_metrics), discriminator_grads = discriminator_loss(
+            state.discriminator, denoising, state.step
+        )
+        return grads, discriminator_grads, metrics | discriminator_metrics
+
+    def _mean_gradients(
+        self, state: TrainState, frozen: dict, images: jax.Array, draw: dict
+    ) -> tuple[dict, dict, dict[str, jax.Array]]:
+        """`_gradients`, averaged over the parts of the batch."""
+        if self.accumulate == 1:
+            return self._gradients(state, frozen, images, draw)
+
+        def split(x: jax.Array) -> jax.Array:
+            # Part k takes images k, k + parts, …: each device keeps its own images.
+            parts = x.reshape(x.shape[0] // self.accumulate, self.accumulate, *x.shape[1:])
+            return jnp.swapaxes(parts, 0, 1)
+
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, self._gradients(state, frozen, *part)), None
+
+        parts = jax.tree.map(split, (images, draw))
+        first = jax.tree.map(lambda x: x[0], parts)
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype),
+            jax.eval_shape(self._gradients, state, frozen, *first),
+        )
+        total, _ = jax.lax.scan(add, zeros, parts)
+        return jax.tree.map(lambda x: x / self.accumulate, total)

@@ -29,6 +29,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.decoder.size = "m"
     config.model.decoder.conditioning = "concat"  # paper
 
+    config.model.discriminator = ml_collections.ConfigDict()
+    config.model.discriminator.channels = 64  # VQGAN's
+
     config.flow = ml_collections.ConfigDict()
     config.flow.process = "rectified_flow"  # paper
     config.flow.gamma = 0.6  # paper, for 128 px

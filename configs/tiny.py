@@ -4,17 +4,18 @@ from configs import common
 
 
 def get_config():
-    """32 px crops, f 4, a decoder of 32 channels."""
+    """64 px crops, f 4, a decoder of 16 to 64 channels."""
     config = common.get_config()
     config.num_steps = 1000
-    config.batch_size = 16
+    config.batch_size = 8
     config.dtype = "float32"
-    config.data.resolution = 32
+    config.data.resolution = 64
     config.data.crop = "random_resized"
     config.model.encoder.name = "tiny"
     config.model.encoder.f = 4
     config.model.encoder.n_z = 8
     config.model.decoder.size = "tiny"
+    config.model.discriminator.channels = 32
     config.loss.lpips_net = "alexnet"
     config.optim.lr = 1e-3
     config.optim.warmup_steps = 50

@@ -23,12 +23,12 @@ from epsilon_vae.training.step import TrainStep
 # Paper, Table 6, with attention derived from the published parameter counts. `tiny` is ours.
 DECODER_SIZES = {
     "tiny": {
-        "channels": 32,
+        "channels": 16,
         "blocks": 1,
         "attention_factors": (4,),
-        "multipliers": (1, 2, 2),
+        "multipliers": (1, 2, 4),
         "head_dim": 32,
-        "groups": 8,
+        "groups": 4,
     },
     "b": {"channels": 64, "blocks": 2, "attention_factors": (8,)},
     "m": {"channels": 96, "blocks": 2, "attention_factors": (8, 16)},
@@ -109,7 +109,7 @@ def objective(config: ml_collections.ConfigDict) -> Objective:
     adversary = NoGAN()
     if loss.adv_weight > 0:
         adversary = TrajectoryGAN(
-            Discriminator(dtype=dtype),
+            Discriminator(config.model.discriminator.channels, dtype),
             loss.matching,
             loss.adv_weight,
             loss.adv_start_step,

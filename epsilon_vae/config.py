@@ -64,6 +64,9 @@ KEYS: dict[str, Key] = {
     "model.decoder.name": _one_of("adm", "ddpm"),
     "model.decoder.size": _one_of("tiny", "b", "m", "l", "xl", "h"),
     "model.decoder.conditioning": _one_of("concat", "adagn"),
+    "model.discriminator.channels": Key(
+        int, lambda value: value >= 16 and value % 16 == 0, "a multiple of 16"
+    ),
     "flow.process": _one_of("rectified_flow", "ddpm"),
     "flow.gamma": _positive(),
     "flow.normalization": _one_of("sample", "analytic"),

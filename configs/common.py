@@ -52,6 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.optim = ml_collections.ConfigDict()
     config.optim.lr = 1e-4  # paper
+    config.optim.discriminator_lr = 1e-4  # paper
     config.optim.b1 = 0.0  # paper
     config.optim.b2 = 0.999  # paper
     config.optim.warmup_steps = 5000  # paper
@@ -73,4 +74,29 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval.every_steps = 5000
     config.log = ml_collections.ConfigDict()
     config.log.every_steps = 100
+    return config
+
+
+def sd(size: str, f: int = 8) -> ml_collections.ConfigDict:
+    """The paper's main setup (Tables 1 to 4): SD encoder, n_z 4, ADM decoder of `size`."""
+    config = get_config()
+    config.model.encoder.f = f
+    config.model.decoder.size = size
+    return config
+
+
+def lite(size: str) -> ml_collections.ConfigDict:
+    """The paper's study setup (Tables 5 and 8): lite encoder, f 16, n_z 8."""
+    config = get_config()
+    config.model.encoder.name = "lite"
+    config.model.encoder.f = 16  # paper
+    config.model.encoder.n_z = 8  # paper
+    config.model.decoder.size = size
+    return config
+
+
+def finetuned(config: ml_collections.ConfigDict, resolution: int) -> ml_collections.ConfigDict:
+    """Second stage at a higher resolution (paper, C.2): name the first with --config.init_from."""
+    config.data.resolution = resolution
+    config.num_steps = 100_000  # ours; the paper does not say
     return config

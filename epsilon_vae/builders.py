@@ -133,18 +133,18 @@ def frozen_weights(config: ml_collections.ConfigDict) -> dict:
     return {}
 
 
-def optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """Of the autoencoder, and alike of the discriminator."""
+def optimizer(config: ml_collections.ConfigDict, lr: float) -> optax.GradientTransformation:
+    """Of the autoencoder or of the discriminator, which differ in their rates."""
     optim = config.optim
-    return adam(optim.lr, optim.warmup_steps, optim.b1, optim.b2, optim.clip_norm)
+    return adam(lr, optim.warmup_steps, optim.b1, optim.b2, optim.clip_norm)
 
 
 def train_step(config: ml_collections.ConfigDict) -> TrainStep:
     """The whole step."""
     return TrainStep(
         objective(config),
-        optimizer(config),
-        optimizer(config),
+        optimizer(config, config.optim.lr),
+        optimizer(config, config.optim.discriminator_lr),
         config.seed,
         config.optim.ema_decay,
         config.optim.accumulate,

@@ -49,9 +49,7 @@ class Checkpointer:
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
-    def save(
-        self, step: int, state: Any, data: dict, config: ml_collections.ConfigDict
-    ) -> None:
+    def save(self, step: int, state: Any, data: dict, config: ml_collections.ConfigDict) -> None:
         """Starts saving; returns once `state` is copied and may be donated."""
         if step in self._manager.all_steps():
             return

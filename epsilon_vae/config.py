@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable
 
 import ml_collections
@@ -82,6 +83,7 @@ KEYS: dict[str, Key] = {
     "loss.r1_weight": _number(0),
     "loss.r1_every_steps": _integer(1),
     "optim.lr": _positive(),
+    "optim.discriminator_lr": _positive(),
     "optim.b1": _number(0, 1),
     "optim.b2": _number(0, 1),
     "optim.warmup_steps": _integer(0),
@@ -163,7 +165,7 @@ def _check_batch(flat: dict, num_devices: int) -> None:
     batch, parts = flat["batch_size"], flat["optim.accumulate"]
     devices = shape["data"] * shape["fsdp"]
     if batch % (parts * devices):
-        near = max(1, round(batch / (parts * devices))) * parts * devices
+        near = math.ceil(batch / (parts * devices)) * parts * devices
         raise ConfigError(
             f"config.batch_size = {batch}: must divide into optim.accumulate = {parts} parts over "
             f"{devices} devices; {near} would do"
@@ -190,7 +192,7 @@ def mesh_shape(axes: dict[str, int], num_devices: int) -> dict[str, int]:
             f"config.mesh ({words}): does not divide {num_devices} devices; data = -1, fsdp = 1, "
             "space = 1 always does"
         )
-    return axes | {axis: num_devices // fixed for axis in free}
+    return axes | dict.fromkeys(free, num_devices // fixed)
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:

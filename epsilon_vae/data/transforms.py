@@ -44,7 +44,7 @@ def random_crop(image: np.ndarray, size: int, rng: np.random.Generator) -> np.nd
 
 
 def random_resized_crop(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A random box of 8 to 100 per cent of the area and 3:4 to 4:3 in shape (Szegedy et al. 2015)."""
+    """A random box, 8 to 100 % of the area, of shape 3:4 to 4:3 (Szegedy et al. 2015)."""
     height, width = image.shape[:2]
     for _ in range(10):
         area = height * width * rng.uniform(0.08, 1.0)

@@ -72,8 +72,8 @@ class RectifiedFlow:
 class DDPM:
     """Variance-preserving diffusion with a linear schedule (Ho et al. 2020), noise prediction.
 
-    `x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps`, beta from 1e-4 to 0.02 over 1000 steps. A time in
-    [0, 1] means the discrete step `ceil(1000 t)`; t = 0 is data.
+    `x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps`, beta from 1e-4 to 0.02 over 1000 steps. A time
+    in [0, 1] means the discrete step `ceil(1000 t)`; t = 0 is data.
     """
 
     num_steps: int = 1000
@@ -124,16 +124,16 @@ class DDPM:
         s: jax.Array,
         noise: jax.Array,
     ) -> jax.Array:
-        """A draw from the posterior q(x_s | x_t, x0 estimate) (Ho et al., Eq. 6 and 7), for any s < t.
+        """A draw from q(x_s | x_t, x0 estimate) (Ho et al., Eq. 6 and 7), for any s < t.
 
         With s = t - 1/1000 this is DDPM's ancestral step; larger steps are its respaced form.
         """
         abar_t, abar_s = per_image(self.alpha_bar(t)), per_image(self.alpha_bar(s))
         alpha = abar_t / abar_s
         x0 = self.denoised(x_t, prediction, t)
-        mean = (
-            jnp.sqrt(abar_s) * (1 - alpha) * x0 + jnp.sqrt(alpha) * (1 - abar_s) * x_t
-        ) / (1 - abar_t)
+        mean = (jnp.sqrt(abar_s) * (1 - alpha) * x0 + jnp.sqrt(alpha) * (1 - abar_s) * x_t) / (
+            1 - abar_t
+        )
         variance = (1 - abar_s) * (1 - alpha) / (1 - abar_t)
         return mean + jnp.sqrt(variance) * noise
 

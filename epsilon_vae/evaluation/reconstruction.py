@@ -1,4 +1,4 @@
-"""How well an autoencoder reconstructs held-out photos: PSNR, SSIM, LPIPS, and a grid to look at."""
+"""How well an autoencoder reconstructs held-out photos: PSNR, SSIM, LPIPS, and a grid."""
 
 from collections.abc import Iterable
 

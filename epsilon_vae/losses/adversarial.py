@@ -131,8 +131,9 @@ class TrajectoryGAN:
                 lambda: r1_penalty(lambda x: self._logits(params, x, match), match.real),
                 lambda: jnp.zeros(()),
             )
-            loss = loss + self.r1_weight * self.r1_every_steps * r1
-            metrics["loss/r1"] = r1
+            # Scaled by the interval, so that the mean over steps is the penalty's own.
+            metrics["loss/r1"] = self.r1_every_steps * r1
+            loss += self.r1_weight * metrics["loss/r1"]
         return self._ramp(step) * loss, metrics
 
     def _logits(self, params: dict, images: jax.Array, match: Match) -> jax.Array:

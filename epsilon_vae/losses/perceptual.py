@@ -26,9 +26,7 @@ def _conv(x: jax.Array, layer: dict, stride: int = 1, padding: int = 1) -> jax.A
 
 
 def _max_pool(x: jax.Array, window: int) -> jax.Array:
-    return lax.reduce_window(
-        x, -jnp.inf, lax.max, (1, window, window, 1), (1, 2, 2, 1), "VALID"
-    )
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, window, window, 1), (1, 2, 2, 1), "VALID")
 
 
 def vgg16_features(params: dict, x: jax.Array) -> list[jax.Array]:

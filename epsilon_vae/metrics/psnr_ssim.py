@@ -14,7 +14,7 @@ def ssim(images: jax.Array, others: jax.Array, sigma: float = 1.5, radius: int =
     """Structural similarity (Wang et al. 2004), `[B]`: Gaussian 11×11 window, data range 1.
 
     Mean over channels and over positions whose window lies inside; population covariance. Equals
-    skimage's `structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)`.
+    skimage's `structural_similarity` with `gaussian_weights=True, use_sample_covariance=False`.
     """
     offsets = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
     window = jnp.exp(-0.5 * (offsets / sigma) ** 2)

@@ -37,5 +37,5 @@ class Networks:
         return self.encoder.apply({"params": params["encoder"]}, images)
 
     def predict(self, params: dict, x: jax.Array, t: jax.Array, latents: jax.Array) -> jax.Array:
-        """The decoder's prediction (velocity or noise) at normalised noisy images `x`, times `t`."""
+        """The decoder's prediction (velocity or noise) at normalised noisy images, times `t`."""
         return self.decoder.apply({"params": params["decoder"]}, x, t, latents)

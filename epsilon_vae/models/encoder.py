@@ -33,7 +33,7 @@ class EncoderBlock(nn.Module):
 
 
 class SDEncoder(nn.Module):
-    """Latent diffusion's encoder: f = 2^(levels - 1) by strided convolutions, attention in the middle.
+    """Latent diffusion's: f = 2^(levels - 1) by strided convolutions, attention in the middle.
 
     Attributes:
       n_z: latent channels (2 n_z gives the mean and log-variance layout of SD-VAE).

@@ -59,9 +59,10 @@ class UNetBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """Noisy images `[B, H, W, 3]`, times `[B]`, latents `[B, H/f, W/f, n_z]` → prediction `[B, H, W, 3]`.
+    """Noisy images `[B, H, W, 3]`, times `[B]`, latents `[B, H/f, W/f, n_z]` → prediction.
 
-    Height and width must be multiples of `2 ** (len(multipliers) - 1)`.
+    The prediction has the images' shape. Height and width must be multiples of
+    `2 ** (len(multipliers) - 1)`.
 
     Attributes:
       channels: base width; a level has `multiplier * channels`.
@@ -71,7 +72,7 @@ class UNet(nn.Module):
       conditioning: 'concat' (nearest-upsampled latents join the input channels) or 'adagn'
         (resized latents modulate every block's AdaGN; the paper's Table 7).
       adaptive_norm: AdaGN (ADM) or additive time embedding (DDPM).
-      resample_in_blocks: BigGAN-style resampling residual blocks (ADM) or plain convolutions (DDPM).
+      resample_in_blocks: BigGAN-style residual blocks (ADM) or plain convolutions (DDPM).
     """
 
     channels: int

@@ -6,6 +6,7 @@ The only file that imports clu's writers, and through them TensorFlow.
 import csv
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import subprocess
@@ -14,11 +15,14 @@ import sys
 import jax
 import ml_collections
 import numpy as np
-from clu import metric_writers, parameter_overview
 from PIL import Image
 from tqdm import tqdm
 
 from epsilon_vae.config import to_json
+
+# TensorFlow, which clu's writers bring, prints about its build unless told not to beforehand.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from clu import metric_writers, parameter_overview  # noqa: E402
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -26,8 +30,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 class MetricsCSV:
     """`metrics.csv`: a `step` column and one per metric; cells of metrics not measured are empty.
 
-    Opened for a run that starts at `start_step`, it keeps the rows up to there and drops later ones,
-    which the run will write again, and a row that was cut short.
+    Opened for a run that starts at `start_step`, it keeps the rows up to there and drops later
+    ones, which the run will write again, and a row that was cut short.
 
     Args:
       path: of the file.

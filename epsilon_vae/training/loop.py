@@ -27,6 +27,7 @@ from epsilon_vae.pretrained import lpips
 from epsilon_vae.training.logging import RunLog, write_run_files
 from epsilon_vae.training.state import TrainState, init_state
 
+LOSSES = ("flow", "lpips", "adv", "disc", "r1")
 EVAL_METRICS = ("psnr", "ssim", "lpips")
 SPEED_METRICS = ("images_per_second", "wait_percent")
 GRID_IMAGES = 8
@@ -48,8 +49,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> bool:
       NonFiniteError: nothing of the bad step was saved.
     """
     pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
-    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(workdir).absolute() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if not jax.config.jax_compilation_cache_dir:  # the user's, from the environment
+        cache = pathlib.Path(workdir).absolute() / "compilation_cache"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.space)
     with jax.set_mesh(mesh), StopSignal() as stop:
         # The parts.
@@ -106,13 +108,12 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> bool:
         log = RunLog(workdir, columns, start_step, config.num_steps)
         log.console.line(_opening_line(config, restored, workdir))
 
+        nfe = config.flow.nfe
         clock = Clock(config.batch_size)
         window = MetricsWindow()
         for step in range(start_step + 1, config.num_steps + 1):
             with clock.waiting():
-                images = jax.make_array_from_process_local_data(
-                    batch_sharding(mesh), next(batches)
-                )
+                images = jax.make_array_from_process_local_data(batch_sharding(mesh), next(batches))
             state, metrics = step_fn(state, frozen, images)
             window.add(step, metrics)
             log.console.advance()
@@ -135,7 +136,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> bool:
                     log.scalars(step, {f"eval/{name}": value for name, value in scores.items()})
                     log.picture(step, picture)
                     words = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
-                    log.console.line(f"step {step}: held-out photos, NFE {config.flow.nfe}: {words}")
+                    log.console.line(f"step {step}: held-out photos, NFE {nfe}: {words}")
             if step % config.checkpoint.every_steps == 0 or last:
                 with clock.paused():
                     window.settle()  # Nothing non-finite is ever saved.
@@ -335,9 +336,7 @@ def _step_line(
     config: ml_collections.ConfigDict, step: int, metrics: dict[str, float], clock: Clock
 ) -> str:
     losses = "  ".join(
-        f"{name.removeprefix('loss/')} {value:.4f}"
-        for name, value in metrics.items()
-        if name.startswith("loss/")
+        f"{name} {metrics['loss/' + name]:.4f}" for name in LOSSES if f"loss/{name}" in metrics
     )
     left = clock.seconds_left(config.num_steps - step)
     eta = "" if np.isnan(left) else f"  ETA {left // 60:.0f}:{left % 60:02.0f}"

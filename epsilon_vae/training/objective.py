@@ -83,9 +83,7 @@ class Objective:
         x_t = process.perturb(images, noise, t)
         prediction = self.networks.predict(params, process.network_input(x_t, t), t, latents)
         denoised = process.denoised(x_t, prediction, t)
-        denoising = Denoising(
-            images, noise, t, x_t, prediction, denoised, draw["step_fraction"]
-        )
+        denoising = Denoising(images, noise, t, x_t, prediction, denoised, draw["step_fraction"])
 
         loss = jnp.mean((prediction - process.target(images, noise)) ** 2)
         metrics = {"loss/flow": loss}

@@ -1,7 +1,7 @@
 """The train step: a pure function of the state, the frozen weights and a batch.
 
-Randomness comes from `fold_in(seed, step)` alone, so that any step can be replayed. One forward pass
-serves both updates: the discriminator learns on the x0_hat that the autoencoder's loss was taken of.
+Randomness comes from `fold_in(seed, step)` alone, so that any step can be replayed. One forward
+pass serves both updates: the discriminator learns on the x0_hat that the autoencoder's loss saw.
 """
 
 import dataclasses

@@ -1,0 +1,92 @@
+"""Reconstructs pictures: `python -m epsilon_vae.reconstruct --workdir=DIR IN… --output=OUT`.
+
+IN are image files or folders of them. For one file, OUT may be a file; else it is a folder. Prints
+the PSNR of each. Exit codes: 0 done; 2 something named on the command line cannot be used.
+"""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from absl import app, flags, logging
+from PIL import Image
+from tqdm import tqdm
+
+from epsilon_vae.autoencoder import restore
+from epsilon_vae.checkpoint import CheckpointError
+from epsilon_vae.data.sources import SUFFIXES, DataError, read_image
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
+OUTPUT = flags.DEFINE_string("output", None, "Image file or folder to write.")
+STEPS = flags.DEFINE_integer("steps", 3, "Network evaluations (NFE) a picture.", lower_bound=1)
+SEED = flags.DEFINE_integer("seed", 0, "Of the noise that decoding starts from.")
+STEP = flags.DEFINE_integer("checkpoint_step", None, "Checkpoint to use; the newest by default.")
+
+
+def find_pictures(inputs: Sequence[str], output: str) -> list[tuple[pathlib.Path, pathlib.Path]]:
+    """Pairs of an existing image file and the file to write for it.
+
+    Raises:
+      DataError: an input is missing, a folder holds no image, or two would be written to one file.
+    """
+    sources: list[tuple[pathlib.Path, pathlib.Path]] = []
+    for name in inputs:
+        path = pathlib.Path(name)
+        if path.is_dir():
+            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            if not files:
+                raise DataError(f"{path}: no image in it; looked for {', '.join(SUFFIXES)}")
+            sources += [(file, file.relative_to(path)) for file in files]
+        elif path.is_file():
+            sources.append((path, pathlib.Path(path.name)))
+        else:
+            raise DataError(f"{path}: no such file or folder")
+    target = pathlib.Path(output)
+    if len(inputs) == 1 and pathlib.Path(inputs[0]).is_file() and target.suffix:
+        if target.suffix.lower() not in SUFFIXES:
+            raise DataError(f"--output={output}: a picture ends in {', '.join(SUFFIXES)}")
+        return [(sources[0][0], target)]
+    pairs = [(source, target / relative.with_suffix(".png")) for source, relative in sources]
+    seen: dict[pathlib.Path, pathlib.Path] = {}
+    for source, written in pairs:
+        if written in seen:
+            raise DataError(f"{source} and {seen[written]} would both be written to {written}")
+        seen[written] = source
+    return pairs
+
+
+def psnr(image: np.ndarray, other: np.ndarray) -> float:
+    """In dB, of uint8 images; infinite for equal ones."""
+    error = np.mean((image.astype(np.float64) - other) ** 2)
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Reads, reconstructs and writes one picture after the other."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        for name, value in (("workdir", WORKDIR.value), ("output", OUTPUT.value)):
+            if value is None:
+                raise DataError(f"--{name} is missing")
+        if len(argv) < 2:
+            raise DataError("no picture named: give image files or folders")
+        pairs = find_pictures(argv[1:], OUTPUT.value)
+        autoencoder = restore(WORKDIR.value, STEP.value)
+        scores = []
+        for source, written in tqdm(pairs, unit="image", disable=not sys.stderr.isatty()):
+            image = read_image(source)
+            reconstruction = autoencoder.reconstruct(image, STEPS.value, SEED.value)
+            written.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(reconstruction).save(written)
+            scores.append(psnr(image, reconstruction))
+            tqdm.write(f"{source} -> {written}  PSNR {scores[-1]:.2f} dB")
+    except (CheckpointError, DataError, OSError) as error:
+        print(f"epsilon_vae: {error}", file=sys.stderr)
+        sys.exit(2)
+    if len(scores) > 1:
+        print(f"mean PSNR of {len(scores)} images: {np.mean(scores):.2f} dB")
+
+
+if __name__ == "__main__":
+    app.run(main)

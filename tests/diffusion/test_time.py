@@ -1,0 +1,31 @@
+"""Training times and spacings."""
+
+import jax
+import numpy as np
+import pytest
+from scipy.stats import kstest, norm
+
+from epsilon_vae.diffusion import time
+
+
+def test_reversed_log_is_equation_12():
+    np.testing.assert_allclose(time.reversed_log(3), [1, 0.9130, 0.7657, 0], atol=5e-5)
+
+
+@pytest.mark.parametrize("spacing", time.SPACINGS.values())
+@pytest.mark.parametrize("nfe", [1, 2, 3, 50])
+def test_spacings_fall_from_one_to_zero(spacing, nfe):
+    times = spacing(nfe)
+    assert len(times) == nfe + 1 and times[0] == 1 and times[-1] == 0
+    assert np.all(np.diff(times) < 0)
+
+
+def test_logit_normal_times_are_so_distributed():
+    t = np.asarray(time.logit_normal(jax.random.key(0), (4000,)))
+    assert kstest(np.log(t / (1 - t)), norm.cdf).pvalue > 0.01
+    assert kstest(t, "uniform").pvalue < 1e-6
+
+
+def test_uniform_times_are_so_distributed():
+    t = np.asarray(time.uniform(jax.random.key(0), (4000,)))
+    assert kstest(t, "uniform").pvalue > 0.01

@@ -1,0 +1,157 @@
+"""What the golden tests and the parity tests share: weights, inputs, cases and the tolerance.
+
+Nothing here needs PyTorch. Every number comes from a NumPy seed, so that a machine without PyTorch
+rebuilds the networks whose outputs `tests/parity/make_golden.py` has stored. A golden file holds
+the values of PyTorch's networks, never of ours.
+"""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+
+from epsilon_vae.losses.perceptual import LPIPS
+from epsilon_vae.models.encoder import SDEncoder
+from epsilon_vae.models.unet import UNet
+from tests.parity.weights import to_diffusers
+
+# Largest difference that a comparison allows, over the largest absolute value of the reference.
+TOLERANCE = 1e-4
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+IMAGE_SIZE = 32
+BATCH = 2
+# Values that a golden file keeps of each gradient.
+SAMPLES = 32
+
+# 16 groups over 32 channels and more: with one channel a group, the norm would cancel the bias (and
+# DDPM's time embedding) before it, and their gradients would be rounding errors.
+MODELS: dict[str, nn.Module] = {
+    "unet_adm": UNet(channels=32, blocks=1, attention_factors=(4, 8), head_dim=32, groups=16),
+    "unet_ddpm": UNet(
+        channels=32,
+        blocks=1,
+        attention_factors=(4, 8),
+        head_dim=None,
+        groups=16,
+        adaptive_norm=False,
+        resample_in_blocks=False,
+    ),
+    "sd_encoder": SDEncoder(n_z=8, multipliers=(1, 2, 4, 4), channels=32, blocks=1, groups=16),
+}
+LPIPS_NETS = ("vgg16", "alexnet")
+
+
+def random_params(module: nn.Module, inputs: dict, seed: int = 0) -> dict:
+    """Parameters of `module`, all random, also those that it initialises with zeros or ones."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), **inputs)["params"]
+    random = np.random.RandomState(seed)  # the one generator whose stream NumPy has frozen
+    flat = traverse_util.flatten_dict(shapes, sep="/")
+    values = {path: _random_leaf(random, path, flat[path].shape) for path in sorted(flat)}
+    return traverse_util.unflatten_dict(values, sep="/")
+
+
+def _random_leaf(random: np.random.RandomState, path: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A leaf at a scale that keeps activations near one: kernels of variance 1 / fan_in."""
+    normal = random.standard_normal(shape).astype(np.float32)
+    match path.rsplit("/", 1)[-1]:
+        case "kernel":
+            return normal / np.float32(np.sqrt(np.prod(shape[:-1])))
+        case "bias":
+            return np.float32(0.1) * normal
+        case "scale":
+            return 1 + np.float32(0.1) * normal
+        case name:
+            raise ValueError(f"{path}: no rule to fill a parameter named {name!r}")
+
+
+def model_inputs(module: nn.Module, n_z: int = 8, f: int = 8) -> dict[str, np.ndarray]:
+    """The arguments of `module`, by name: of an encoder images, of a UNet x, t and latents."""
+    random = np.random.RandomState(1)
+    images = random.standard_normal((BATCH, IMAGE_SIZE, IMAGE_SIZE, 3)).astype(np.float32)
+    if isinstance(module, SDEncoder):
+        return {"images": images}
+    latents = random.standard_normal((BATCH, IMAGE_SIZE // f, IMAGE_SIZE // f, n_z))
+    # Times whose product with 1000 is exact: both sides then see the same sinusoids.
+    t = np.array([0.25, 0.8125], np.float32)
+    return {"x": images, "t": t, "latents": latents.astype(np.float32)}
+
+
+def projection(shape: tuple[int, ...]) -> np.ndarray:
+    """Random weights of an output; their sum of products is the scalar that is differentiated."""
+    return np.random.RandomState(2).standard_normal(shape).astype(np.float32)
+
+
+def image_pair(size: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """Two batches of images in [-1, 1]: uniform noise, and the same blended with other noise."""
+    random = np.random.RandomState(3)
+    images, noise = random.uniform(-1, 1, (2, BATCH, size, size, 3)).astype(np.float32)
+    return images, np.float32(0.6) * images + np.float32(0.4) * noise
+
+
+def run_flax(module: nn.Module, params: dict, inputs: dict) -> dict[str, np.ndarray]:
+    """Output, and gradients of its projection, in full float32: `reference.run_torch` of ours.
+
+    Gradients by inputs carry the inputs' names, those by parameters diffusers' names and layouts.
+    """
+
+    def run(params: dict, inputs: dict):
+        output, pullback = jax.vjp(lambda p, i: module.apply({"params": p}, **i), params, inputs)
+        return output, *pullback(jnp.asarray(projection(output.shape)))
+
+    with jax.default_matmul_precision("highest"):
+        output, by_params, by_inputs = jax.jit(run)(params, inputs)
+    return {**to_diffusers(module, by_params), **by_inputs, "output": output}
+
+
+def run_lpips(net: str, params: dict) -> dict[str, jax.Array]:
+    """Distances of `image_pair()`, and the gradient of their sum by the first images."""
+
+    def run(params: dict, images: jax.Array, others: jax.Array):
+        output, pullback = jax.vjp(lambda i: LPIPS(net)(params, i, others), images)
+        return {"output": output, "images": pullback(jnp.ones_like(output))[0]}
+
+    with jax.default_matmul_precision("highest"):
+        return jax.jit(run)(params, *image_pair())
+
+
+def sample(values: np.ndarray) -> np.ndarray:
+    """`SAMPLES` values at even distances in the flattened array (repeated where it has fewer)."""
+    flat = np.asarray(values).reshape(-1)
+    return flat[np.linspace(0, flat.size - 1, SAMPLES).astype(int)]
+
+
+def assert_close(actual: dict, expected: dict, scales: dict[str, float] | None = None) -> None:
+    """Requires the same names, shapes and, within `TOLERANCE` of each one's scale, values.
+
+    Args:
+      actual: arrays by name.
+      expected: the reference's.
+      scales: largest absolute value of each reference; None computes it from `expected`.
+    """
+    errors = relative_errors(actual, expected, scales or reference_scales(expected))
+    too_far = {name: error for name, error in errors.items() if not error <= TOLERANCE}
+    assert not too_far, f"difference over scale above {TOLERANCE}: {too_far}"
+
+
+def relative_errors(actual: dict, expected: dict, scales: dict[str, float]) -> dict[str, float]:
+    """Largest absolute difference over the scale, by name."""
+    assert sorted(actual) == sorted(expected)
+    errors = {}
+    for name, reference in expected.items():
+        value = np.asarray(actual[name])
+        assert value.shape == reference.shape, f"{name}: {value.shape}, not {reference.shape}"
+        errors[name] = float(np.max(np.abs(value - reference))) / scales[name]
+    return errors
+
+
+def reference_scales(expected: dict) -> dict[str, float]:
+    """Largest absolute value of each reference array.
+
+    Softmax ignores what all keys share: the exact gradient by a key bias is zero, and what is
+    computed is the rounding error of a sum. Its scale is that of the same layer's weight.
+    """
+    names = {name: name.replace(".to_k.bias", ".to_k.weight") for name in expected}
+    return {name: float(np.max(np.abs(expected[names[name]]))) for name in expected}

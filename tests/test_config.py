@@ -1,0 +1,110 @@
+"""Wrong configs are refused with one line that names the key, the value and what would do."""
+
+import pytest
+
+from configs import common, tiny
+from epsilon_vae import builders
+from epsilon_vae.config import ConfigError, check, check_override, differences, mesh_shape
+
+WRONG = [
+    ("batch_size", 0, "at least 1"),
+    ("dtype", "float16", "bfloat16"),
+    ("data.source", "imagenet", "photos, folder"),
+    ("model.encoder.name", "vq", "sd, lite"),
+    ("model.decoder.size", "xxl", "xl, h"),
+    ("flow.gamma", -0.6, "positive"),
+    ("flow.time_sampling", "normal", "logit_normal"),
+    ("loss.lpips_weight", -1.0, "at least 0"),
+    ("optim.ema_decay", 1.0, "below 1"),
+    ("mesh.data", 0, "-1"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "way_out"), WRONG)
+def test_bad_value_names_key_value_and_way_out(key, value, way_out):
+    config = common.get_config()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ConfigError) as error:
+        check(config)
+    message = str(error.value)
+    assert f"config.{key}" in message and repr(value) in message and way_out in message
+    assert "\n" not in message
+
+
+def test_wrong_type_is_refused():
+    config = common.get_config()
+    with config.unlocked(), config.ignore_type():
+        config.seed = "zero"
+    with pytest.raises(ConfigError, match="config.seed = 'zero': expected a whole number"):
+        check(config)
+
+
+def test_unknown_key_names_the_nearest():
+    config = common.get_config()
+    with config.unlocked():
+        config.optim.learning_rate = 1e-4
+        config.optim.emadecay = 0.9
+    with pytest.raises(ConfigError, match="there is no such key"):
+        check(config)
+    with pytest.raises(ConfigError, match="did you mean optim.ema_decay"):
+        check_override("optim.emadecay", "0.9")
+
+
+def test_missing_key_is_named():
+    config = common.get_config()
+    with config.unlocked():
+        del config.loss.matching
+    with pytest.raises(ConfigError, match="config.loss.matching is missing"):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "text"), [("num_steps", "1e6"), ("optim.lr", "fast"), ("data.flip", "maybe")]
+)
+def test_unreadable_override_is_refused(key, text):
+    with pytest.raises(ConfigError, match=f"config.{key} = '{text}'"):
+        check_override(key, text)
+
+
+def test_readable_overrides_pass():
+    check_override("num_steps", "1000000")
+    check_override("optim.lr", "3e-4")
+    check_override("data.flip", "false")
+
+
+def test_batch_must_divide_over_devices_and_accumulation():
+    config = common.get_config()
+    config.batch_size = 20
+    config.optim.accumulate = 2
+    check(config, num_devices=2)
+    with pytest.raises(ConfigError, match="config.batch_size = 20: .* 24 would do"):
+        check(config, num_devices=4)
+
+
+def test_image_size_must_suit_the_networks():
+    config = tiny.get_config()
+    config.data.resolution = 66
+    with pytest.raises(ConfigError, match="config.data.resolution = 66: .* 64 would do"):
+        builders.networks(config)
+
+
+def test_encoder_names_its_factors():
+    config = common.get_config()
+    config.model.encoder.f = 12
+    with pytest.raises(ConfigError, match="config.model.encoder.f = 12: .* 8, 16, 32"):
+        builders.networks(config)
+
+
+def test_mesh_shape_fills_what_is_left():
+    axes = {"data": -1, "fsdp": 2, "space": 1}
+    assert mesh_shape(axes, 8) == {"data": 4, "fsdp": 2, "space": 1}
+    with pytest.raises(ConfigError, match="does not divide 3 devices"):
+        mesh_shape(axes, 3)
+    with pytest.raises(ConfigError, match="only one axis"):
+        mesh_shape({"data": -1, "fsdp": -1, "space": 1}, 8)
+
+
+def test_differences_name_key_and_both_values():
+    old, new = common.get_config(), common.get_config()
+    new.optim.lr = 3e-4
+    assert list(differences(old, new)) == ["optim.lr: 0.0001 -> 0.0003"]

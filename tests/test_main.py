@@ -1,0 +1,59 @@
+"""The command line: what it prints, and how it refuses."""
+
+import pytest
+
+from tests.conftest import SMALL_FLAGS
+
+
+def test_dry_run_prints_config_parameters_and_flops(run_module):
+    process = run_module("epsilon_vae.main", "--config=configs/tiny.py", "--dry_run")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert '"num_steps":' in out
+    assert "encoder parameters: 225576" in out
+    assert "decoder parameters: " in out and "discriminator parameters: " in out
+    assert "FLOPs a step: " in out
+
+
+REFUSALS = [
+    (("--config.optim.learning_rate=1",), "config.optim.learning_rate = '1': there is no such key"),
+    (("--config.num_steps=1e3",), "config.num_steps = '1e3': expected a whole number"),
+    (("--config.batch_size=0",), "config.batch_size = 0: expected a whole number of at least 1"),
+    (("--config.batch_size=6", "--config.optim.accumulate=4"), "config.batch_size = 6"),
+    (("--config.data.resolution=70",), "config.data.resolution = 70: the networks take multiples"),
+    (("--config.data.source=folder",), "config.data.path = ''"),
+    (
+        ("--config.data.source=folder", "--config.data.path=nowhere"),
+        "nowhere/train: no such folder",
+    ),
+    (("--config.init_from=nowhere",), "nowhere: no checkpoints"),
+    (("--wrokdir=x",), "Unknown command line flag 'wrokdir'"),
+    (("stray",), "'stray' is not a flag"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), REFUSALS)
+def test_refusal_is_one_line_and_code_2(run_module, tmp_path, arguments, words):
+    process = run_module("epsilon_vae.main", *SMALL_FLAGS, f"--workdir={tmp_path}/run", *arguments)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2, err
+    lines = [line for line in err.splitlines() if line.startswith("epsilon_vae: ")]
+    assert len(lines) == 1 and words in lines[0]
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--workdir=x",), "--config is missing"),
+        (("--config=configs/tiny.py",), "--workdir is missing"),
+        (("--config=configs/nope.py", "--workdir=x"), "configs/nope.py"),
+        (("--config=configs/ablation.py:z", "--workdir=x"), "the rungs are baseline"),
+        (("--config=configs/sd_m.py:12", "--dry_run"), "config.model.encoder.f = 12"),
+    ],
+)
+def test_missing_and_unknown_configs(run_module, arguments, words):
+    process = run_module("epsilon_vae.main", *arguments)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2, err
+    assert words in err and "Traceback" not in err

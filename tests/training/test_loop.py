@@ -1,0 +1,190 @@
+"""The loop as real processes: killed, stopped, broken, resumed."""
+
+import csv
+import json
+import shutil
+import signal
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from PIL import Image
+
+from epsilon_vae.training.loop import MetricsWindow, NonFiniteError
+from tests.conftest import SMALL_FLAGS
+
+STEPS = 6
+
+
+def flags(workdir, *more: str) -> tuple[str, ...]:
+    return (
+        *SMALL_FLAGS,
+        f"--workdir={workdir}",
+        f"--config.num_steps={STEPS}",
+        "--config.checkpoint.every_steps=2",
+        *more,
+    )
+
+
+def finish(process) -> tuple[str, str]:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err[-2000:]
+    return out, err
+
+
+def read_until(process, words: str) -> None:
+    for line in process.stdout:
+        if words in line:
+            return
+    raise AssertionError(f"never said {words!r}: {process.stderr.read()[-2000:]}")
+
+
+def load_state(workdir, step: int) -> dict:
+    """Every array of a checkpoint, without a target: as it lies on disk."""
+    return ocp.StandardCheckpointer().restore(workdir / "checkpoints" / str(step) / "state")
+
+
+def assert_same_state(one, other, step: int = STEPS) -> None:
+    a = jax.tree_util.tree_leaves_with_path(load_state(one, step))
+    b = jax.tree_util.tree_leaves_with_path(load_state(other, step))
+    assert [path for path, _ in a] == [path for path, _ in b] and len(a) > 100
+    for (path, x), (_, y) in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, run_module):
+    """A run of `STEPS` steps in one go, and what it printed."""
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    out, _ = finish(run_module("epsilon_vae.main", *flags(workdir)))
+    return workdir, out
+
+
+def read_metrics(workdir) -> list[dict]:
+    with (workdir / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_workdir_holds_what_users_script_against(uninterrupted):
+    workdir, out = uninterrupted
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["num_steps"] == STEPS and config["optim"]["ema_decay"] == 0.99
+    versions = json.loads((workdir / "versions.json").read_text())
+    assert {"git_commit", "python", "jax", "flax"} <= versions.keys()
+    assert "encoder/conv_in/kernel" in (workdir / "parameters.txt").read_text()
+    rows = read_metrics(workdir)
+    assert [int(row["step"]) for row in rows] == [*range(1, STEPS + 1), STEPS]
+    assert all(float(row["loss/flow"]) > 0 for row in rows[:-1])
+    assert {"eval/psnr", "eval/ssim", "eval/lpips"} <= rows[-1].keys()
+    assert 3 < float(rows[-1]["eval/psnr"]) < 50
+    grid = Image.open(workdir / "samples" / f"{STEPS:08d}.png")
+    assert grid.size == (3 * 32, 3 * 32)  # original, NFE 1, NFE 3; three held-out photos
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["4", "6"]
+    assert list(workdir.glob("events.out.tfevents.*"))
+    assert "step 6/6" in out and "images/s" in out and "wait" in out and "ETA" in out
+
+
+def test_killed_run_ends_in_the_same_bits(uninterrupted, run_module, tmp_path):
+    process = run_module("epsilon_vae.main", *flags(tmp_path))
+    read_until(process, "step 5/")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "checkpoints" / str(STEPS)).exists()
+    out, _ = finish(run_module("epsilon_vae.main", *flags(tmp_path)))
+    assert "Resuming from step" in out
+    assert_same_state(tmp_path, uninterrupted[0])
+    steps = [int(row["step"]) for row in read_metrics(tmp_path)]
+    assert steps == [*range(1, STEPS + 1), STEPS]  # no step twice, none missing
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_run_saves_and_says_how_to_go_on(uninterrupted, run_module, tmp_path, number):
+    process = run_module("epsilon_vae.main", *flags(tmp_path))
+    read_until(process, "step 1/")
+    process.send_signal(number)
+    out, _ = finish(process)
+    assert "run the same command again" in out
+    saved = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    assert 1 <= saved < STEPS
+    out, _ = finish(run_module("epsilon_vae.main", *flags(tmp_path)))
+    assert f"Resuming from step {saved}" in out
+    assert_same_state(tmp_path, uninterrupted[0])
+
+
+def test_damaged_newest_checkpoint_falls_back(uninterrupted, run_module, tmp_path):
+    """Data files cut short, as a full disk or a dying host leaves them."""
+    shutil.copytree(uninterrupted[0] / "checkpoints", tmp_path / "checkpoints")
+    for file in (tmp_path / "checkpoints" / str(STEPS) / "state").rglob("*"):
+        if file.is_file() and file.stat().st_size > 1000:
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    out, err = finish(run_module("epsilon_vae.main", *flags(tmp_path)))
+    assert "Resuming from step 4" in out
+    assert f"Checkpoint {STEPS} is damaged" in err
+    assert_same_state(tmp_path, uninterrupted[0])
+    assert list((tmp_path / "checkpoints" / "damaged").iterdir())
+
+
+def test_half_written_checkpoint_is_left_out(uninterrupted, run_module, tmp_path):
+    """A step directory that has lost its items is not taken for a checkpoint."""
+    shutil.copytree(uninterrupted[0] / "checkpoints", tmp_path / "checkpoints")
+    shutil.rmtree(tmp_path / "checkpoints" / str(STEPS) / "state")
+    out, _ = finish(run_module("epsilon_vae.main", *flags(tmp_path)))
+    assert "Resuming from step 4" in out
+    assert_same_state(tmp_path, uninterrupted[0])
+
+
+def test_other_model_names_each_parameter_that_differs(uninterrupted, run_module):
+    process = run_module(
+        "epsilon_vae.main", *flags(uninterrupted[0], "--config.model.encoder.n_z=4")
+    )
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2 and "Traceback" not in err
+    assert "params/encoder/conv_out/kernel is (1, 1, 64, 8) in the checkpoint, (1, 1, 64, 4)" in err
+    assert "params/decoder/conv_in/kernel" in err
+    assert "middle" not in err
+
+
+def test_finished_run_says_so_and_changes_nothing(uninterrupted, run_module):
+    before = (uninterrupted[0] / "metrics.csv").read_text()
+    out, _ = finish(run_module("epsilon_vae.main", *flags(uninterrupted[0])))
+    assert f"Resuming from step {STEPS} of {STEPS}" in out
+    assert (uninterrupted[0] / "metrics.csv").read_text() == before
+
+
+def test_non_finite_loss_stops_before_it_is_saved(run_module, tmp_path):
+    """A rate of 1e30 makes the second step's loss infinite or NaN."""
+    process = run_module(
+        "epsilon_vae.main",
+        *flags(tmp_path, "--config.optim.lr=1e30", "--config.checkpoint.every_steps=1"),
+    )
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 1 and "Traceback" not in err
+    assert "epsilon_vae: step 2: " in err and "loss/flow = " in err
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["1"]
+
+
+def test_window_names_step_and_term():
+    window = MetricsWindow()
+    window.add(6, {"loss/flow": np.float32(1.0), "loss/lpips": np.float32(0.1)})
+    window.add(7, {"loss/flow": np.float32(1.0), "loss/lpips": np.float32("nan")})
+    with pytest.raises(NonFiniteError, match="step 7: loss/lpips = nan"):
+        window.settle()
+
+
+def test_second_stage_starts_from_the_first(uninterrupted, run_module, tmp_path):
+    """32 → 64 px: EMA weights and discriminator of the first stage, step 0 of the second."""
+    more = (
+        f"--config.init_from={uninterrupted[0]}",
+        "--config.data.resolution=64",
+        "--config.batch_size=2",
+        "--config.num_steps=1",
+        "--config.optim.lr=1e-12",
+    )
+    finish(run_module("epsilon_vae.main", *flags(tmp_path, *more)))
+    first, second = load_state(uninterrupted[0], STEPS), load_state(tmp_path, 1)
+    kernel = first["ema"]["encoder"]["conv_in"]["kernel"]
+    np.testing.assert_allclose(second["params"]["encoder"]["conv_in"]["kernel"], kernel, atol=1e-8)
+    kernel = first["discriminator"]["conv0"]["kernel"]
+    np.testing.assert_allclose(second["discriminator"]["conv0"]["kernel"], kernel, atol=1e-8)
+    assert int(second["step"]) == 1

@@ -1,0 +1,169 @@
+"""The train step: what moves what, what is random, what equals what."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from epsilon_vae.losses.adversarial import NoGAN
+from epsilon_vae.training.objective import PerceptualTerm
+
+
+def assert_trees_equal(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def trees_equal(a, b) -> bool:
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(x, y) for x, y in pairs)
+
+
+def run(training, steps: int = 1, step=None):
+    state = training.state
+    for _ in range(steps):
+        state, metrics = (step or training.step)(state, training.frozen, training.images)
+    return state, metrics
+
+
+@pytest.fixture(scope="module")
+def after_two(training):
+    """State and metrics after two steps: the zero-initialised layers have moved."""
+    return run(training, 2)
+
+
+@pytest.fixture(scope="module")
+def objective(training):
+    return training.step.__wrapped__.objective
+
+
+def test_step_is_a_function_of_its_arguments(training, after_two):
+    again, metrics = run(training, 2)
+    assert_trees_equal(again, after_two[0])
+    assert metrics == after_two[1]
+
+
+def test_every_parameter_moves(training, after_two):
+    state = after_two[0]
+    for name in ("params", "ema", "discriminator"):
+        before = jax.tree_util.tree_leaves_with_path(getattr(training.state, name))
+        after = jax.tree.leaves(getattr(state, name))
+        still = [
+            jax.tree_util.keystr(path)
+            for (path, x), y in zip(before, after, strict=True)
+            if np.array_equal(x, y)
+        ]
+        assert not still
+
+
+def test_each_step_draws_anew(training):
+    later = training.state.replace(step=training.state.step + 1)
+    first = training.step(training.state, training.frozen, training.images)[1]
+    second = training.step(later, training.frozen, training.images)[1]
+    assert float(first["loss/flow"]) != float(second["loss/flow"])
+
+
+def test_draw_of_an_image_does_not_depend_on_the_batch(objective):
+    key = jax.random.key(3)
+    large, small = objective.draw(key, (8, 4, 4, 3)), objective.draw(key, (2, 4, 4, 3))
+    assert_trees_equal(jax.tree.map(lambda x: x[:2], large), small)
+
+
+def test_each_network_moves_by_its_own_loss_alone(training, after_two, objective):
+    """The autoencoder's gradient does not see the discriminator's loss, and the other way round."""
+    state = after_two[0]
+    draw = objective.draw(jax.random.key(0), training.images.shape)
+    arguments = (training.frozen, training.images, draw, state.step)
+
+    def discriminator_loss(params, discriminator):
+        _, (denoising, _) = objective.autoencoder_loss(params, discriminator, *arguments)
+        return objective.discriminator_loss(discriminator, denoising, state.step)[0]
+
+    grads = jax.jit(jax.grad(discriminator_loss, argnums=(0, 1)))(state.params, state.discriminator)
+    assert all(np.all(np.asarray(g) == 0) for g in jax.tree.leaves(grads[0]))
+    assert any(np.any(np.asarray(g) != 0) for g in jax.tree.leaves(grads[1]))
+
+
+def test_update_of_each_network_ignores_the_other_losses_weights(training, after_two, objective):
+    """Without the GAN's term the autoencoder moves elsewhere, the discriminator just as before."""
+    step = training.step.__wrapped__
+    muted = dataclasses.replace(
+        objective, adversary=dataclasses.replace(objective.adversary, weight=0.0)
+    )
+    without, _ = jax.jit(dataclasses.replace(step, objective=muted))(
+        after_two[0], training.frozen, training.images
+    )
+    with_gan, _ = training.step(after_two[0], training.frozen, training.images)
+    for x, y in zip(
+        jax.tree.leaves(with_gan.discriminator), jax.tree.leaves(without.discriminator), strict=True
+    ):
+        np.testing.assert_allclose(x, y, atol=1e-6)
+    assert not trees_equal(with_gan.params, without.params)
+
+
+def test_loss_is_the_weighted_sum_of_its_terms(training, after_two, objective):
+    state = after_two[0]
+    draw = objective.draw(jax.random.key(0), training.images.shape)
+    loss, (denoising, metrics) = jax.jit(objective.autoencoder_loss)(
+        state.params, state.discriminator, training.frozen, training.images, draw, state.step
+    )
+    terms = [metrics[f"loss/{name}"] for name in ("flow", "lpips", "adv")]
+    np.testing.assert_allclose(loss, np.dot([1, 0.5, 0.5], terms), rtol=1e-6)
+    # Eq. 9: x_t is what the estimate was made of.
+    t = draw["t"][:, None, None, None]
+    expected = (denoising.x_t - t * denoising.prediction) / 0.6
+    np.testing.assert_allclose(denoising.denoised, expected, atol=1e-5)
+
+
+def test_accumulation_equals_the_whole_batch(training):
+    """Four parts of one image each: the gradients' mean, and the same randomness."""
+    step = dataclasses.replace(training.step.__wrapped__, accumulate=4)
+    parts, part_metrics = run(training, 1, jax.jit(step))
+    whole, metrics = run(training, 1)
+    for name in metrics:
+        np.testing.assert_allclose(part_metrics[name], metrics[name], rtol=2e-5, atol=1e-7)
+    # Adam's first step is lr * sign(g): compare what it saw, not where it went.
+    for x, y in zip(
+        jax.tree.leaves(parts.opt_state[0].nu), jax.tree.leaves(whole.opt_state[0].nu), strict=True
+    ):
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5 * float(jnp.max(y)) + 1e-16)
+
+
+def test_ema_follows_with_its_decay(training):
+    state, _ = run(training, 1)
+    decay = training.config.optim.ema_decay
+    expected = jax.tree.map(
+        lambda old, new: decay * old + (1 - decay) * new, training.state.ema, state.params
+    )
+    for x, y in zip(jax.tree.leaves(state.ema), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-8)
+
+
+def test_r1_comes_every_sixteen_steps(training):
+    def r1(number: int) -> float:
+        state = training.state.replace(step=jnp.asarray(number, jnp.int32))
+        return float(training.step(state, training.frozen, training.images)[1]["loss/r1"])
+
+    assert r1(16) > 0 and r1(17) == 0
+
+
+def test_parameters_and_statistics_stay_float32(after_two):
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(after_two[0])}
+    assert dtypes == {jnp.dtype("float32"), jnp.dtype("int32")}
+
+
+def test_terms_of_weight_zero_leave_no_trace(small_config):
+    from epsilon_vae import builders
+
+    small_config.loss.lpips_weight = 0.0
+    small_config.loss.adv_weight = 0.0
+    objective = builders.objective(small_config)
+    assert objective.perceptual == () and isinstance(objective.adversary, NoGAN)
+    assert builders.frozen_weights(small_config) == {}
+
+
+def test_perceptual_weight_is_the_papers(objective):
+    assert [type(term) for term in objective.perceptual] == [PerceptualTerm]
+    assert objective.perceptual[0].weight == 0.5

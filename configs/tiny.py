@@ -6,7 +6,7 @@ from configs import common
 def get_config():
     """64 px crops, f 4, a decoder of 16 to 64 channels."""
     config = common.get_config()
-    config.num_steps = 1000
+    config.num_steps = 800
     config.batch_size = 8
     config.dtype = "float32"
     config.data.resolution = 64

@@ -35,10 +35,11 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             if override:
                 check_override(*override.groups())
         rest = flags.FLAGS(argv)
-        if flags.FLAGS["config"].value is None:
+        if CONFIG.value is None:
             raise UsageError("--config is missing: name a config file, as --config=configs/tiny.py")
         if WORKDIR.value is None and not DRY_RUN.value:
             raise UsageError("--workdir is missing: name a folder, as --workdir=runs/tiny")
+        CONFIG.value.lock()  # a config file that failed to load says so at its first use
         if len(rest) > 1:
             raise UsageError(f"{rest[1]!r} is not a flag; flags start with --")
     except (flags.Error, ValueError, OSError) as error:
@@ -85,7 +86,11 @@ def dry_run(config) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    """The message; of a config file's own error, which comes as a traceback, the last line."""
+    message = str(error).strip()
+    if "Traceback" in message:
+        message = message.splitlines()[-1]
+    return " ".join(message.split())
 
 
 def _exit(code: int, message: str) -> None:

@@ -155,3 +155,15 @@ def reference_scales(expected: dict) -> dict[str, float]:
     """
     names = {name: name.replace(".to_k.bias", ".to_k.weight") for name in expected}
     return {name: float(np.max(np.abs(expected[names[name]]))) for name in expected}
+
+
+def assert_golden(name: str, actual: dict) -> None:
+    """Requires the values that `tests/golden/<name>.npz` keeps: the output, samples of gradients."""
+    with np.load(GOLDEN / f"{name}.npz") as golden:
+        names = [str(gradient) for gradient in golden["names"]]
+        expected = dict(zip(names, golden["samples"], strict=True))
+        scales = dict(zip(names, map(float, golden["scales"]), strict=True))
+        expected["output"] = golden["output"]
+    scales["output"] = float(np.max(np.abs(expected["output"])))
+    samples = {key: sample(actual[key]) for key in names}
+    assert_close(samples | {"output": np.asarray(actual["output"])}, expected, scales)

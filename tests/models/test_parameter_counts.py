@@ -1,0 +1,67 @@
+"""Parameter counts of SPEC.md, as integers, without allocating one of them."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import common
+from epsilon_vae import builders
+from epsilon_vae.models.encoder import SDEncoder
+from epsilon_vae.training.flops import parameter_counts
+
+
+def count(config) -> dict[str, int]:
+    return parameter_counts(builders.objective(config), config.data.resolution)
+
+
+@pytest.mark.parametrize(
+    ("size", "n_z", "parameters"),
+    [
+        ("b", 8, 20_627_395),
+        ("m", 8, 49_329_315),
+        ("l", 8, 88_971_651),
+        ("xl", 8, 140_621_699),
+        ("h", 8, 355_611_395),
+        ("b", 4, 20_625_091),
+        ("m", 4, 49_325_859),
+        ("l", 4, 88_967_043),
+        ("xl", 4, 140_617_091),
+        ("h", 4, 355_602_179),
+    ],
+)
+def test_decoder(size, n_z, parameters):
+    config = common.lite(size)
+    config.model.encoder.n_z = n_z
+    assert count(config)["decoder"] == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "f", "n_z", "parameters"),
+    [
+        ("sd", 8, 4, 34_145_156),
+        ("sd", 16, 4, 34_884_100),
+        ("sd", 32, 4, 37_836_548),
+        ("lite", 16, 8, 5_876_552),
+        ("lite", 4, 8, 5_137_736),
+        ("lite", 8, 8, 5_728_584),
+        ("lite", 32, 8, 8_237_896),
+        ("lite", 16, 4, 5_875_524),
+        ("lite", 16, 16, 5_878_608),
+        ("lite", 16, 32, 5_882_720),
+    ],
+)
+def test_encoder(name, f, n_z, parameters):
+    config = common.get_config()
+    config.model.encoder.update({"name": name, "f": f, "n_z": n_z})
+    assert count(config)["encoder"] == parameters
+
+
+def test_sd_encoder_with_mean_and_log_variance():
+    encoder = SDEncoder(8, (1, 2, 4, 4))
+    images = jnp.zeros((1, 32, 32, 3))
+    shapes = jax.eval_shape(encoder.init, jax.random.key(0), images)
+    assert sum(x.size for x in jax.tree.leaves(shapes)) == 34_163_592
+
+
+def test_discriminator():
+    assert count(common.get_config())["discriminator"] == 3_311_681

@@ -1,0 +1,126 @@
+"""The PyTorch side: diffusers' and lpips' networks with our weights, their outputs and gradients.
+
+Arrays at the boundary are NumPy, images and latents `[B, H, W, C]` as ours.
+"""
+
+import lpips
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DModel
+from flax import linen as nn
+
+from epsilon_vae.models.encoder import SDEncoder
+from epsilon_vae.models.unet import UNet
+from tests import golden_params
+from tests.parity.weights import to_diffusers, to_lpips
+
+LPIPS_NAMES = {"vgg16": "vgg", "alexnet": "alex"}
+
+
+def run_torch(module: nn.Module, params: dict, inputs: dict) -> dict[str, np.ndarray]:
+    """What diffusers computes for `module`: 'output', and gradients of its projection.
+
+    Gradients by inputs carry the inputs' names, those by parameters diffusers' names.
+    """
+    network = build(module, params, inputs)
+    tensors = {name: torch.tensor(value, requires_grad=True) for name, value in inputs.items()}
+    output = forward(network, **tensors)
+    output.backward(torch.tensor(golden_params.projection(output.shape)))
+    results = {name: parameter.grad.numpy() for name, parameter in network.named_parameters()}
+    results |= {name: tensor.grad.numpy() for name, tensor in tensors.items()}
+    return results | {"output": output.detach().numpy()}
+
+
+def predict(module: nn.Module, params: dict, inputs: dict) -> np.ndarray:
+    """diffusers' output alone."""
+    network = build(module, params, inputs)
+    with torch.no_grad():
+        return forward(network, **{k: torch.tensor(v) for k, v in inputs.items()}).numpy()
+
+
+def build(module: nn.Module, params: dict, inputs: dict) -> torch.nn.Module:
+    """diffusers' network for `module`, with the weights `params`, each of which it must know."""
+    if isinstance(module, SDEncoder):
+        network = build_encoder(module)
+    else:
+        network = build_unet(module, 3 + inputs["latents"].shape[-1])
+    state = {name: torch.tensor(value) for name, value in to_diffusers(module, params).items()}
+    network.load_state_dict(state, strict=True)
+    return network
+
+
+def build_unet(module: UNet, in_channels: int) -> UNet2DModel:
+    """The UNet2DModel of the same layout.
+
+    With scale and shift it leaves out the norm of its middle attention unless
+    `attn_norm_num_groups` is set; guided-diffusion has it.
+    """
+    kind = "Resnet{}sampleBlock2D" if module.resample_in_blocks else "{}Block2D"
+    kinds = [
+        "Attn{}Block2D" if 2**level in module.attention_factors else kind
+        for level in range(len(module.multipliers))
+    ]
+    return UNet2DModel(
+        in_channels=in_channels,
+        out_channels=module.out_channels,
+        block_out_channels=[module.channels * multiplier for multiplier in module.multipliers],
+        layers_per_block=module.blocks,
+        down_block_types=[kind.format("Down") for kind in kinds],
+        up_block_types=[kind.format("Up") for kind in reversed(kinds)],
+        downsample_type="resnet" if module.resample_in_blocks else "conv",
+        upsample_type="resnet" if module.resample_in_blocks else "conv",
+        downsample_padding=1,
+        resnet_time_scale_shift="scale_shift" if module.adaptive_norm else "default",
+        attention_head_dim=module.head_dim,
+        norm_num_groups=module.groups,
+        attn_norm_num_groups=module.groups,
+        norm_eps=1e-5,
+        flip_sin_to_cos=True,
+        freq_shift=0,
+    )
+
+
+def build_encoder(module: SDEncoder) -> torch.nn.Module:
+    """The encoder of the AutoencoderKL of the same layout; it doubles its latent channels."""
+    levels = len(module.multipliers)
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
+        block_out_channels=[module.channels * multiplier for multiplier in module.multipliers],
+        layers_per_block=module.blocks,
+        latent_channels=module.n_z // 2,
+        norm_num_groups=module.groups,
+    ).encoder
+
+
+def forward(network: torch.nn.Module, **tensors: torch.Tensor) -> torch.Tensor:
+    """Images → latents, or x, t and latents, nearest-upsampled and concatenated, → prediction."""
+    if "images" in tensors:
+        return network(_channels_first(tensors["images"])).permute(0, 2, 3, 1)
+    x, latents = _channels_first(tensors["x"]), _channels_first(tensors["latents"])
+    latents = torch.nn.functional.interpolate(latents, size=x.shape[2:], mode="nearest")
+    output = network(torch.cat([x, latents], dim=1), 1000 * tensors["t"]).sample
+    return output.permute(0, 2, 3, 1)
+
+
+def run_torch_lpips(net: str, params: dict) -> dict[str, np.ndarray]:
+    """What lpips computes with our weights, as `golden_params.run_lpips` does."""
+    network = build_lpips(net)
+    state = {name: torch.tensor(value) for name, value in to_lpips(net, params).items()}
+    missing = network.load_state_dict(state, strict=False)
+    assert missing.missing_keys == ["scaling_layer.shift", "scaling_layer.scale"], missing
+    assert not missing.unexpected_keys, missing
+    images, others = (torch.tensor(batch) for batch in golden_params.image_pair())
+    images.requires_grad_()
+    output = network(_channels_first(images), _channels_first(others)).reshape(-1)
+    output.sum().backward()
+    return {"output": output.detach().numpy(), "images": images.grad.numpy()}
+
+
+def build_lpips(net: str) -> lpips.LPIPS:
+    """lpips' network: the linear weights that the package ships, random convolutions (offline)."""
+    return lpips.LPIPS(net=LPIPS_NAMES[net], pnet_rand=True, verbose=False)
+
+
+def _channels_first(x: torch.Tensor) -> torch.Tensor:
+    return x.permute(0, 3, 1, 2)

@@ -170,7 +170,8 @@ def load_parts(workdir: str, step: int, target: dict) -> dict:
 
 def _check_fits(manager: ocp.CheckpointManager, step: int, target: Any) -> None:
     """Raises `CheckpointError` that names each leaf of `target` whose name or shape differs."""
-    saved = _shapes(manager.item_metadata(step)["state"].tree)
+    folder = epath.Path(manager.directory) / str(step) / "state"
+    saved = _shapes(ocp.StandardCheckpointer().metadata(folder).item_metadata.tree)
     wanted = _shapes(target)
     fields = {path.split("/")[0] for path in wanted}
     problems = []

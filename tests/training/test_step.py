@@ -29,9 +29,9 @@ def run(training, steps: int = 1, step=None):
 
 
 @pytest.fixture(scope="module")
-def after_two(training):
-    """State and metrics after two steps: the zero-initialised layers have moved."""
-    return run(training, 2)
+def trained(training):
+    """State and metrics after three steps: past the zero-initialised layers, all have moved."""
+    return run(training, 3)
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +39,14 @@ def objective(training):
     return training.step.__wrapped__.objective
 
 
-def test_step_is_a_function_of_its_arguments(training, after_two):
-    again, metrics = run(training, 2)
-    assert_trees_equal(again, after_two[0])
-    assert metrics == after_two[1]
+def test_step_is_a_function_of_its_arguments(training, trained):
+    again, metrics = run(training, 3)
+    assert_trees_equal(again, trained[0])
+    assert metrics == trained[1]
 
 
-def test_every_parameter_moves(training, after_two):
-    state = after_two[0]
+def test_every_parameter_moves(training, trained):
+    state = trained[0]
     for name in ("params", "ema", "discriminator"):
         before = jax.tree_util.tree_leaves_with_path(getattr(training.state, name))
         after = jax.tree.leaves(getattr(state, name))
@@ -71,9 +71,9 @@ def test_draw_of_an_image_does_not_depend_on_the_batch(objective):
     assert_trees_equal(jax.tree.map(lambda x: x[:2], large), small)
 
 
-def test_each_network_moves_by_its_own_loss_alone(training, after_two, objective):
+def test_each_network_moves_by_its_own_loss_alone(training, trained, objective):
     """The autoencoder's gradient does not see the discriminator's loss, and the other way round."""
-    state = after_two[0]
+    state = trained[0]
     draw = objective.draw(jax.random.key(0), training.images.shape)
     arguments = (training.frozen, training.images, draw, state.step)
 
@@ -86,16 +86,16 @@ def test_each_network_moves_by_its_own_loss_alone(training, after_two, objective
     assert any(np.any(np.asarray(g) != 0) for g in jax.tree.leaves(grads[1]))
 
 
-def test_update_of_each_network_ignores_the_other_losses_weights(training, after_two, objective):
+def test_update_of_each_network_ignores_the_other_losses_weights(training, trained, objective):
     """Without the GAN's term the autoencoder moves elsewhere, the discriminator just as before."""
     step = training.step.__wrapped__
     muted = dataclasses.replace(
         objective, adversary=dataclasses.replace(objective.adversary, weight=0.0)
     )
     without, _ = jax.jit(dataclasses.replace(step, objective=muted))(
-        after_two[0], training.frozen, training.images
+        trained[0], training.frozen, training.images
     )
-    with_gan, _ = training.step(after_two[0], training.frozen, training.images)
+    with_gan, _ = training.step(trained[0], training.frozen, training.images)
     for x, y in zip(
         jax.tree.leaves(with_gan.discriminator), jax.tree.leaves(without.discriminator), strict=True
     ):
@@ -103,8 +103,8 @@ def test_update_of_each_network_ignores_the_other_losses_weights(training, after
     assert not trees_equal(with_gan.params, without.params)
 
 
-def test_loss_is_the_weighted_sum_of_its_terms(training, after_two, objective):
-    state = after_two[0]
+def test_loss_is_the_weighted_sum_of_its_terms(training, trained, objective):
+    state = trained[0]
     draw = objective.draw(jax.random.key(0), training.images.shape)
     loss, (denoising, metrics) = jax.jit(objective.autoencoder_loss)(
         state.params, state.discriminator, training.frozen, training.images, draw, state.step
@@ -149,8 +149,8 @@ def test_r1_comes_every_sixteen_steps(training):
     assert r1(16) > 0 and r1(17) == 0
 
 
-def test_parameters_and_statistics_stay_float32(after_two):
-    dtypes = {leaf.dtype for leaf in jax.tree.leaves(after_two[0])}
+def test_parameters_and_statistics_stay_float32(trained):
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(trained[0])}
     assert dtypes == {jnp.dtype("float32"), jnp.dtype("int32")}
 
 

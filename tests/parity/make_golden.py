@@ -25,12 +25,11 @@ def store(name: str, results: dict[str, np.ndarray]) -> None:
 
 
 def main() -> None:
-    """One file a network and gain."""
+    """One file a network."""
     for name, module in golden_params.MODELS.items():
         inputs = golden_params.model_inputs(module)
-        for gain in golden_params.GAINS:
-            params = golden_params.random_params(module, inputs, gain)
-            store(f"{name}_gain{gain}", reference.run_torch(module, params, inputs))
+        params = golden_params.random_params(module, inputs)
+        store(name, reference.run_torch(module, params, inputs))
     for net in golden_params.LPIPS_NETS:
         store(f"lpips_{net}", reference.run_torch_lpips(net, pretrained.load(net)))
 

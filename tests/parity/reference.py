@@ -104,14 +104,13 @@ def forward(network: torch.nn.Module, **tensors: torch.Tensor) -> torch.Tensor:
 
 
 def run_torch_lpips(net: str, params: dict) -> dict[str, np.ndarray]:
-    """What lpips computes with our weights, in float64: see `golden_params.run_lpips`."""
+    """What lpips computes with our weights, as `golden_params.run_lpips` does."""
     network = build_lpips(net)
     state = {name: torch.tensor(value) for name, value in to_lpips(net, params).items()}
     missing = network.load_state_dict(state, strict=False)
     assert missing.missing_keys == ["scaling_layer.shift", "scaling_layer.scale"], missing
     assert not missing.unexpected_keys, missing
-    network.double()
-    images, others = (torch.tensor(batch).double() for batch in golden_params.image_pair())
+    images, others = (torch.tensor(batch) for batch in golden_params.image_pair())
     images.requires_grad_()
     output = network(_channels_first(images), _channels_first(others)).reshape(-1)
     output.sum().backward()

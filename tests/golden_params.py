@@ -158,7 +158,7 @@ def reference_scales(expected: dict) -> dict[str, float]:
 
 
 def assert_golden(name: str, actual: dict) -> None:
-    """Requires the values that `tests/golden/<name>.npz` keeps: the output, samples of gradients."""
+    """Requires the values that `tests/golden/<name>.npz` keeps: output, gradient samples."""
     with np.load(GOLDEN / f"{name}.npz") as golden:
         names = [str(gradient) for gradient in golden["names"]]
         expected = dict(zip(names, golden["samples"], strict=True))

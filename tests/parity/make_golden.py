@@ -7,7 +7,7 @@ import numpy as np
 
 from epsilon_vae.pretrained import lpips as pretrained
 from tests import golden_params
-from tests.parity import reference
+from tests.parity import reference, reference_lpips
 
 
 def store(name: str, results: dict[str, np.ndarray]) -> None:
@@ -25,13 +25,14 @@ def store(name: str, results: dict[str, np.ndarray]) -> None:
 
 
 def main() -> None:
-    """One file a network."""
+    """One file a network and gain."""
     for name, module in golden_params.MODELS.items():
         inputs = golden_params.model_inputs(module)
-        params = golden_params.random_params(module, inputs)
-        store(name, reference.run_torch(module, params, inputs))
+        for gain in golden_params.GAINS:
+            params = golden_params.random_params(module, inputs, gain)
+            store(f"{name}_gain{gain}", reference.run_torch(module, params, inputs))
     for net in golden_params.LPIPS_NETS:
-        store(f"lpips_{net}", reference.run_torch_lpips(net, pretrained.load(net)))
+        store(f"lpips_{net}", reference_lpips.run_torch_lpips(net, pretrained.load(net)))
 
 
 if __name__ == "__main__":

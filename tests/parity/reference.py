@@ -1,9 +1,8 @@
-"""The PyTorch side: diffusers' and lpips' networks with our weights, their outputs and gradients.
+"""The PyTorch side: diffusers' networks with our weights, their outputs and gradients.
 
 Arrays at the boundary are NumPy, images and latents `[B, H, W, C]` as ours.
 """
 
-import lpips
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DModel
@@ -12,9 +11,7 @@ from flax import linen as nn
 from epsilon_vae.models.encoder import SDEncoder
 from epsilon_vae.models.unet import UNet
 from tests import golden_params
-from tests.parity.weights import to_diffusers, to_lpips
-
-LPIPS_NAMES = {"vgg16": "vgg", "alexnet": "alex"}
+from tests.parity.weights import to_diffusers
 
 
 def run_torch(module: nn.Module, params: dict, inputs: dict) -> dict[str, np.ndarray]:
@@ -103,24 +100,6 @@ def forward(network: torch.nn.Module, **tensors: torch.Tensor) -> torch.Tensor:
     return output.permute(0, 2, 3, 1)
 
 
-def run_torch_lpips(net: str, params: dict) -> dict[str, np.ndarray]:
-    """What lpips computes with our weights, as `golden_params.run_lpips` does."""
-    network = build_lpips(net)
-    state = {name: torch.tensor(value) for name, value in to_lpips(net, params).items()}
-    missing = network.load_state_dict(state, strict=False)
-    assert missing.missing_keys == ["scaling_layer.shift", "scaling_layer.scale"], missing
-    assert not missing.unexpected_keys, missing
-    images, others = (torch.tensor(batch) for batch in golden_params.image_pair())
-    images.requires_grad_()
-    output = network(_channels_first(images), _channels_first(others)).reshape(-1)
-    output.sum().backward()
-    return {"output": output.detach().numpy(), "images": images.grad.numpy()}
-
-
-def build_lpips(net: str) -> lpips.LPIPS:
-    """lpips' network: the linear weights that the package ships, random convolutions (offline)."""
-    return lpips.LPIPS(net=LPIPS_NAMES[net], pnet_rand=True, verbose=False)
-
-
 def _channels_first(x: torch.Tensor) -> torch.Tensor:
+    """`[B, H, W, C]` → `[B, C, H, W]`."""
     return x.permute(0, 3, 1, 2)

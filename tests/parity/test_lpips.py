@@ -5,26 +5,25 @@ import pytest
 
 from epsilon_vae.pretrained import lpips as pretrained
 from tests import golden_params
+from tests.parity.requirements import require
 from tests.parity.weights import to_lpips
 
-pytest.importorskip("torch", reason="parity needs PyTorch: pip install torch")
-pytest.importorskip("diffusers", reason="parity needs diffusers: pip install diffusers")
-pytest.importorskip("lpips", reason="parity needs lpips: pip install lpips torchvision")
-from tests.parity import reference  # noqa: E402
+require("torchvision", "lpips")
+from tests.parity import reference_lpips  # noqa: E402
 
 
 @pytest.mark.parametrize("net", golden_params.LPIPS_NETS)
 def test_distance_and_gradient_equal_lpips(net):
     """With our weights on both sides."""
     params = pretrained.load(net)
-    expected = reference.run_torch_lpips(net, params)
+    expected = reference_lpips.run_torch_lpips(net, params)
     golden_params.assert_close(golden_params.run_lpips(net, params), expected)
 
 
 @pytest.mark.parametrize("net", golden_params.LPIPS_NETS)
 def test_linear_weights_are_those_that_lpips_ships(net):
     """The weights that were learnt from human judgements, which the lpips package carries."""
-    shipped = reference.build_lpips(net).state_dict()
+    shipped = reference_lpips.build_lpips(net).state_dict()
     ours = to_lpips(net, pretrained.load(net))
     linear = [name for name in ours if name.startswith("lin")]
     assert len(linear) == 10

@@ -6,19 +6,19 @@ import pytest
 
 from epsilon_vae.models.unet import UNet
 from tests import golden_params
+from tests.parity.requirements import require
 
-pytest.importorskip("torch", reason="parity needs PyTorch: pip install torch")
-pytest.importorskip("diffusers", reason="parity needs diffusers: pip install diffusers")
-pytest.importorskip("lpips", reason="parity needs lpips: pip install lpips torchvision")
+require("diffusers")
 from tests.parity import reference  # noqa: E402
 
 
+@pytest.mark.parametrize("gain", golden_params.GAINS)
 @pytest.mark.parametrize("name", ["unet_adm", "unet_ddpm"])
-def test_output_and_gradients_equal_diffusers(name):
+def test_output_and_gradients_equal_diffusers(name, gain):
     """By x, t, latents and every parameter."""
     module = golden_params.MODELS[name]
     inputs = golden_params.model_inputs(module)
-    params = golden_params.random_params(module, inputs)
+    params = golden_params.random_params(module, inputs, gain)
     expected = reference.run_torch(module, params, inputs)
     golden_params.assert_close(golden_params.run_flax(module, params, inputs), expected)
 
@@ -30,5 +30,6 @@ def test_output_of_decoder_b_equals_diffusers():
     params = golden_params.random_params(module, inputs)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 20_627_395
     expected = reference.predict(module, params, inputs)
-    actual = jax.jit(module.apply)({"params": params}, **inputs)
+    with jax.default_matmul_precision("highest"):
+        actual = jax.jit(module.apply)({"params": params}, **inputs)
     golden_params.assert_close({"output": np.asarray(actual)}, {"output": expected})

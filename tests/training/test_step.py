@@ -3,8 +3,12 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from epsilon_vae.losses.adversarial import NoGAN
+from epsilon_vae.training.objective import PerceptualTerm
 
 
 def assert_trees_equal(a, b):
@@ -97,3 +101,69 @@ def test_update_of_each_network_ignores_the_other_losses_weights(training, train
     ):
         np.testing.assert_allclose(x, y, atol=1e-6)
     assert not trees_equal(with_gan.params, without.params)
+
+
+def test_loss_is_the_weighted_sum_of_its_terms(training, trained, objective):
+    state = trained[0]
+    draw = objective.draw(jax.random.key(0), training.images.shape)
+    loss, (denoising, metrics) = jax.jit(objective.autoencoder_loss)(
+        state.params, state.discriminator, training.frozen, training.images, draw, state.step
+    )
+    terms = [metrics[f"loss/{name}"] for name in ("flow", "lpips", "adv")]
+    np.testing.assert_allclose(loss, np.dot([1, 0.5, 0.5], terms), rtol=1e-6)
+    # Eq. 9: x_t is what the estimate was made of.
+    t = draw["t"][:, None, None, None]
+    expected = (denoising.x_t - t * denoising.prediction) / 0.6
+    np.testing.assert_allclose(denoising.denoised, expected, atol=1e-5)
+
+
+def test_accumulation_equals_the_whole_batch(training):
+    """Four parts of one image each: the gradients' mean, and the same randomness."""
+    step = dataclasses.replace(training.step.__wrapped__, accumulate=4)
+    parts, part_metrics = run(training, 1, jax.jit(step))
+    whole, metrics = run(training, 1)
+    for name in metrics:
+        np.testing.assert_allclose(part_metrics[name], metrics[name], rtol=2e-5, atol=1e-7)
+    # Adam's first step is lr * sign(g): compare what it saw, not where it went.
+    for x, y in zip(
+        jax.tree.leaves(parts.opt_state[0].nu), jax.tree.leaves(whole.opt_state[0].nu), strict=True
+    ):
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5 * float(jnp.max(y)) + 1e-16)
+
+
+def test_ema_follows_with_its_decay(training):
+    state, _ = run(training, 1)
+    decay = training.config.optim.ema_decay
+    expected = jax.tree.map(
+        lambda old, new: decay * old + (1 - decay) * new, training.state.ema, state.params
+    )
+    for x, y in zip(jax.tree.leaves(state.ema), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-8)
+
+
+def test_r1_comes_every_sixteen_steps(training):
+    def r1(number: int) -> float:
+        state = training.state.replace(step=jnp.asarray(number, jnp.int32))
+        return float(training.step(state, training.frozen, training.images)[1]["loss/r1"])
+
+    assert r1(16) > 0 and r1(17) == 0
+
+
+def test_parameters_and_statistics_stay_float32(trained):
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(trained[0])}
+    assert dtypes == {jnp.dtype("float32"), jnp.dtype("int32")}
+
+
+def test_terms_of_weight_zero_leave_no_trace(small_config):
+    from epsilon_vae import builders
+
+    small_config.loss.lpips_weight = 0.0
+    small_config.loss.adv_weight = 0.0
+    objective = builders.objective(small_config)
+    assert objective.perceptual == () and isinstance(objective.adversary, NoGAN)
+    assert builders.frozen_weights(small_config) == {}
+
+
+def test_perceptual_weight_is_the_papers(objective):
+    assert [type(term) for term in objective.perceptual] == [PerceptualTerm]
+    assert objective.perceptual[0].weight == 0.5

@@ -53,7 +53,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> bool:
         cache = pathlib.Path(workdir).absolute() / "compilation_cache"
         jax.config.update("jax_compilation_cache_dir", str(cache))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.space)
-    with jax.set_mesh(mesh), StopSignal() as stop:
+    with jax.set_mesh(mesh), StopSignal() as stop, contextlib.ExitStack() as to_close:
         # The parts.
         train_step = builders.train_step(config)
         frozen = jax.device_put(builders.frozen_weights(config), replicated(mesh))
@@ -73,6 +73,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> bool:
         checkpointer = Checkpointer(
             workdir, config.checkpoint.keep, config.checkpoint.permanent_every_steps
         )
+        to_close.callback(checkpointer.close)  # a save under way ends, whatever ends the run
         make_state = functools.partial(
             init_state,
             objective=train_step.objective,
@@ -106,9 +107,11 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> bool:
         columns = [*names, *SPEED_METRICS, *(f"eval/{name}" for name in EVAL_METRICS)]
         write_run_files(workdir, config, state.params)
         log = RunLog(workdir, columns, start_step, config.num_steps)
+        to_close.callback(log.close)
         log.console.line(_opening_line(config, restored, workdir))
 
         nfe = config.flow.nfe
+        stopping = False
         clock = Clock(config.batch_size)
         window = MetricsWindow()
         for step in range(start_step + 1, config.num_steps + 1):
@@ -144,9 +147,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> bool:
             if stopping:
                 break
 
-        checkpointer.close()
-        log.close()
-        return start_step >= config.num_steps or not stopping
+        return not stopping
 
 
 class Evaluation:

@@ -134,9 +134,58 @@ def test_half_written_checkpoint_is_left_out(uninterrupted, run_module, tmp_path
     assert_same_state(tmp_path, uninterrupted[0])
 
 
+def test_other_model_names_each_parameter_that_differs(uninterrupted, run_module):
+    process = run_module(
+        "epsilon_vae.main", *flags(uninterrupted[0], "--config.model.encoder.n_z=4")
+    )
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2 and "Traceback" not in err
+    assert "params/encoder/conv_out/kernel is (1, 1, 64, 8) in the checkpoint, (1, 1, 64, 4)" in err
+    assert "params/decoder/conv_in/kernel" in err
+    assert "middle" not in err
+
+
+def test_finished_run_says_so_and_changes_nothing(uninterrupted, run_module):
+    before = (uninterrupted[0] / "metrics.csv").read_text()
+    out, _ = finish(run_module("epsilon_vae.main", *flags(uninterrupted[0])))
+    assert f"Resuming from step {STEPS} of {STEPS}" in out
+    assert (uninterrupted[0] / "metrics.csv").read_text() == before
+
+
+def test_non_finite_loss_stops_before_it_is_saved(run_module, tmp_path):
+    """A rate of 1e30 makes the second step's loss infinite or NaN."""
+    process = run_module(
+        "epsilon_vae.main",
+        *flags(tmp_path, "--config.optim.lr=1e30", "--config.checkpoint.every_steps=1"),
+    )
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 1 and "Traceback" not in err
+    assert "epsilon_vae: step 2: " in err and "loss/flow = " in err
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["1"]
+
+
 def test_window_names_step_and_term():
     window = MetricsWindow()
     window.add(6, {"loss/flow": np.float32(1.0), "loss/lpips": np.float32(0.1)})
     window.add(7, {"loss/flow": np.float32(1.0), "loss/lpips": np.float32("nan")})
     with pytest.raises(NonFiniteError, match="step 7: loss/lpips = nan"):
         window.settle()
+
+
+def test_second_stage_starts_from_the_first(uninterrupted, run_module, tmp_path):
+    """32 → 64 px: EMA weights and discriminator of the first stage, step 0 of the second."""
+    more = (
+        f"--config.init_from={uninterrupted[0]}",
+        "--config.data.resolution=64",
+        "--config.batch_size=2",
+        "--config.num_steps=1",
+        "--config.optim.lr=1e-12",
+        "--config.optim.discriminator_lr=1e-12",
+    )
+    finish(run_module("epsilon_vae.main", *flags(tmp_path, *more)))
+    first, second = load_state(uninterrupted[0], STEPS), load_state(tmp_path, 1)
+    kernel = first["ema"]["encoder"]["conv_in"]["kernel"]
+    np.testing.assert_allclose(second["params"]["encoder"]["conv_in"]["kernel"], kernel, atol=1e-8)
+    kernel = first["discriminator"]["conv0"]["kernel"]
+    np.testing.assert_allclose(second["discriminator"]["conv0"]["kernel"], kernel, atol=1e-8)
+    assert int(second["step"]) == 1

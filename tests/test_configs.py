@@ -1,0 +1,120 @@
+"""Every config that the repository ships is complete, valid and runs."""
+
+import importlib
+
+import jax
+import numpy as np
+import pytest
+
+from configs import ablation, common
+from epsilon_vae import builders
+from epsilon_vae.config import KEYS, check, flatten
+from epsilon_vae.training.flops import parameter_counts
+from tests.conftest import ROOT, make_small_config, make_training
+
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
+RUNGS = list(ablation.LADDER)
+
+
+def load(name: str, *argument: str):
+    return importlib.import_module(f"configs.{name}").get_config(*argument)
+
+
+def test_common_holds_every_key_and_no_other():
+    assert set(flatten(common.get_config())) == set(KEYS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_is_valid_and_its_networks_take_its_images(name):
+    config = load(name)
+    check(config)
+    counts = parameter_counts(builders.objective(config), config.data.resolution)
+    assert counts["encoder"] > 0 and counts["decoder"] > 0
+
+
+@pytest.mark.parametrize("f", [8, 16, 32])
+def test_sd_argument_is_the_downsampling_factor(f):
+    config = load("sd_m", str(f))
+    networks = builders.networks(config)
+    images = jax.ShapeDtypeStruct((1, 128, 128, 3), np.float32)
+    params = jax.eval_shape(lambda key: networks.init(key, 128), jax.random.key(0))
+    latents = jax.eval_shape(networks.encode, params, images)
+    assert latents.shape == (1, 128 // f, 128 // f, 4)
+
+
+def test_second_stage_has_the_parameters_of_the_first():
+    first, second = load("sd_b"), load("sd_b_256")
+    assert second.data.resolution == 256
+    sizes = [parameter_counts(builders.objective(c), c.data.resolution) for c in (first, second)]
+    assert sizes[0] == sizes[1]
+
+
+def test_ladder_climbs_from_ddpm_to_the_papers_config():
+    baseline, top = load("ablation", "baseline"), load("ablation", "g")
+    assert (baseline.flow.process, baseline.model.decoder.name) == ("ddpm", "ddpm")
+    assert flatten(top) == flatten(load("lite_b"))
+    nfes = [load("ablation", rung).flow.nfe for rung in RUNGS]
+    assert nfes == [1000, 100, 50, 50, 10, 5, 5, 3]  # paper, Table 5
+
+
+def test_unknown_rung_names_the_rungs():
+    with pytest.raises(ValueError, match="baseline, a, b, c, d, e, f, g"):
+        load("ablation", "h")
+
+
+def shrink(config):
+    """A rung at the small config's size: everything else is the rung's own."""
+    small = make_small_config()
+    config.batch_size = 2
+    config.dtype = "float32"
+    for key in ("data", "model.encoder", "model.discriminator", "optim"):
+        config.update_from_flattened_dict(
+            {name: value for name, value in flatten(small).items() if name.startswith(key)}
+        )
+    config.model.decoder.size = "tiny"
+    config.loss.lpips_net = "alexnet"
+    return config
+
+
+def train_a_little(config, steps: int = 3):
+    """Every loss term after the first and the last of a few steps on one batch."""
+    training = make_training(config)
+    step = jax.jit(training.step, donate_argnums=0)
+    state, history = training.state, []
+    for _ in range(steps):
+        state, metrics = step(state, training.frozen, training.images)
+        history.append({name: float(value) for name, value in metrics.items()})
+    return history
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_rung_trains(rung):
+    config = shrink(load("ablation", rung))
+    history = train_a_little(config)
+    assert all(np.isfinite(list(metrics.values())).all() for metrics in history)
+    terms = {"flow"}
+    terms |= {"lpips"} if rung >= "d" and rung != "baseline" else set()
+    terms |= {"adv", "disc", "r1"} if rung >= "e" and rung != "baseline" else set()
+    logged = {name.removeprefix("loss/") for name in history[0] if name.startswith("loss/")}
+    assert logged == terms
+    # The zero-initialised output makes the first prediction 0: noise prediction starts at E[eps²].
+    if rung == "baseline":
+        assert history[0]["loss/flow"] == pytest.approx(1.0, abs=0.05)
+    assert history[-1]["loss/flow"] < history[0]["loss/flow"] * 1.2
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.decoder.conditioning", "adagn"),
+        ("loss.matching", "standard"),
+        ("loss.matching", "step"),
+        ("flow.normalization", "analytic"),
+        ("dtype", "bfloat16"),
+    ],
+)
+def test_option_trains(key, value):
+    config = shrink(load("ablation", "g"))
+    config.update_from_flattened_dict({key: value})
+    history = train_a_little(config, steps=2)
+    assert all(np.isfinite(list(metrics.values())).all() for metrics in history)

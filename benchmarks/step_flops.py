@@ -1,6 +1,6 @@
 """FLOPs of a whole train step beside the sum of what it cannot do without, by XLA's count.
 
-`python benchmarks/step_flops.py [tiny] [sd_m]` prints a table for each config: encoder and decoder
+`python -m benchmarks.step_flops [tiny] [sd_m]` prints a table for each config: encoder and decoder
 forward and backward; the perceptual net twice forward and once backward to its input; the
 discriminator's passes for the generator, real, fake and R1. Counted on unoptimized programs at
 batch 2, so that nothing is compiled; `--compiled` counts what XLA's optimizer leaves of them.

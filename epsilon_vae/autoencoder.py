@@ -148,7 +148,7 @@ def _as_images(images: np.ndarray) -> np.ndarray:
         return to_float(images)
     if not np.issubdtype(images.dtype, np.floating):
         raise ValueError(f"images of {images.dtype}: expected uint8, or float in [-1, 1]")
-    if np.max(np.abs(images)) > 1 + 1e-3:
+    if not np.max(np.abs(images)) <= 1 + 1e-3:  # so written, NaN is refused too
         raise ValueError("float images must lie in [-1, 1]; uint8 images in [0, 255]")
     return images.astype(np.float32)
 

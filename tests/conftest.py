@@ -99,3 +99,31 @@ SMALL_FLAGS = (
     "--config.log.every_steps=1",
     "--config.eval.every_steps=100",
 )
+
+STEPS = 6
+
+
+def flags(workdir, *more: str) -> tuple[str, ...]:
+    """Flags of `epsilon_vae.main` for a run of seconds."""
+    return (
+        *SMALL_FLAGS,
+        f"--workdir={workdir}",
+        f"--config.num_steps={STEPS}",
+        "--config.checkpoint.every_steps=2",
+        *more,
+    )
+
+
+def finish(process) -> tuple[str, str]:
+    """What a process printed, once it has ended well."""
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err[-2000:]
+    return out, err
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, run_module):
+    """Workdir of a run of `STEPS` steps in one go, and what it printed; not to be written to."""
+    workdir = tmp_path_factory.mktemp("finished_run")
+    out, _ = finish(run_module("epsilon_vae.main", *flags(workdir)))
+    return workdir, out

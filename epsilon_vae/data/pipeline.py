@@ -41,8 +41,9 @@ def training_batches(
     `get_state` and `set_state` go on at the right image.
     """
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    dataset = dataset[process_index::process_count]
     dataset = dataset.random_map(_Augment(crop, resolution, flip))
+    # Sliced after the map, whose randomness is seeded by the position in the whole order.
+    dataset = dataset[process_index::process_count]
     dataset = dataset.batch(batch_size // process_count, drop_remainder=True)
     options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=PREFETCHED_BATCHES)
     return iter(dataset.to_iter_dataset(options))

@@ -1,7 +1,8 @@
 """From a photo to a network's input: crops, flips, and the range [-1, 1].
 
 Images come in as uint8 `[H, W, 3]` and leave as uint8 crops `[size, size, 3]`; `to_float` does the
-rest. All resizing is PIL's antialiased bicubic.
+rest. All resizing is PIL's antialiased bicubic, of the whole image: pixels next to a crop count at
+its border, as when the image is resized before it is cropped.
 """
 
 import math

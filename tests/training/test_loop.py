@@ -12,25 +12,7 @@ import pytest
 from PIL import Image
 
 from epsilon_vae.training.loop import MetricsWindow, NonFiniteError
-from tests.conftest import SMALL_FLAGS
-
-STEPS = 6
-
-
-def flags(workdir, *more: str) -> tuple[str, ...]:
-    return (
-        *SMALL_FLAGS,
-        f"--workdir={workdir}",
-        f"--config.num_steps={STEPS}",
-        "--config.checkpoint.every_steps=2",
-        *more,
-    )
-
-
-def finish(process) -> tuple[str, str]:
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err[-2000:]
-    return out, err
+from tests.conftest import STEPS, finish, flags
 
 
 def read_until(process, words: str) -> None:
@@ -53,21 +35,13 @@ def assert_same_state(one, other, step: int = STEPS) -> None:
         np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, run_module):
-    """A run of `STEPS` steps in one go, and what it printed."""
-    workdir = tmp_path_factory.mktemp("uninterrupted")
-    out, _ = finish(run_module("epsilon_vae.main", *flags(workdir)))
-    return workdir, out
-
-
 def read_metrics(workdir) -> list[dict]:
     with (workdir / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def test_workdir_holds_what_users_script_against(uninterrupted):
-    workdir, out = uninterrupted
+def test_workdir_holds_what_users_script_against(finished_run):
+    workdir, out = finished_run
     config = json.loads((workdir / "config.json").read_text())
     assert config["num_steps"] == STEPS and config["optim"]["ema_decay"] == 0.99
     versions = json.loads((workdir / "versions.json").read_text())
@@ -85,7 +59,7 @@ def test_workdir_holds_what_users_script_against(uninterrupted):
     assert "step 6/6" in out and "images/s" in out and "wait" in out and "ETA" in out
 
 
-def test_killed_run_ends_in_the_same_bits(uninterrupted, run_module, tmp_path):
+def test_killed_run_ends_in_the_same_bits(finished_run, run_module, tmp_path):
     process = run_module("epsilon_vae.main", *flags(tmp_path))
     read_until(process, "step 5/")
     process.send_signal(signal.SIGKILL)
@@ -93,13 +67,13 @@ def test_killed_run_ends_in_the_same_bits(uninterrupted, run_module, tmp_path):
     assert not (tmp_path / "checkpoints" / str(STEPS)).exists()
     out, _ = finish(run_module("epsilon_vae.main", *flags(tmp_path)))
     assert "Resuming from step" in out
-    assert_same_state(tmp_path, uninterrupted[0])
+    assert_same_state(tmp_path, finished_run[0])
     steps = [int(row["step"]) for row in read_metrics(tmp_path)]
     assert steps == [*range(1, STEPS + 1), STEPS]  # no step twice, none missing
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_run_saves_and_says_how_to_go_on(uninterrupted, run_module, tmp_path, number):
+def test_stopped_run_saves_and_says_how_to_go_on(finished_run, run_module, tmp_path, number):
     process = run_module("epsilon_vae.main", *flags(tmp_path))
     read_until(process, "step 1/")
     process.send_signal(number)
@@ -109,34 +83,34 @@ def test_stopped_run_saves_and_says_how_to_go_on(uninterrupted, run_module, tmp_
     assert 1 <= saved < STEPS
     out, _ = finish(run_module("epsilon_vae.main", *flags(tmp_path)))
     assert f"Resuming from step {saved}" in out
-    assert_same_state(tmp_path, uninterrupted[0])
+    assert_same_state(tmp_path, finished_run[0])
 
 
-def test_damaged_newest_checkpoint_falls_back(uninterrupted, run_module, tmp_path):
+def test_damaged_newest_checkpoint_falls_back(finished_run, run_module, tmp_path):
     """Data files cut short, as a full disk or a dying host leaves them."""
-    shutil.copytree(uninterrupted[0] / "checkpoints", tmp_path / "checkpoints")
+    shutil.copytree(finished_run[0] / "checkpoints", tmp_path / "checkpoints")
     for file in (tmp_path / "checkpoints" / str(STEPS) / "state").rglob("*"):
         if file.is_file() and file.stat().st_size > 1000:
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     out, err = finish(run_module("epsilon_vae.main", *flags(tmp_path)))
     assert "Resuming from step 4" in out
     assert f"Checkpoint {STEPS} is damaged" in err
-    assert_same_state(tmp_path, uninterrupted[0])
+    assert_same_state(tmp_path, finished_run[0])
     assert list((tmp_path / "checkpoints" / "damaged").iterdir())
 
 
-def test_half_written_checkpoint_is_left_out(uninterrupted, run_module, tmp_path):
+def test_half_written_checkpoint_is_left_out(finished_run, run_module, tmp_path):
     """A step directory that has lost its items is not taken for a checkpoint."""
-    shutil.copytree(uninterrupted[0] / "checkpoints", tmp_path / "checkpoints")
+    shutil.copytree(finished_run[0] / "checkpoints", tmp_path / "checkpoints")
     shutil.rmtree(tmp_path / "checkpoints" / str(STEPS) / "state")
     out, _ = finish(run_module("epsilon_vae.main", *flags(tmp_path)))
     assert "Resuming from step 4" in out
-    assert_same_state(tmp_path, uninterrupted[0])
+    assert_same_state(tmp_path, finished_run[0])
 
 
-def test_other_model_names_each_parameter_that_differs(uninterrupted, run_module):
+def test_other_model_names_each_parameter_that_differs(finished_run, run_module):
     process = run_module(
-        "epsilon_vae.main", *flags(uninterrupted[0], "--config.model.encoder.n_z=4")
+        "epsilon_vae.main", *flags(finished_run[0], "--config.model.encoder.n_z=4")
     )
     _, err = process.communicate(timeout=300)
     assert process.returncode == 2 and "Traceback" not in err
@@ -145,11 +119,11 @@ def test_other_model_names_each_parameter_that_differs(uninterrupted, run_module
     assert "middle" not in err
 
 
-def test_finished_run_says_so_and_changes_nothing(uninterrupted, run_module):
-    before = (uninterrupted[0] / "metrics.csv").read_text()
-    out, _ = finish(run_module("epsilon_vae.main", *flags(uninterrupted[0])))
+def test_finished_run_says_so_and_changes_nothing(finished_run, run_module):
+    before = (finished_run[0] / "metrics.csv").read_text()
+    out, _ = finish(run_module("epsilon_vae.main", *flags(finished_run[0])))
     assert f"Resuming from step {STEPS} of {STEPS}" in out
-    assert (uninterrupted[0] / "metrics.csv").read_text() == before
+    assert (finished_run[0] / "metrics.csv").read_text() == before
 
 
 def test_non_finite_loss_stops_before_it_is_saved(run_module, tmp_path):
@@ -172,10 +146,10 @@ def test_window_names_step_and_term():
         window.settle()
 
 
-def test_second_stage_starts_from_the_first(uninterrupted, run_module, tmp_path):
+def test_second_stage_starts_from_the_first(finished_run, run_module, tmp_path):
     """32 → 64 px: EMA weights and discriminator of the first stage, step 0 of the second."""
     more = (
-        f"--config.init_from={uninterrupted[0]}",
+        f"--config.init_from={finished_run[0]}",
         "--config.data.resolution=64",
         "--config.batch_size=2",
         "--config.num_steps=1",
@@ -183,7 +157,7 @@ def test_second_stage_starts_from_the_first(uninterrupted, run_module, tmp_path)
         "--config.optim.discriminator_lr=1e-12",
     )
     finish(run_module("epsilon_vae.main", *flags(tmp_path, *more)))
-    first, second = load_state(uninterrupted[0], STEPS), load_state(tmp_path, 1)
+    first, second = load_state(finished_run[0], STEPS), load_state(tmp_path, 1)
     kernel = first["ema"]["encoder"]["conv_in"]["kernel"]
     np.testing.assert_allclose(second["params"]["encoder"]["conv_in"]["kernel"], kernel, atol=1e-8)
     kernel = first["discriminator"]["conv0"]["kernel"]

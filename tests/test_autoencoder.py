@@ -1,0 +1,126 @@
+"""A restored model: shapes, seeds, batches, sizes, and what it does not import."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import epsilon_vae
+from epsilon_vae.autoencoder import Autoencoder
+from epsilon_vae.checkpoint import CheckpointError
+from epsilon_vae.data.sources import photos
+from epsilon_vae.data.transforms import center_crop, to_float
+from tests.conftest import ROOT, STEPS, finish, flags
+
+
+@pytest.fixture(scope="module")
+def vae(finished_run) -> Autoencoder:
+    return epsilon_vae.restore(str(finished_run[0]))
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.stack([center_crop(image, 32) for image in photos("val")])
+
+
+def test_newest_step_and_its_config_by_default(vae):
+    assert vae.step == STEPS and vae.config.data.resolution == 32
+
+
+def test_parameters_are_the_ema(vae, finished_run):
+    older = epsilon_vae.restore(str(finished_run[0]), step=4)
+    assert older.step == 4
+    leaves = zip(jax.tree.leaves(vae.params), jax.tree.leaves(older.params), strict=True)
+    assert any(not np.array_equal(a, b) for a, b in leaves)
+
+
+def test_shapes_and_types(vae, images):
+    latents = vae.encode(images)
+    assert latents.shape == (3, 8, 8, 8) and latents.dtype == np.float32
+    decoded = vae.decode(latents)
+    assert decoded.shape == (3, 32, 32, 3) and decoded.dtype == np.float32
+    assert np.abs(decoded).max() <= 1
+    assert vae.reconstruct(images).dtype == np.uint8
+    assert vae.encode(images[0]).shape == (8, 8, 8)
+    assert vae.decode(latents[0]).shape == (32, 32, 3)
+
+
+def test_uint8_and_float_images_are_the_same(vae, images):
+    np.testing.assert_array_equal(vae.encode(images), vae.encode(to_float(images)))
+
+
+def test_reconstruct_is_decode_of_encode(vae, images):
+    x = to_float(images)
+    np.testing.assert_array_equal(vae.reconstruct(x, 2, 5), vae.decode(vae.encode(x), 2, 5))
+
+
+def test_same_seed_same_result_other_seed_another(vae, images):
+    first, again, other = (vae.reconstruct(to_float(images), 1, seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3
+
+
+def test_batch_has_no_influence_on_an_image(vae, images):
+    together = vae.reconstruct(to_float(images), 3, 1)
+    for image, expected in zip(images, together, strict=True):
+        np.testing.assert_array_equal(vae.reconstruct(to_float(image), 3, 1), expected)
+
+
+@pytest.mark.parametrize("size", [(37, 50), (5, 64), (32, 33)])
+def test_any_size_comes_back(vae, size):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    assert vae.reconstruct(image, 1).shape == image.shape
+
+
+def test_latents_of_any_size_are_decoded(vae):
+    assert vae.decode(np.zeros((5, 7, 8)), 1).shape == (20, 28, 3)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.zeros((32, 32), np.uint8), "expected \\[H, W, 3\\]"),
+        (np.zeros((32, 32, 4), np.uint8), "expected \\[H, W, 3\\]"),
+        (np.zeros((32, 32, 3), np.int64), "expected uint8, or float"),
+        (np.full((32, 32, 3), 255.0), "must lie in \\[-1, 1\\]"),
+        (np.full((32, 32, 3), np.nan), "must lie in \\[-1, 1\\]"),
+    ],
+)
+def test_bad_images_are_refused(vae, images, words):
+    with pytest.raises(ValueError, match=words):
+        vae.encode(images)
+
+
+def test_bad_latents_and_steps_are_refused(vae):
+    with pytest.raises(ValueError, match="expected .* 8"):
+        vae.decode(np.zeros((8, 8, 4)))
+    with pytest.raises(ValueError, match="steps = 0"):
+        vae.decode(np.zeros((8, 8, 8)), steps=0)
+
+
+def test_missing_run_and_step_are_named(finished_run, tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoints"):
+        epsilon_vae.restore(str(tmp_path / "nowhere"))
+    with pytest.raises(CheckpointError, match=r"no step 5; there are \[4, 6\]"):
+        epsilon_vae.restore(str(finished_run[0]), step=5)
+
+
+@pytest.mark.parametrize("module", ["epsilon_vae.autoencoder", "epsilon_vae.reconstruct"])
+def test_use_imports_no_tensorflow(module):
+    code = f"import sys, {module}; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_checkpoint_of_four_devices_restores_on_one(run_module, tmp_path, images):
+    """fsdp over two of four CPU devices while training; this process has one."""
+    process = run_module(
+        "epsilon_vae.main",
+        *flags(tmp_path, "--config.mesh.fsdp=2", "--config.num_steps=2"),
+        XLA_FLAGS="--xla_force_host_platform_device_count=4",
+    )
+    finish(process)
+    assert jax.device_count() == 1
+    vae = epsilon_vae.restore(str(tmp_path))
+    assert vae.reconstruct(images, 1).shape == images.shape

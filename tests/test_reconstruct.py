@@ -1,0 +1,76 @@
+"""The reconstruct command on files and folders."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from epsilon_vae.data.sources import DataError, photos
+from epsilon_vae.reconstruct import find_pictures, psnr
+from tests.conftest import finish
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder with two photos, small, of odd sizes, in subfolders."""
+    for name, image in {"a/cat.png": photos("val")[1], "b/cup.jpg": photos("val")[2]}.items():
+        path = tmp_path / "pictures" / name
+        path.parent.mkdir(parents=True)
+        Image.fromarray(image).resize((50, 37)).save(path)
+    return tmp_path / "pictures"
+
+
+def test_folder(finished_run, run_module, pictures, tmp_path):
+    output = tmp_path / "out"
+    process = run_module(
+        "epsilon_vae.reconstruct",
+        f"--workdir={finished_run[0]}",
+        str(pictures),
+        f"--output={output}",
+        "--steps=1",
+    )
+    out, _ = finish(process)
+    written = Image.open(output / "a" / "cat.png")
+    assert written.size == (50, 37) and (output / "b" / "cup.png").exists()
+    printed = [float(value) for value in re.findall(r"PSNR (-?[\d.]+) dB", out)]
+    expected = psnr(np.asarray(Image.open(pictures / "a" / "cat.png")), np.asarray(written))
+    assert printed[0] == pytest.approx(expected, abs=0.01)
+    assert f"mean PSNR of 2 images: {np.mean(printed):.1f}"[:-1] in out
+
+
+def test_missing_input_is_one_line_and_code_2(finished_run, run_module, tmp_path):
+    process = run_module(
+        "epsilon_vae.reconstruct",
+        f"--workdir={finished_run[0]}",
+        "nowhere.png",
+        f"--output={tmp_path}/x.png",
+    )
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2 and "Traceback" not in err
+    assert "epsilon_vae: nowhere.png: no such file or folder" in err
+
+
+def test_one_file_may_be_written_to_a_file(pictures, tmp_path):
+    source = pictures / "a" / "cat.png"
+    assert find_pictures([str(source)], f"{tmp_path}/o.png") == [(source, tmp_path / "o.png")]
+    with pytest.raises(DataError, match="a picture ends in"):
+        find_pictures([str(source)], f"{tmp_path}/o.txt")
+
+
+def test_two_inputs_of_one_name_are_refused(pictures, tmp_path):
+    other = pictures / "b" / "cat.png"
+    Image.new("RGB", (8, 8)).save(other)
+    with pytest.raises(DataError, match="would both be written to"):
+        find_pictures([str(pictures / "a" / "cat.png"), str(other)], str(tmp_path / "out"))
+
+
+def test_empty_folder_is_named(tmp_path):
+    with pytest.raises(DataError, match="no image in it"):
+        find_pictures([str(tmp_path)], str(tmp_path / "out"))
+
+
+def test_psnr():
+    image = np.zeros((4, 4, 3), np.uint8)
+    assert psnr(image, image) == float("inf")
+    assert psnr(image, image + 16) == pytest.approx(20 * np.log10(255 / 16))

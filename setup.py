@@ -39,6 +39,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
+        "plot": ["matplotlib>=3.9"],
         "test": ["import-linter>=2.5", "pytest>=8", "ruff>=0.14"],
         "parity": ["diffusers>=0.42", "lpips==0.1.4", "torch>=2.14", "torchvision>=0.29"],
     },

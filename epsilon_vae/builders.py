@@ -23,12 +23,12 @@ from epsilon_vae.training.step import TrainStep
 # Paper, Table 6, with attention derived from the published parameter counts. `tiny` is ours.
 DECODER_SIZES = {
     "tiny": {
-        "channels": 16,
+        "channels": 32,
         "blocks": 1,
         "attention_factors": (4,),
-        "multipliers": (1, 2, 4),
+        "multipliers": (1, 1, 2),
         "head_dim": 32,
-        "groups": 4,
+        "groups": 8,
     },
     "b": {"channels": 64, "blocks": 2, "attention_factors": (8,)},
     "m": {"channels": 96, "blocks": 2, "attention_factors": (8, 16)},

@@ -118,3 +118,17 @@ def test_option_trains(key, value):
     config.update_from_flattened_dict({key: value})
     history = train_a_little(config, steps=2)
     assert all(np.isfinite(list(metrics.values())).all() for metrics in history)
+
+
+def test_sd_m_takes_its_real_step():
+    """128 px, bfloat16, VGG16, 83 M parameters, nothing shrunk but the batch."""
+    config = load("sd_m")
+    config.batch_size = 2
+    training = make_training(config)
+    step = jax.jit(training.step.__wrapped__, donate_argnums=0)
+    state, metrics = step(training.state, training.frozen, training.images)
+    values = {name: float(value) for name, value in metrics.items()}
+    assert np.isfinite(list(values.values())).all() and int(state.step) == 1
+    # The output starts at 0: the flow loss is the mean square of eps - 0.6 x0.
+    expected = 1 + 0.36 * np.mean(training.images**2)
+    assert values["loss/flow"] == pytest.approx(expected, abs=0.02)

@@ -74,8 +74,8 @@ class Checkpointer:
     def restore_newest(self, target: Any) -> Restored | None:
         """The newest step that can be read, or None where there is no step.
 
-        A step that cannot be read is moved aside, to `checkpoints/damaged/`, with a warning, and
-        the one before is taken.
+        Where a step cannot be read, the one before is taken, with a warning, and once that is
+        read the bad one is moved aside, to `checkpoints/damaged/`.
 
         Args:
           target: tree of `jax.ShapeDtypeStruct` with shardings, as the state shall be.
@@ -83,26 +83,35 @@ class Checkpointer:
         Raises:
           CheckpointError: the step does not fit `target`, or steps exist but none can be read.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
+        bad_steps: list[int] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                return _restore(self._manager, step, target)
+                restored = _restore(self._manager, step, target)
             except CheckpointError:
                 raise
             except Exception as error:  # Orbax and tensorstore raise many kinds for broken files.
                 reason = str(error).splitlines()[0]
                 logging.warning("Checkpoint %d is damaged and left out: %s", step, reason)
-                self._move_aside(step)
-        if steps:
-            raise CheckpointError(f"{self.directory}: none of the checkpoints {steps} can be read")
+                bad_steps.append(step)
+            else:
+                self._move_aside(bad_steps)
+                return restored
+        if bad_steps:
+            raise CheckpointError(
+                f"{self.directory}: none of the checkpoints {bad_steps} can be read; they are left "
+                "as they are. To start anew, take another --workdir"
+            )
         return None
 
-    def _move_aside(self, step: int) -> None:
-        damaged = self.directory / "damaged"
-        damaged.mkdir(exist_ok=True)
-        number = len(list(damaged.iterdir()))
-        (self.directory / str(step)).rename(damaged / f"{step}-{number}")
-        self._manager.reload()
+    def _move_aside(self, steps: list[int]) -> None:
+        """Out of the way of the steps that will be saved under the same numbers."""
+        for step in steps:
+            damaged = self.directory / "damaged"
+            damaged.mkdir(exist_ok=True)
+            number = len(list(damaged.iterdir()))
+            (self.directory / str(step)).rename(damaged / f"{step}-{number}")
+        if steps:
+            self._manager.reload()
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, target: Any) -> Restored:

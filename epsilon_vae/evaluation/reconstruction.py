@@ -1,52 +1,79 @@
 """How well an autoencoder reconstructs held-out photos: PSNR, SSIM, LPIPS, and a grid."""
 
-from collections.abc import Iterable
-
 import jax
+import ml_collections
 import numpy as np
 
+from epsilon_vae import builders
 from epsilon_vae.autoencoder import Autoencoder
+from epsilon_vae.data.pipeline import evaluation_batches
+from epsilon_vae.data.sources import open_source
 from epsilon_vae.data.transforms import to_float
 from epsilon_vae.losses.perceptual import LPIPS
 from epsilon_vae.metrics.psnr_ssim import psnr, ssim
+from epsilon_vae.pretrained import lpips
+
+METRICS = ("psnr", "ssim", "lpips")
+GRID_IMAGES = 8
+GRID_STEPS = (1, 3)
+BATCH_SIZE = 64
 
 
 def make_image_metrics(lpips_net: str):
-    """`(lpips_params, images, reconstructions) -> {'psnr', 'ssim', 'lpips'}`, each `[B]`, jitted.
+    """`(lpips_params, images, others) -> {'psnr', 'ssim', 'lpips'}`, each `[B]`, jitted.
 
-    Images are uint8. PSNR and SSIM are of [0, 1]; every mean over images is the caller's.
+    Images are uint8. PSNR (dB) and SSIM are of [0, 1]; every mean over images is the caller's.
     """
-    lpips = LPIPS(lpips_net)
+    distance = LPIPS(lpips_net)
 
     def metrics(params: dict, images: jax.Array, others: jax.Array) -> dict[str, jax.Array]:
         a, b = images / 255.0, others / 255.0
-        distance = lpips(params, to_float(images), to_float(others))
-        return {"psnr": psnr(a, b), "ssim": ssim(a, b), "lpips": distance}
+        return {
+            "psnr": psnr(a, b),
+            "ssim": ssim(a, b),
+            "lpips": distance(params, to_float(images), to_float(others)),
+        }
 
     return jax.jit(metrics)
 
 
-def evaluate(
-    autoencoder: Autoencoder,
-    batches: Iterable[np.ndarray],
-    image_metrics,
-    lpips_params: dict,
-    steps: int,
-    seed: int = 0,
-) -> dict[str, float]:
-    """Means over all images of PSNR (dB), SSIM and LPIPS of reconstructions rounded to uint8."""
-    per_image: dict[str, list[np.ndarray]] = {}
-    for images in batches:
-        reconstructions = autoencoder.reconstruct(images, steps, seed)
-        for name, values in image_metrics(lpips_params, images, reconstructions).items():
-            per_image.setdefault(name, []).append(np.asarray(values))
-    return {name: float(np.mean(np.concatenate(values))) for name, values in per_image.items()}
+class HeldOutEvaluation:
+    """Scores and a picture of a run's parameters, on the source's 'val' split.
 
+    Args:
+      config: of the run.
 
-def grid(
-    autoencoder: Autoencoder, images: np.ndarray, steps: tuple[int, ...] = (1, 3), seed: int = 0
-) -> np.ndarray:
-    """uint8 picture, a row an image: the original, then its reconstruction for each NFE."""
-    columns = [images] + [autoencoder.reconstruct(images, n, seed) for n in steps]
-    rows = np.concatenate(columns, axis=2)
-    return rows.reshape(-1, *rows.shape[2:])
+    Raises:
+      DataError: no such split, or an image that cannot be read.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict):
+        self._nfe = config.flow.nfe
+        self._parts = builders.networks(config), builders.process(config), config.flow.spacing
+        self._autoencoder: Autoencoder | None = None
+        self._image_metrics = make_image_metrics(config.loss.lpips_net)
+        self._lpips_params = lpips.load(config.loss.lpips_net)
+        source = open_source(config.data.source, config.data.path, "val")
+        self._batches = list(evaluation_batches(source, BATCH_SIZE, config.data.resolution))
+
+    def __call__(self, params: dict) -> tuple[dict[str, float], np.ndarray]:
+        """Means of PSNR, SSIM and LPIPS over all images, rounded to uint8; and the grid.
+
+        The grid is uint8, a row an image: the original, then its reconstruction at NFE 1 and 3.
+        """
+        if self._autoencoder is None:
+            self._autoencoder = Autoencoder(*self._parts, params)
+        self._autoencoder.params = params
+        scores: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
+        for images in self._batches:
+            others = self._autoencoder.reconstruct(images, self._nfe)
+            values = self._image_metrics(self._lpips_params, images, others)
+            for name in METRICS:
+                scores[name].append(np.asarray(values[name]))
+        means = {name: float(np.mean(np.concatenate(values))) for name, values in scores.items()}
+        return means, self._grid(self._batches[0][:GRID_IMAGES])
+
+    def _grid(self, images: np.ndarray) -> np.ndarray:
+        reconstructions = [self._autoencoder.reconstruct(images, steps) for steps in GRID_STEPS]
+        rows = np.concatenate([images, *reconstructions], axis=2)
+        return rows.reshape(-1, *rows.shape[2:])

@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
-from epsilon_vae.training.loop import MetricsWindow, NonFiniteError
+from epsilon_vae.training.monitor import MetricsWindow, NonFiniteError
 from tests.conftest import STEPS, finish, flags
 
 

@@ -1,0 +1,137 @@
+"""What the loop keeps an eye on: requests to stop, metrics that are not finite, speed."""
+
+import contextlib
+import signal
+import time
+
+import jax
+import numpy as np
+
+SPEED_METRICS = ("images_per_second", "wait_percent")
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or gradient is NaN or infinite; the message names the step and the term."""
+
+
+class StopSignal(contextlib.AbstractContextManager):
+    """Turns SIGTERM and the first Ctrl-C into a request, which the loop meets after its step."""
+
+    def __init__(self):
+        self.requested = False
+        self._previous = {}
+
+    def __enter__(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *exc_info):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _request(self, number, frame):
+        del frame
+        name = signal.Signals(number).name
+        print(f"{name}: saving after this step; once more to quit at once.", flush=True)
+        self.requested = True
+        signal.signal(number, signal.SIG_DFL)
+
+
+class MetricsWindow:
+    """Metrics of the steps since the last log line, checked to be finite one step behind.
+
+    Waiting for the step before the newest keeps the device busy and the check close.
+    """
+
+    def __init__(self):
+        self._done: list[dict[str, float]] = []
+        self._pending = None
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes a step's metrics, and waits for those of the step before."""
+        self.settle()
+        self._pending = (step, metrics)
+
+    def settle(self) -> None:
+        """Waits for all metrics.
+
+        Raises:
+          NonFiniteError: one is NaN or infinite.
+        """
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        bad = [f"{name} = {value}" for name, value in values.items() if not np.isfinite(value)]
+        if bad:
+            raise NonFiniteError(
+                f"step {step}: {', '.join(bad)}. Nothing of it was saved; the checkpoints before "
+                "are good. A lower optim.lr, optim.clip_norm or float32 may help."
+            )
+        self._done.append(values)
+
+    def means(self) -> dict[str, float]:
+        """Mean of each metric over the window, which is then emptied."""
+        self.settle()
+        means = {name: float(np.mean([m[name] for m in self._done])) for name in self._done[0]}
+        self._done = []
+        return means
+
+
+class Clock:
+    """Speed and time left, without compilation and pauses.
+
+    Args:
+      batch_size: images a step.
+    """
+
+    def __init__(self, batch_size: int):
+        self._batch_size = batch_size
+        self._launched = time.monotonic()
+        self._started = None
+        self._pause_seconds = self._wait_seconds = self._window_wait_seconds = 0.0
+        self._last = (0.0, 1)
+
+    def since_launch(self) -> float:
+        """Seconds since the clock was made."""
+        return time.monotonic() - self._launched
+
+    def start(self) -> None:
+        """Called when the first step is done: what came before was compilation."""
+        self._started = time.monotonic()
+        self._pause_seconds = self._window_wait_seconds = 0.0
+
+    @contextlib.contextmanager
+    def paused(self):
+        """Time spent inside does not count."""
+        begin = time.monotonic()
+        yield
+        self._pause_seconds += time.monotonic() - begin
+
+    @contextlib.contextmanager
+    def waiting(self):
+        """Time spent inside counts as waiting for data."""
+        begin = time.monotonic()
+        yield
+        self._window_wait_seconds += time.monotonic() - begin
+
+    def read(self, steps_done: int) -> dict[str, float]:
+        """Images a second, and per cent of the time spent waiting for data, since the last call."""
+        seconds = self._productive_seconds()
+        last_seconds, last_steps = self._last
+        elapsed = max(seconds - last_seconds, 1e-9)
+        rate = (steps_done - last_steps) * self._batch_size / elapsed
+        wait = min(100.0, 100 * self._window_wait_seconds / elapsed) if rate else 0.0
+        self._last = (seconds, steps_done)
+        self._window_wait_seconds = 0.0
+        return {"images_per_second": rate, "wait_percent": wait}
+
+    def seconds_left(self, steps_left: int) -> float:
+        """At the mean speed since the first step; NaN before the second."""
+        seconds, steps_done = self._last
+        return seconds / (steps_done - 1) * steps_left if steps_done > 1 else float("nan")
+
+    def _productive_seconds(self) -> float:
+        return time.monotonic() - self._started - self._pause_seconds

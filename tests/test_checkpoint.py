@@ -1,0 +1,105 @@
+"""What is kept, what is read back, what happens to what cannot be read."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from epsilon_vae.checkpoint import Checkpointer, CheckpointError, load_config, load_parts
+
+CONFIG = ml_collections.ConfigDict({"seed": 1, "optim": {"lr": 0.5}})
+DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+
+def state(value: float) -> dict:
+    return {"ema": {"w": jnp.full((3, 4), value)}, "step": jnp.asarray(int(value))}
+
+
+def target(tree) -> dict:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=DEVICE), tree)
+
+
+def save(workdir, steps, **options) -> None:
+    checkpointer = Checkpointer(str(workdir), **options)
+    for step in steps:
+        checkpointer.save(step, state(step), {"next_index": step}, CONFIG)
+    checkpointer.close()
+
+
+def saved_steps(workdir) -> list[int]:
+    return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+
+
+def damage(workdir, step: int) -> None:
+    for file in (workdir / "checkpoints" / str(step) / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+
+
+def test_newest_are_kept_and_a_permanent_one_every_so_often(tmp_path):
+    save(tmp_path, range(1, 8), keep=2, permanent_every_steps=3)
+    assert saved_steps(tmp_path) == [3, 6, 7]
+
+
+def test_all_comes_back(tmp_path):
+    save(tmp_path, [2], keep=1)
+    restored = Checkpointer(str(tmp_path)).restore_newest(target(state(0)))
+    np.testing.assert_array_equal(restored.state["ema"]["w"], np.full((3, 4), 2.0))
+    assert restored.data == {"next_index": 2} and restored.step == 2
+    assert restored.config.to_dict() == CONFIG.to_dict()
+
+
+def test_state_may_be_overwritten_while_it_is_saved(tmp_path):
+    """The step donates its state: what is saved must be what was there when `save` was called."""
+    add = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    checkpointer, value = Checkpointer(str(tmp_path), keep=9), {"w": jnp.zeros((1000, 1000))}
+    for step in range(1, 5):
+        value = add(value)
+        checkpointer.save(step, value, {}, CONFIG)
+    checkpointer.close()
+    for step in range(1, 5):
+        loaded = load_parts(str(tmp_path), step, target({"w": value["w"]}))
+        np.testing.assert_array_equal(loaded["w"], np.full((1000, 1000), float(step)))
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert Checkpointer(str(tmp_path)).restore_newest(target(state(0))) is None
+
+
+def test_where_none_can_be_read_all_stay_in_place(tmp_path):
+    save(tmp_path, [1, 2], keep=2)
+    damage(tmp_path, 1)
+    damage(tmp_path, 2)
+    with pytest.raises(CheckpointError, match=r"none of the checkpoints \[2, 1\] can be read"):
+        Checkpointer(str(tmp_path)).restore_newest(target(state(0)))
+    assert saved_steps(tmp_path) == [1, 2]
+
+
+def test_damaged_step_is_moved_aside_and_can_be_saved_again(tmp_path):
+    save(tmp_path, [1, 2], keep=2)
+    damage(tmp_path, 2)
+    checkpointer = Checkpointer(str(tmp_path), keep=2)
+    assert checkpointer.restore_newest(target(state(0))).step == 1
+    checkpointer.save(2, state(2), {}, CONFIG)
+    checkpointer.close()
+    assert Checkpointer(str(tmp_path)).restore_newest(target(state(0))).step == 2
+
+
+def test_misfit_names_each_leaf(tmp_path):
+    save(tmp_path, [1])
+    wanted = target({"ema": {"w": jnp.zeros((3, 5)), "b": jnp.zeros(2)}})
+    with pytest.raises(CheckpointError) as error:
+        load_parts(str(tmp_path), 1, wanted)
+    message = str(error.value)
+    assert "ema/w is (3, 4) in the checkpoint, (3, 5) here" in message
+    assert "ema/b (2,) is not in the checkpoint" in message
+    assert "step" not in message.split("\n", 1)[1]
+
+
+def test_config_and_its_step(tmp_path):
+    save(tmp_path, [1, 2], keep=2)
+    config, step = load_config(str(tmp_path))
+    assert step == 2 and config.optim.lr == 0.5
+    with pytest.raises(CheckpointError, match=r"no step 7; there are \[1, 2\]"):
+        load_config(str(tmp_path), 7)

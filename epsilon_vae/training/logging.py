@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from epsilon_vae.config import to_json
 
-# TensorFlow, which clu's writers bring, prints about its build unless told not to beforehand.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# TensorFlow, which clu's writers bring, only writes events here: it need not announce its kernels.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 from clu import metric_writers, parameter_overview  # noqa: E402
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")

@@ -126,7 +126,8 @@ def restore(workdir: str, step: int | None = None) -> Autoencoder:
     Raises:
       CheckpointError: no checkpoint there, or not of this step.
     """
-    config, step = checkpoint.load_config(workdir, step)
+    step_directory = checkpoint.find_step(workdir, step)
+    config = checkpoint.load_config(step_directory)
     networks = builders.networks(config)
     key = jax.random.key(0)
     shapes = jax.eval_shape(lambda k: networks.init(k, config.data.resolution), key)
@@ -134,9 +135,11 @@ def restore(workdir: str, step: int | None = None) -> Autoencoder:
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes
     )
-    ema = checkpoint.load_parts(workdir, step, {"ema": target})["ema"]
+    ema = checkpoint.load_parts(step_directory, {"ema": target})["ema"]
     process = builders.process(config)
-    return Autoencoder(networks, process, config.flow.spacing, ema, config, step)
+    return Autoencoder(
+        networks, process, config.flow.spacing, ema, config, int(step_directory.name)
+    )
 
 
 def _as_images(images: np.ndarray) -> np.ndarray:

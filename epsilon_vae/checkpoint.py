@@ -86,7 +86,7 @@ class Checkpointer:
         bad_steps: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                restored = _restore(self._manager, step, target)
+                restored = _restore(self.directory / str(step), target)
             except CheckpointError:
                 raise
             except Exception as error:  # Orbax and tensorstore raise many kinds for broken files.
@@ -114,21 +114,26 @@ class Checkpointer:
             self._manager.reload()
 
 
-def _restore(manager: ocp.CheckpointManager, step: int, target: Any) -> Restored:
-    _check_fits(manager, step, target)
-    restored = manager.restore(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(target),
-            data=ocp.args.JsonRestore(),
-            config=ocp.args.JsonRestore(),
-        ),
+def _restore(step_directory: epath.Path, target: Any) -> Restored:
+    _check_fits(step_directory, target)
+    restored = _read(
+        step_directory,
+        state=ocp.args.StandardRestore(target),
+        data=ocp.args.JsonRestore(),
+        config=ocp.args.JsonRestore(),
     )
+    step = int(step_directory.name)
     return Restored(restored["state"], restored["data"], from_dict(restored["config"]), step)
 
 
-def _open(workdir: str, step: int | None) -> tuple[ocp.CheckpointManager, int]:
-    """The manager of an existing run, and its step `step`, or its newest.
+def _read(step_directory: epath.Path, **items: Any) -> Any:
+    """Items of a step; without a manager, which would tidy up a directory that a run writes to."""
+    handler = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+    return handler.restore(step_directory, args=ocp.args.Composite(**items))
+
+
+def find_step(workdir: str, step: int | None = None) -> epath.Path:
+    """The directory of a run's step, the newest if None.
 
     Raises:
       CheckpointError: no run, no checkpoint, or not this step.
@@ -136,51 +141,41 @@ def _open(workdir: str, step: int | None) -> tuple[ocp.CheckpointManager, int]:
     path = directory(workdir)
     if not path.is_dir():
         raise CheckpointError(f"{workdir}: no checkpoints in it; is it the --workdir of a run?")
-    manager = ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(read_only=True))
-    steps = sorted(manager.all_steps())
+    steps = sorted(ocp.utils.checkpoint_steps(path))
     if not steps:
         raise CheckpointError(f"{path}: no checkpoint has been saved yet")
     if step is not None and step not in steps:
         raise CheckpointError(f"{path}: no step {step}; there are {steps}")
-    return manager, steps[-1] if step is None else step
+    return path / str(steps[-1] if step is None else step)
 
 
-def load_config(workdir: str, step: int | None = None) -> tuple[ml_collections.ConfigDict, int]:
-    """The config that a run's step (the newest by default) was trained with, and the step.
-
-    Raises:
-      CheckpointError: no run, no checkpoint, or not this step.
-    """
-    manager, step = _open(workdir, step)
-    restored = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))
-    return from_dict(restored["config"]), step
+def load_config(step_directory: epath.Path) -> ml_collections.ConfigDict:
+    """The config that the step was trained with."""
+    return from_dict(_read(step_directory, config=ocp.args.JsonRestore())["config"])
 
 
-def load_parts(workdir: str, step: int, target: dict) -> dict:
+def load_parts(step_directory: epath.Path, target: dict) -> dict:
     """Some fields of a saved train state, such as `{'ema': …}`, onto this machine's devices.
 
     Args:
-      workdir: of the run.
-      step: one that exists.
+      step_directory: of `find_step`.
       target: field → tree of `jax.ShapeDtypeStruct` with shardings.
 
     Raises:
       CheckpointError: a shape or a name differs.
     """
-    manager, step = _open(workdir, step)
-    _check_fits(manager, step, target)
+    _check_fits(step_directory, target)
     args = ocp.args.PyTreeRestore(
         item=target,
         restore_args=ocp.checkpoint_utils.construct_restore_args(target),
         partial_restore=True,
     )
-    return manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+    return _read(step_directory, state=args)["state"]
 
 
-def _check_fits(manager: ocp.CheckpointManager, step: int, target: Any) -> None:
+def _check_fits(step_directory: epath.Path, target: Any) -> None:
     """Raises `CheckpointError` that names each leaf of `target` whose name or shape differs."""
-    folder = epath.Path(manager.directory) / str(step) / "state"
-    saved = _shapes(ocp.StandardCheckpointer().metadata(folder).item_metadata.tree)
+    saved = _shapes(ocp.PyTreeCheckpointHandler().metadata(step_directory / "state").tree)
     wanted = _shapes(target)
     fields = {path.split("/")[0] for path in wanted}
     problems = []
@@ -194,7 +189,7 @@ def _check_fits(manager: ocp.CheckpointManager, step: int, target: Any) -> None:
     if problems:
         lines = "\n  ".join(problems)
         raise CheckpointError(
-            f"checkpoint {manager.directory}/{step} does not fit the config, in "
+            f"checkpoint {step_directory} does not fit the config, in "
             f"{len(problems)} parameters (take its own config, or another --workdir):\n  {lines}"
         )
 

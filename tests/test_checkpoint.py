@@ -6,7 +6,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from epsilon_vae.checkpoint import Checkpointer, CheckpointError, load_config, load_parts
+from epsilon_vae.checkpoint import Checkpointer, CheckpointError, find_step, load_config, load_parts
 
 CONFIG = ml_collections.ConfigDict({"seed": 1, "optim": {"lr": 0.5}})
 DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -59,7 +59,7 @@ def test_state_may_be_overwritten_while_it_is_saved(tmp_path):
         checkpointer.save(step, value, {}, CONFIG)
     checkpointer.close()
     for step in range(1, 5):
-        loaded = load_parts(str(tmp_path), step, target({"w": value["w"]}))
+        loaded = load_parts(find_step(str(tmp_path), step), target({"w": value["w"]}))
         np.testing.assert_array_equal(loaded["w"], np.full((1000, 1000), float(step)))
 
 
@@ -90,7 +90,7 @@ def test_misfit_names_each_leaf(tmp_path):
     save(tmp_path, [1])
     wanted = target({"ema": {"w": jnp.zeros((3, 5)), "b": jnp.zeros(2)}})
     with pytest.raises(CheckpointError) as error:
-        load_parts(str(tmp_path), 1, wanted)
+        load_parts(find_step(str(tmp_path), 1), wanted)
     message = str(error.value)
     assert "ema/w is (3, 4) in the checkpoint, (3, 5) here" in message
     assert "ema/b (2,) is not in the checkpoint" in message
@@ -99,7 +99,7 @@ def test_misfit_names_each_leaf(tmp_path):
 
 def test_config_and_its_step(tmp_path):
     save(tmp_path, [1, 2], keep=2)
-    config, step = load_config(str(tmp_path))
-    assert step == 2 and config.optim.lr == 0.5
+    newest = find_step(str(tmp_path))
+    assert newest.name == "2" and load_config(newest).optim.lr == 0.5
     with pytest.raises(CheckpointError, match=r"no step 7; there are \[1, 2\]"):
-        load_config(str(tmp_path), 7)
+        find_step(str(tmp_path), 7)

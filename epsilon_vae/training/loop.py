@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from epsilon_vae import builders
-from epsilon_vae.checkpoint import Checkpointer, Restored, load_config, load_parts
+from epsilon_vae.checkpoint import Checkpointer, Restored, find_step, load_parts
 from epsilon_vae.config import differences
 from epsilon_vae.data.pipeline import training_batches
 from epsilon_vae.data.sources import open_source
@@ -143,11 +143,10 @@ def load_init_weights(target: TrainState, workdir: str) -> dict:
     Raises:
       CheckpointError: no checkpoint there, or of another model.
     """
-    _, step = load_config(workdir)
     wanted = {"ema": target.ema}
     if target.discriminator:
         wanted["discriminator"] = target.discriminator
-    loaded = load_parts(workdir, step, wanted)
+    loaded = load_parts(find_step(workdir), wanted)
     return {"params": jax.tree.map(jax.numpy.copy, loaded["ema"])} | loaded
 
 

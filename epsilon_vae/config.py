@@ -159,9 +159,9 @@ def check(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
 
 def _check_batch(flat: dict, num_devices: int) -> None:
     axes = {axis: flat[f"mesh.{axis}"] for axis in ("data", "fsdp", "space")}
-    if flat["mesh.space"] not in (1, -1):
-        raise ConfigError(f"config.mesh.space = {axes['space']}: only 1 is supported so far")
     shape = mesh_shape(axes, num_devices)
+    if shape["space"] != 1:
+        raise ConfigError(f"config.mesh.space = {axes['space']}: only 1 is supported so far")
     batch, parts = flat["batch_size"], flat["optim.accumulate"]
     devices = shape["data"] * shape["fsdp"]
     if batch % (parts * devices):

@@ -104,6 +104,14 @@ def test_mesh_shape_fills_what_is_left():
         mesh_shape({"data": -1, "fsdp": -1, "space": 1}, 8)
 
 
+def test_space_is_refused_also_where_it_is_what_is_left():
+    config = common.get_config()
+    config.mesh.update({"data": 1, "space": -1})
+    check(config, num_devices=1)
+    with pytest.raises(ConfigError, match="config.mesh.space = -1: only 1"):
+        check(config, num_devices=4)
+
+
 def test_differences_name_key_and_both_values():
     old, new = common.get_config(), common.get_config()
     new.optim.lr = 3e-4

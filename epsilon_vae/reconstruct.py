@@ -16,6 +16,7 @@ from tqdm import tqdm
 from epsilon_vae.autoencoder import restore
 from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.data.sources import SUFFIXES, DataError, read_image
+from epsilon_vae.metrics.psnr_ssim import psnr
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
 OUTPUT = flags.DEFINE_string("output", None, "Image file or folder to write.")
@@ -56,12 +57,6 @@ def find_pictures(inputs: Sequence[str], output: str) -> list[tuple[pathlib.Path
     return pairs
 
 
-def psnr(image: np.ndarray, other: np.ndarray) -> float:
-    """In dB, of uint8 images; infinite for equal ones."""
-    error = np.mean((image.astype(np.float64) - other) ** 2)
-    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
-
-
 def main(argv: Sequence[str]) -> None:
     """Reads, reconstructs and writes one picture after the other."""
     logging.set_verbosity(logging.WARNING)
@@ -79,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
             reconstruction = autoencoder.reconstruct(image, STEPS.value, SEED.value)
             written.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(reconstruction).save(written)
-            scores.append(psnr(image, reconstruction))
+            scores.append(float(psnr(image[None] / 255, reconstruction[None] / 255)[0]))
             tqdm.write(f"{source} -> {written}  PSNR {scores[-1]:.2f} dB")
     except (CheckpointError, DataError, OSError) as error:
         print(f"epsilon_vae: {error}", file=sys.stderr)

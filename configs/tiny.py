@@ -18,7 +18,7 @@ def get_config():
     config.model.discriminator.channels = 32
     config.loss.lpips_net = "alexnet"
     config.optim.lr = 2e-3
-    config.optim.b1 = 0.9  # with the paper's 0, 2 dB less after 300 steps
+    config.optim.b1 = 0.9  # ours, not the paper's 0: README, Numbers
     config.optim.warmup_steps = 50
     config.optim.ema_decay = 0.99
     config.checkpoint.every_steps = 200

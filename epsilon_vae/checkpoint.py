@@ -63,10 +63,6 @@ class Checkpointer:
             force=True,
         )
 
-    def wait(self) -> None:
-        """Returns when what was saved is on disk."""
-        self._manager.wait_until_finished()
-
     def close(self) -> None:
         """Waits, and lets go of the directory."""
         self._manager.close()
@@ -128,8 +124,8 @@ def _restore(step_directory: epath.Path, target: Any) -> Restored:
 
 def _read(step_directory: epath.Path, **items: Any) -> Any:
     """Items of a step; without a manager, which would tidy up a directory that a run writes to."""
-    handler = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
-    return handler.restore(step_directory, args=ocp.args.Composite(**items))
+    reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+    return reader.restore(step_directory, args=ocp.args.Composite(**items))
 
 
 def find_step(workdir: str, step: int | None = None) -> epath.Path:

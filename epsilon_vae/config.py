@@ -6,7 +6,6 @@ builders, no network or loss sees one.
 
 import dataclasses
 import difflib
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -205,11 +204,6 @@ def from_dict(values: dict) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict(values)
     config.lock()
     return config
-
-
-def fingerprint(config: ml_collections.ConfigDict) -> str:
-    """Eight hexadecimal digits that name the config's values."""
-    return hashlib.sha256(to_json(config).encode()).hexdigest()[:8]
 
 
 def differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> Iterable[str]:

@@ -4,6 +4,7 @@ Run the same command again to resume. Exit codes: 0 done, or stopped and saved; 
 2 the command or its config cannot run.
 """
 
+import pathlib
 import re
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from epsilon_vae.checkpoint import CheckpointError
-from epsilon_vae.config import ConfigError, check, check_override, to_json
+from epsilon_vae.config import ConfigError, check, check_key, check_override, to_json
 from epsilon_vae.data.sources import DataError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as configs/tiny.py.")
@@ -30,10 +31,12 @@ class UsageError(ValueError):
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """absl's flags; what is wrong with them ends the program with one line and code 2."""
     try:
-        for argument in argv[1:]:
-            override = re.fullmatch(r"--config\.([\w.]+)=(.*)", argument, re.DOTALL)
-            if override:
-                check_override(*override.groups())
+        for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+            override = re.fullmatch(r"--?config\.([\w.]+)(?:=(.*))?", argument, re.DOTALL)
+            if override and override[2] is None:  # the value follows; absl reads it
+                check_key(override[1], following)
+            elif override:
+                check_override(override[1], override[2])
         rest = flags.FLAGS(argv)
         if CONFIG.value is None:
             raise UsageError("--config is missing: name a config file, as --config=configs/tiny.py")
@@ -62,13 +65,24 @@ def main(argv: Sequence[str]) -> None:
         from epsilon_vae.training import loop
 
         builders.networks(config)
+        make_workdir(WORKDIR.value)
         done = loop.train(config, WORKDIR.value)
-    except (ConfigError, DataError, CheckpointError) as error:
+    except (UsageError, ConfigError, DataError, CheckpointError) as error:
         _exit(2, str(error))
     except FloatingPointError as error:
         _exit(1, str(error))
     if not done:
         print("Stopped and saved. To go on, run the same command again.")
+
+
+def make_workdir(workdir: str) -> None:
+    """Makes the folder, and raises `UsageError` where that cannot be."""
+    try:
+        pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--workdir={workdir}: cannot be made ({error.strerror}); name a folder of yours"
+        ) from error
 
 
 def dry_run(config) -> None:

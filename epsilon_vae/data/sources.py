@@ -60,12 +60,10 @@ class ImageFiles(Sequence[np.ndarray]):
 
     Attributes:
       paths: of the images.
-      names: without folder and suffix.
     """
 
     def __init__(self, paths: Sequence[pathlib.Path]):
         self.paths = tuple(paths)
-        self.names = tuple(path.stem for path in paths)
 
     def __len__(self) -> int:
         return len(self.paths)

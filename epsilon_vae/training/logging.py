@@ -97,7 +97,7 @@ class Console:
 
 
 class RunLog:
-    """Everything a run writes but its checkpoints; only process 0 writes.
+    """Everything a run writes but its checkpoints.
 
     Args:
       workdir: of the run.
@@ -131,7 +131,13 @@ class RunLog:
 
 
 def write_run_files(workdir: str, config: ml_collections.ConfigDict, params: dict) -> None:
-    """`config.json`, `versions.json` (git commit, packages, devices) and `parameters.txt`."""
+    """`config.json`, `versions.json` (git commit, packages, devices) and `parameters.txt`.
+
+    Args:
+      workdir: of the run.
+      config: resolved.
+      params: of all networks, by network.
+    """
     folder = pathlib.Path(workdir)
     (folder / "config.json").write_text(to_json(config))
     (folder / "versions.json").write_text(json.dumps(_versions(), indent=2) + "\n")

@@ -33,6 +33,8 @@ LOSSES = ("flow", "lpips", "adv", "disc", "r1")
 def train(config: ml_collections.ConfigDict, workdir: str) -> bool:
     """Trains from the newest checkpoint in `workdir`, or from the start, to `config.num_steps`.
 
+    `workdir` exists.
+
     Returns:
       True when done; False when stopped by SIGTERM or Ctrl-C, with everything saved.
 
@@ -40,7 +42,6 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> bool:
       ConfigError, DataError, CheckpointError: before anything expensive starts.
       NonFiniteError: nothing of the bad step was saved.
     """
-    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
     _use_compilation_cache(workdir)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.space)
     with jax.set_mesh(mesh), StopSignal() as stop, contextlib.ExitStack() as to_close:
@@ -60,7 +61,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> bool:
 
         # The step, compiled at its first call, and where its numbers go.
         step_fn = _jit(train_step, state, mesh)
-        write_run_files(workdir, config, state.params)
+        networks = state.params | {"discriminator": state.discriminator}
+        write_run_files(workdir, config, networks)
         log = RunLog(
             workdir, _columns(config, step_fn, state, frozen), start_step, config.num_steps
         )

@@ -91,7 +91,7 @@ class Clock:
         self._batch_size = batch_size
         self._launched = time.monotonic()
         self._started = None
-        self._pause_seconds = self._wait_seconds = self._window_wait_seconds = 0.0
+        self._pause_seconds = self._window_wait_seconds = 0.0
         self._last = (0.0, 1)
 
     def since_launch(self) -> float:

@@ -23,7 +23,8 @@ def test_folder_finds_images_below_in_order(tmp_path):
         else:
             Image.new("L", (40, 30), 7).save(tmp_path / "train" / name)
     source = open_source("folder", str(tmp_path), "train")
-    assert source.names == ("y", "x") and source[1].shape == (30, 40, 3)
+    assert [path.name for path in source.paths] == ["y.JPG", "x.png"]
+    assert source[1].shape == (30, 40, 3)
     assert np.all(source[1] == 7)
 
 

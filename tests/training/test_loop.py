@@ -46,7 +46,8 @@ def test_workdir_holds_what_users_script_against(finished_run):
     assert config["num_steps"] == STEPS and config["optim"]["ema_decay"] == 0.99
     versions = json.loads((workdir / "versions.json").read_text())
     assert {"git_commit", "python", "jax", "flax"} <= versions.keys()
-    assert "encoder/conv_in/kernel" in (workdir / "parameters.txt").read_text()
+    table = (workdir / "parameters.txt").read_text()
+    assert all(f"{name}/conv" in table for name in ("encoder", "decoder", "discriminator"))
     rows = read_metrics(workdir)
     assert [int(row["step"]) for row in rows] == [*range(1, STEPS + 1), STEPS]
     assert all(float(row["loss/flow"]) > 0 for row in rows[:-1])

@@ -13,11 +13,16 @@ def get_config() -> ml_collections.ConfigDict:
     config.init_from = ""  # workdir of an earlier stage, whose EMA weights to start from
 
     config.data = ml_collections.ConfigDict()
-    config.data.source = "photos"
-    config.data.path = ""
+    config.data.source = "photos"  # or folder, array_record, tfds
+    config.data.path = ""  # folder of train and val, gs:// too; for tfds its data_dir
+    config.data.tfds_name = ""  # as imagenet2012, coco/2017
     config.data.resolution = 128  # paper
     config.data.crop = "random"  # paper
     config.data.flip = True  # paper
+    config.data.reduced_jpeg = True  # decode JPEGs at the scale that the crop needs
+    config.data.workers = 0  # processes that decode; 0 = threads of this one
+    config.data.on_bad_record = "raise"  # or skip, up to
+    config.data.max_bad_share = 0.001  # of all records
 
     config.model = ml_collections.ConfigDict()
     config.model.encoder = ml_collections.ConfigDict()
@@ -72,6 +77,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.eval = ml_collections.ConfigDict()
     config.eval.every_steps = 5000
+    config.eval.num_images = 1000  # evenly spaced over the split; all if it has no more
+    config.eval.crop = "center_crop_adm"
     config.log = ml_collections.ConfigDict()
     config.log.every_steps = 100
     return config

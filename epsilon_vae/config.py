@@ -53,11 +53,16 @@ KEYS: dict[str, Key] = {
     "batch_size": _integer(1),
     "dtype": _one_of("float32", "bfloat16"),
     "init_from": _TEXT,
-    "data.source": _one_of("photos", "folder"),
+    "data.source": _one_of("photos", "folder", "array_record", "tfds"),
     "data.path": _TEXT,
+    "data.tfds_name": _TEXT,
     "data.resolution": _integer(32),
     "data.crop": _one_of("random", "random_resized"),
     "data.flip": _FLAG,
+    "data.reduced_jpeg": _FLAG,
+    "data.workers": _integer(0),
+    "data.on_bad_record": _one_of("raise", "skip"),
+    "data.max_bad_share": _number(0, 1),
     "model.encoder.name": _one_of("sd", "lite", "tiny"),
     "model.encoder.f": _integer(4),
     "model.encoder.n_z": _integer(1),
@@ -96,6 +101,8 @@ KEYS: dict[str, Key] = {
     "checkpoint.keep": _integer(1),
     "checkpoint.permanent_every_steps": _integer(0),
     "eval.every_steps": _integer(1),
+    "eval.num_images": _integer(1),
+    "eval.crop": _one_of("center_crop_adm", "center_crop_bicubic"),
     "log.every_steps": _integer(1),
 }
 
@@ -151,9 +158,18 @@ def check(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
             value = float(value)
         if type(value) is not expected.type or not expected.allows(value):
             raise ConfigError(f"config.{key} = {value!r}: expected {expected.expected}")
-    if flat["data.source"] == "folder" and not flat["data.path"]:
-        raise ConfigError("config.data.path = '': source 'folder' needs a folder with train/, val/")
+    _check_source(flat)
     _check_batch(flat, num_devices)
+
+
+def _check_source(flat: dict) -> None:
+    source = flat["data.source"]
+    if source in ("folder", "array_record") and not flat["data.path"]:
+        raise ConfigError(
+            f"config.data.path = '': source {source!r} needs the folder of train, val"
+        )
+    if source == "tfds" and not flat["data.tfds_name"]:
+        raise ConfigError("config.data.tfds_name = '': source 'tfds' needs one, as imagenet2012")
 
 
 def _check_batch(flat: dict, num_devices: int) -> None:

@@ -15,7 +15,7 @@ from ml_collections import config_flags
 
 from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.config import ConfigError, check, check_key, check_override, to_json
-from epsilon_vae.data.sources import DataError
+from epsilon_vae.data.decode import DataError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as configs/tiny.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and samples.")

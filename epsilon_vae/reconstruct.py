@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from epsilon_vae.autoencoder import restore
 from epsilon_vae.checkpoint import CheckpointError
-from epsilon_vae.data.sources import SUFFIXES, DataError, read_image
+from epsilon_vae.data.decode import SUFFIXES, DataError, read_image
 from epsilon_vae.metrics.psnr_ssim import psnr
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")

@@ -12,8 +12,9 @@ import pytest
 
 from configs import tiny
 from epsilon_vae import builders
-from epsilon_vae.data import transforms
-from epsilon_vae.data.sources import photos
+from epsilon_vae.data.pipeline import BadRecords, TrainingBatches, evaluation_batches
+from epsilon_vae.data.sources import Photos
+from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.training.state import TrainState, init_state
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +32,22 @@ def make_small_config():
 @pytest.fixture
 def small_config():
     return make_small_config()
+
+
+def training_images(batch_size: int, resolution: int) -> np.ndarray:
+    """Crops of the embedded photos, float32 in [-1, 1]."""
+    no_bad_records = BadRecords(0, 1)
+    batches = TrainingBatches(
+        Photos("train"), batch_size, resolution, 0, "random_resized", True, True, no_bad_records
+    )
+    return next(batches)["image"]
+
+
+def held_out_images(resolution: int) -> np.ndarray:
+    """uint8 centre crops of the three held-out photos."""
+    no_bad_records = BadRecords(0, 1)
+    batches = evaluation_batches(Photos("val"), 3, resolution, "center_crop_adm", no_bad_records)
+    return to_uint8(next(batches)["image"])
 
 
 class Training(NamedTuple):
@@ -54,12 +71,7 @@ def make_training(config) -> Training:
         step.discriminator_optimizer,
         resolution,
     )
-    rng = np.random.default_rng(0)
-    crops = [
-        transforms.random_resized_crop(photos("train")[i % 4], resolution, rng)
-        for i in range(config.batch_size)
-    ]
-    images = transforms.to_float(np.stack(crops))
+    images = training_images(config.batch_size, resolution)
     return Training(config, jax.jit(step), state, builders.frozen_weights(config), images)
 
 

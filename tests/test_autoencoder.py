@@ -10,9 +10,8 @@ import pytest
 import epsilon_vae
 from epsilon_vae.autoencoder import Autoencoder
 from epsilon_vae.checkpoint import CheckpointError
-from epsilon_vae.data.sources import photos
-from epsilon_vae.data.transforms import center_crop, to_float
-from tests.conftest import ROOT, STEPS, finish, flags
+from epsilon_vae.data.transforms import to_float
+from tests.conftest import ROOT, STEPS, finish, flags, held_out_images
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +21,7 @@ def vae(finished_run) -> Autoencoder:
 
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
-    return np.stack([center_crop(image, 32) for image in photos("val")])
+    return held_out_images(32)
 
 
 def test_newest_step_and_its_config_by_default(vae):

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
-from epsilon_vae.data.sources import DataError, photos
+from epsilon_vae.data.decode import DataError
+from epsilon_vae.data.sources import Photos
 from epsilon_vae.reconstruct import find_pictures
 from tests.conftest import finish
 
@@ -15,10 +16,10 @@ from tests.conftest import finish
 @pytest.fixture
 def pictures(tmp_path):
     """A folder with two photos, small, of odd sizes, in subfolders."""
-    for name, image in {"a/cat.png": photos("val")[1], "b/cup.jpg": photos("val")[2]}.items():
+    for name, photo in zip(("a/cat.png", "b/cup.jpg"), Photos("val").paths[1:], strict=True):
         path = tmp_path / "pictures" / name
         path.parent.mkdir(parents=True)
-        Image.fromarray(image).resize((50, 37)).save(path)
+        Image.open(photo).resize((50, 37)).save(path)
     return tmp_path / "pictures"
 
 

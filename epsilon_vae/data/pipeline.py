@@ -1,58 +1,290 @@
-"""Batches of training images in an order that the seed alone decides, and evaluation batches."""
+"""Batches in an order that is a function of the seed and the position alone.
 
+Position p of training is image p of the endless sequence of epochs, each shuffled anew. Global
+batch k is positions k B … (k + 1) B - 1, of which process i of P reads the i-th of P equal parts.
+So neither processes, workers nor restarts change what a batch holds, and going on at a position
+costs the same wherever it is.
+"""
+
+import contextlib
+import functools
+import math
 from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
+from absl import logging
+from grain.experimental import index_shuffle
 
 from epsilon_vae.data import transforms
+from epsilon_vae.data.decode import DataError, DecodeError, open_image
+from epsilon_vae.data.sources import Record
 
-# Batches ready ahead of the step, and threads that make them. PIL lets go of Python's lock.
+# Batches ready ahead of the step, and threads that make them (in each worker process, if there are
+# any). PIL lets go of Python's lock.
 PREFETCHED_BATCHES = 4
 THREADS = 4
+# Bad records one after another, whose place the next good one takes.
+MAX_BAD_IN_A_ROW = 100
+
+Batch = dict[str, np.ndarray]
 
 
-class _Augment(grain.transforms.RandomMap):
-    """Crop and flip; its randomness comes from (seed, epoch, record index), which grain gives."""
+class Positions(Sequence[int]):
+    """Global positions of the images that one process reads, from `start` on, without an end."""
 
-    def __init__(self, crop: str, resolution: int, flip: bool):
-        self.crop, self.resolution, self.flip = transforms.CROPS[crop], resolution, flip
+    def __init__(self, batch_size: int, process_index: int, process_count: int, start: int = 0):
+        self._batch_size, self._start = batch_size, start
+        self._local = batch_size // process_count
+        self._first = process_index * self._local
 
-    def random_map(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        image = self.crop(image, self.resolution, rng)
-        if self.flip and rng.random() < 0.5:
-            image = image[:, ::-1]
-        return transforms.to_float(image)
+    def __len__(self) -> int:
+        return 2**60
+
+    def __getitem__(self, index: int) -> int:
+        batch, place = divmod(index, self._local)
+        return self._start + batch * self._batch_size + self._first + place
 
 
-def training_batches(
-    source: Sequence[np.ndarray],
-    batch_size: int,
-    resolution: int,
-    seed: int,
-    crop: str,
-    flip: bool,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> grain.DatasetIterator:
-    """Endless float32 batches `[batch_size / process_count, resolution, resolution, 3]`.
+class BadRecords:
+    """Counts records that cannot be used, logs each once, and raises when there are too many.
 
-    Each epoch is shuffled anew, and epochs follow each other without a gap. The iterator's
-    `get_state` and `set_state` go on at the right image.
+    Args:
+      max_share: of the data set that may be bad; 0 raises at the first.
+      num_records: of the data set.
     """
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    dataset = dataset.random_map(_Augment(crop, resolution, flip))
-    # Sliced after the map, whose randomness is seeded by the position in the whole order.
-    dataset = dataset[process_index::process_count]
-    dataset = dataset.batch(batch_size // process_count, drop_remainder=True)
-    options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=PREFETCHED_BATCHES)
-    return iter(dataset.to_iter_dataset(options))
+
+    def __init__(self, max_share: float, num_records: int):
+        self._max_share, self._num_records = max_share, num_records
+        self._messages: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def report(self, message: str) -> None:
+        """Takes note of a bad record.
+
+        Raises:
+          DataError: more than the share are bad.
+        """
+        if message in self._messages:
+            return
+        self._messages.add(message)
+        if self._max_share == 0:
+            raise DataError(
+                f"{message}; replace or remove it, or set config.data.on_bad_record = skip"
+            )
+        if len(self) > self._max_share * self._num_records:
+            raise DataError(
+                f"{len(self)} of {self._num_records} records cannot be used, more than "
+                f"config.data.max_bad_share = {self._max_share:g} allows; the last: {message}"
+            )
+        logging.warning("Left out: %s", message)
+
+
+class TrainingBatches(Iterator[Batch]):
+    """Endless batches of one process, each full: an epoch's last images share one with the next's.
+
+    A batch is `image`, float32 `[B / P, resolution, resolution, 3]` in [-1, 1], and `label`, int32
+    `[B / P]`, -1 where there is none. Augmentation depends on (seed, epoch, record index) alone.
+
+    Args:
+      source: of the images.
+      batch_size: B, of all P processes together, which must divide it.
+      resolution: of the crops.
+      seed: of order and augmentation.
+      crop: one of `transforms.TRAINING_CROPS`.
+      flip: every second image, by chance, is mirrored.
+      reduced_jpeg: see `transforms.render`.
+      bad_records: where records that cannot be used are reported; their neighbour stands in.
+      workers: processes that decode; 0 for threads of this one.
+      process_index, process_count: which part of each batch is read.
+
+    Raises:
+      DataError: while iterating; a record cannot be used, or too many cannot.
+    """
+
+    def __init__(
+        self,
+        source: Sequence[Record],
+        batch_size: int,
+        resolution: int,
+        seed: int,
+        crop: str,
+        flip: bool,
+        reduced_jpeg: bool,
+        bad_records: BadRecords,
+        workers: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        self._load = _TrainingImage(source, resolution, seed, crop, flip, reduced_jpeg)
+        self._batch_size, self._workers = batch_size, workers
+        self._process = process_index, process_count
+        self._bad_records = bad_records
+        self._position = 0
+        self._batches: grain.DatasetIterator | None = None
+
+    def __next__(self) -> Batch:
+        if self._batches is None:
+            positions = Positions(self._batch_size, *self._process, start=self._position)
+            local_batch_size = self._batch_size // self._process[1]
+            self._batches = _iterate(positions, self._load, local_batch_size, self._workers)
+        batch = _report(next(self._batches), self._bad_records)
+        self._position += self._batch_size
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """Where the next batch begins, in images; the same for all processes."""
+        return {"position": self._position}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes on there, whatever the batch size and the number of processes were."""
+        self.close()
+        self._position = state["position"]
+
+    def close(self) -> None:
+        """Ends worker processes and threads."""
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
 
 
 def evaluation_batches(
-    source: Sequence[np.ndarray], batch_size: int, resolution: int
-) -> Iterator[np.ndarray]:
-    """uint8 centre crops `[n, resolution, resolution, 3]`, n ≤ batch_size, of each image once."""
-    for start in range(0, len(source), batch_size):
-        indices = range(start, min(start + batch_size, len(source)))
-        yield np.stack([transforms.center_crop(source[i], resolution) for i in indices])
+    source: Sequence[Record],
+    batch_size: int,
+    resolution: int,
+    crop: str,
+    bad_records: BadRecords,
+    workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Batches that hold each record of the source exactly once, in its order.
+
+    As `TrainingBatches`, and with `mask`, bool `[B / P]`: False where a batch is filled up to its
+    size, or a record cannot be used. All processes get the same number of batches.
+
+    Args:
+      crop: one of `transforms.EVALUATION_CROPS`.
+
+    The others are those of `TrainingBatches`.
+
+    Raises:
+      DataError: while iterating; a record cannot be used, or too many cannot.
+    """
+    load = _EvaluationImage(source, resolution, crop)
+    positions = Positions(batch_size, process_index, process_count)
+    batches = _iterate(positions, load, batch_size // process_count, workers)
+    with contextlib.closing(batches):
+        for _ in range(math.ceil(len(source) / batch_size)):
+            yield _report(next(batches), bad_records)
+
+
+class _TrainingImage(grain.transforms.Map):
+    """Position → image, label and, where a record was bad, what is wrong with it."""
+
+    def __init__(
+        self,
+        source: Sequence[Record],
+        resolution: int,
+        seed: int,
+        crop: str,
+        flip: bool,
+        reduced_jpeg: bool,
+    ):
+        self._source, self._resolution, self._seed = source, resolution, seed
+        self._crop, self._flip = transforms.TRAINING_CROPS[crop], flip
+        self._reduced_jpeg = reduced_jpeg
+
+    def map(self, position: int) -> Batch:
+        size = len(self._source)
+        epoch, place = divmod(position, size)
+        first = index_shuffle(place, size - 1, _shuffle_seed(self._seed, epoch), rounds=4)
+        message = ""
+        for attempt in range(min(size, MAX_BAD_IN_A_ROW)):
+            # A bad record's neighbour stands in: which one that is depends on the record alone.
+            try:
+                return self._load((first + attempt) % size, epoch) | {"bad": _as_array(message)}
+            except DataError as error:
+                message = message or str(error)
+        raise DataError(f"{attempt + 1} records in a row cannot be used; the first: {message}")
+
+    def _load(self, index: int, epoch: int) -> Batch:
+        record = self._source[index]
+        rng = np.random.default_rng((self._seed, epoch, index))
+        with _named(record):
+            encoded = open_image(record.data)
+            box = self._crop(*encoded.size, rng)
+            image = transforms.render(encoded, box, self._resolution, self._reduced_jpeg)
+        if self._flip and rng.random() < 0.5:
+            image = image[:, ::-1]
+        return {"image": transforms.to_float(image), "label": _label(record)}
+
+
+class _EvaluationImage(grain.transforms.Map):
+    """Position → image, label, mask and, where the record is bad, what is wrong with it."""
+
+    def __init__(self, source: Sequence[Record], resolution: int, crop: str):
+        self._source, self._resolution = source, resolution
+        self._crop = transforms.EVALUATION_CROPS[crop]
+
+    def map(self, position: int) -> Batch:
+        message = ""
+        if position < len(self._source):
+            try:
+                return self._load(position) | {"mask": np.bool_(True), "bad": _as_array("")}
+            except DataError as error:
+                message = str(error)
+        empty = np.zeros((self._resolution, self._resolution, 3), np.float32)
+        label, mask = np.int32(-1), np.bool_(False)
+        return {"image": empty, "label": label, "mask": mask, "bad": _as_array(message)}
+
+    def _load(self, index: int) -> Batch:
+        record = self._source[index]
+        with _named(record):
+            image = self._crop(open_image(record.data), self._resolution)
+        return {"image": transforms.to_float(image), "label": _label(record)}
+
+
+def _iterate(
+    positions: Positions, load: grain.transforms.Map, batch_size: int, workers: int
+) -> grain.DatasetIterator:
+    dataset = grain.MapDataset.source(positions).map(load).batch(batch_size)
+    dataset = dataset.to_iter_dataset(grain.ReadOptions(THREADS, PREFETCHED_BATCHES))
+    if workers:
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        # Workers hand over shared memory, which nobody may still hold when the program ends.
+        dataset = dataset.map(lambda batch: {key: np.array(x) for key, x in batch.items()})
+    return iter(dataset)
+
+
+def _report(batch: Batch, bad_records: BadRecords) -> Batch:
+    """The batch without its messages, which are reported."""
+    for message in batch.pop("bad"):
+        if message:
+            bad_records.report(str(message))
+    return batch
+
+
+def _as_array(message: str) -> np.ndarray:
+    """Of one length, so that messages of a batch can be stacked, and pass between processes."""
+    return np.array(message, dtype="U300")
+
+
+def _label(record: Record) -> np.int32:
+    return np.int32(-1 if record.label is None else record.label)
+
+
+@functools.lru_cache(maxsize=4)
+def _shuffle_seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+
+
+@contextlib.contextmanager
+def _named(record: Record) -> Iterator[None]:
+    """Errors inside say which record they are about."""
+    try:
+        yield
+    except DecodeError as error:
+        raise DataError(f"{record.name}: not a readable image ({error})") from error

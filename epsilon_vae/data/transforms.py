@@ -1,8 +1,8 @@
 """From a photo to a network's input: crops, flips, and the range [-1, 1].
 
-Images come in as uint8 `[H, W, 3]` and leave as uint8 crops `[size, size, 3]`; `to_float` does the
-rest. All resizing is PIL's antialiased bicubic, of the whole image: pixels next to a crop count at
-its border, as when the image is resized before it is cropped.
+Training crops are boxes in the photo, drawn before it is decoded, so that a JPEG can be decoded at
+the scale that its box needs; the box is resized by antialiased bicubic. Evaluation crops decode in
+full, and follow their protocols to the pixel. All of them enlarge what is smaller than the crop.
 """
 
 import math
@@ -10,7 +10,9 @@ import math
 import numpy as np
 from PIL import Image
 
-Box = tuple[float, float, float, float]
+from epsilon_vae.data.decode import MAX_PIXELS, DecodeError, reduce, to_rgb
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 
 def to_float(images: np.ndarray) -> np.ndarray:
@@ -23,38 +25,95 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     return np.clip(np.rint((np.asarray(images, np.float32) + 1.0) * 127.5), 0, 255).astype(np.uint8)
 
 
-def _resize(image: np.ndarray, size: int, box: Box) -> np.ndarray:
-    picture = Image.fromarray(image)
-    return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box, reducing_gap=3.0))
-
-
-def center_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """The largest centred square, resized (evaluation)."""
-    height, width = image.shape[:2]
-    side = min(height, width)
-    left, top = (width - side) // 2, (height - side) // 2
-    return _resize(image, size, (left, top, left + side, top + side))
-
-
-def random_crop(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Short side resized to `size`, then a random square along the long side (paper's training)."""
-    height, width = image.shape[:2]
-    side = min(height, width)
+def random_crop(width: int, height: int, rng: np.random.Generator) -> Box:
+    """A square as large as the short side, anywhere along the long one (paper's training)."""
+    side = min(width, height)
     left, top = rng.integers(width - side + 1), rng.integers(height - side + 1)
-    return _resize(image, size, (left, top, left + side, top + side))
+    return left, top, left + side, top + side
 
 
-def random_resized_crop(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A random box, 8 to 100 % of the area, of shape 3:4 to 4:3 (Szegedy et al. 2015)."""
-    height, width = image.shape[:2]
+def random_resized_crop(width: int, height: int, rng: np.random.Generator) -> Box:
+    """A box of 8 to 100 % of the area, of shape 3:4 to 4:3 (Inception: Szegedy et al. 2015).
+
+    After ten that do not fit inside, the central square.
+    """
     for _ in range(10):
         area = height * width * rng.uniform(0.08, 1.0)
         aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
         box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < box_width <= width and 0 < box_height <= height:
             left, top = rng.integers(width - box_width + 1), rng.integers(height - box_height + 1)
-            return _resize(image, size, (left, top, left + box_width, top + box_height))
-    return center_crop(image, size)
+            return left, top, left + box_width, top + box_height
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
 
 
-CROPS = {"random": random_crop, "random_resized": random_resized_crop}
+def render(image: Image.Image, box: Box, size: int, reduced_jpeg: bool = True) -> np.ndarray:
+    """The box, resized to uint8 `[size, size, 3]`.
+
+    Args:
+      image: of `decode.open_image`.
+      box: in its pixels.
+      size: of the crop.
+      reduced_jpeg: a JPEG may be decoded at 1/2, 1/4 or 1/8 where the box stays at least `size`
+        large; faster, and not quite the same pixels.
+
+    Raises:
+      DecodeError: broken.
+    """
+    scale = 1
+    if reduced_jpeg:
+        box_width, box_height = box[2] - box[0], box[3] - box[1]
+        scale = reduce(image, image.width * size / box_width, image.height * size / box_height)
+    box = tuple(edge / scale for edge in box)
+    image = to_rgb(image)
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box, reducing_gap=3.0))
+
+
+def center_crop_adm(image: Image.Image, size: int) -> np.ndarray:
+    """uint8 `[size, size, 3]` as guided-diffusion (Dhariwal & Nichol 2021) crops.
+
+    Halved by averaging 2x2 pixels while the short side stays at least twice the size, then bicubic
+    to the size, then the centre.
+
+    Raises:
+      DecodeError: broken.
+    """
+    image = to_rgb(image)
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    image = _resize(image, round(image.width * scale), round(image.height * scale))
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def center_crop_bicubic(image: Image.Image, size: int) -> np.ndarray:
+    """uint8 `[size, size, 3]` as torchvision's `Resize(BICUBIC)` and `CenterCrop` on PIL images.
+
+    Antialiased bicubic to the size in one go, the long side cut to a whole number, then the centre.
+
+    Raises:
+      DecodeError: broken.
+    """
+    image = to_rgb(image)
+    short, long = min(image.size), max(image.size)
+    long = int(size * long / short)
+    wide = image.width > image.height
+    image = _resize(image, long, size) if wide else _resize(image, size, long)
+    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
+    if width * height > MAX_PIXELS:
+        raise DecodeError(f"{image.width} x {image.height}: too long and narrow to be resized")
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+TRAINING_CROPS = {"random": random_crop, "random_resized": random_resized_crop}
+EVALUATION_CROPS = {
+    "center_crop_adm": center_crop_adm,
+    "center_crop_bicubic": center_crop_bicubic,
+}

@@ -1,14 +1,16 @@
 """How well an autoencoder reconstructs held-out photos: PSNR, SSIM, LPIPS, and a grid."""
 
+from collections.abc import Iterator
+
 import jax
 import ml_collections
 import numpy as np
 
 from epsilon_vae import builders
 from epsilon_vae.autoencoder import Autoencoder
-from epsilon_vae.data.pipeline import evaluation_batches
-from epsilon_vae.data.sources import open_source
-from epsilon_vae.data.transforms import to_float
+from epsilon_vae.data.pipeline import BadRecords, evaluation_batches
+from epsilon_vae.data.sources import EvenlySpaced, open_source
+from epsilon_vae.data.transforms import to_float, to_uint8
 from epsilon_vae.losses.perceptual import LPIPS
 from epsilon_vae.metrics.psnr_ssim import psnr, ssim
 from epsilon_vae.pretrained import lpips
@@ -37,8 +39,20 @@ def make_image_metrics(lpips_net: str):
     return jax.jit(metrics)
 
 
+def _held_out_images(config: ml_collections.ConfigDict) -> Iterator[np.ndarray]:
+    """Batches of uint8 crops; they stay in memory, since every evaluation sees them again."""
+    data = config.data
+    source = open_source(data.source, data.path, "val", data.tfds_name)
+    source = EvenlySpaced(source, config.eval.num_images)
+    bad_records = BadRecords(data.max_bad_share if data.on_bad_record == "skip" else 0, len(source))
+    for batch in evaluation_batches(
+        source, BATCH_SIZE, data.resolution, config.eval.crop, bad_records
+    ):
+        yield to_uint8(batch["image"][batch["mask"]])
+
+
 class HeldOutEvaluation:
-    """Scores and a picture of a run's parameters, on the source's 'val' split.
+    """Scores and a picture of a run's parameters, on `eval.num_images` of the 'val' split.
 
     Args:
       config: of the run.
@@ -53,8 +67,7 @@ class HeldOutEvaluation:
         self._autoencoder: Autoencoder | None = None
         self._image_metrics = make_image_metrics(config.loss.lpips_net)
         self._lpips_params = lpips.load(config.loss.lpips_net)
-        source = open_source(config.data.source, config.data.path, "val")
-        self._batches = list(evaluation_batches(source, BATCH_SIZE, config.data.resolution))
+        self._batches = list(_held_out_images(config))
 
     def __call__(self, params: dict) -> tuple[dict[str, float], np.ndarray]:
         """Means of PSNR, SSIM and LPIPS over all images, rounded to uint8; and the grid.

@@ -8,7 +8,6 @@ import contextlib
 import functools
 import pathlib
 
-import grain
 import jax
 import ml_collections
 import numpy as np
@@ -17,7 +16,7 @@ from jax.sharding import Mesh
 from epsilon_vae import builders
 from epsilon_vae.checkpoint import Checkpointer, Restored, find_step, load_parts
 from epsilon_vae.config import differences
-from epsilon_vae.data.pipeline import training_batches
+from epsilon_vae.data.pipeline import BadRecords, TrainingBatches
 from epsilon_vae.data.sources import open_source
 from epsilon_vae.evaluation.reconstruction import METRICS, HeldOutEvaluation
 from epsilon_vae.parallel.mesh import batch_sharding, make_mesh, replicated
@@ -49,6 +48,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> bool:
         train_step = builders.train_step(config)
         frozen = jax.device_put(builders.frozen_weights(config), replicated(mesh))
         batches = _open_training_batches(config)
+        to_close.callback(batches.close)
         evaluation = HeldOutEvaluation(config)
         checkpointer = Checkpointer(
             workdir, config.checkpoint.keep, config.checkpoint.permanent_every_steps
@@ -73,7 +73,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> bool:
         clock, window = Clock(config.batch_size), MetricsWindow()
         for step in range(start_step + 1, config.num_steps + 1):
             with clock.waiting():
-                images = jax.make_array_from_process_local_data(batch_sharding(mesh), next(batches))
+                images = next(batches)["image"]
+                images = jax.make_array_from_process_local_data(batch_sharding(mesh), images)
             state, metrics = step_fn(state, frozen, images)
             window.add(step, metrics)
             log.console.advance()
@@ -159,14 +160,19 @@ def _use_compilation_cache(workdir: str) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
-def _open_training_batches(config: ml_collections.ConfigDict) -> grain.DatasetIterator:
-    return training_batches(
-        open_source(config.data.source, config.data.path, "train"),
+def _open_training_batches(config: ml_collections.ConfigDict) -> TrainingBatches:
+    data = config.data
+    source = open_source(data.source, data.path, "train", data.tfds_name)
+    return TrainingBatches(
+        source,
         config.batch_size,
-        config.data.resolution,
+        data.resolution,
         config.seed,
-        config.data.crop,
-        config.data.flip,
+        data.crop,
+        data.flip,
+        data.reduced_jpeg,
+        BadRecords(data.max_bad_share if data.on_bad_record == "skip" else 0, len(source)),
+        data.workers,
         jax.process_index(),
         jax.process_count(),
     )

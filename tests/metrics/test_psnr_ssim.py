@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from epsilon_vae.data.sources import photos
-from epsilon_vae.data.transforms import center_crop
 from epsilon_vae.metrics.psnr_ssim import psnr, ssim
+from tests.conftest import held_out_images
 
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[np.ndarray, np.ndarray]:
-    images = np.stack([center_crop(image, 64) for image in photos("val")]).astype(np.float32) / 255
+    images = held_out_images(64).astype(np.float32) / 255
     noise = np.random.default_rng(0).normal(size=images.shape).astype(np.float32)
     return images, np.clip(images + 0.1 * noise, 0, 1)
 

@@ -1,0 +1,275 @@
+"""Images as they are downloaded: a folder, a tar, or ImageNet's tars; for `prepare`.
+
+One pass over names and headers lists the images; their bytes are read later, by their place in the
+list. Nothing but that list is held in memory.
+"""
+
+import contextlib
+import dataclasses
+import gzip
+import io
+import os
+import pathlib
+import sys
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from epsilon_vae.data.decode import SUFFIXES, DataError
+
+# Of ImageNet's devkit: what each validation image is, by ILSVRC2012_ID, and what the IDs stand for.
+GROUND_TRUTH = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
+SYNSETS = "ILSVRC2012_devkit_t12/data/meta.mat"
+
+_GZIP = b"\x1f\x8b"
+_BROKEN_TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error)
+
+
+class Place(NamedTuple):
+    """Where an image is: its path in the folder or tar, first byte in the tar, and bytes."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Images in an order that depends on the input alone: a folder's sorted, a tar's as it is.
+
+    Attributes:
+      path: the folder or tar.
+      names: paths in it.
+      sizes: bytes of each.
+      classes: names of the classes, sorted.
+      labels: index into the classes, or None, of each.
+      read: bytes of the image at an index; cheap in the order of the list.
+    """
+
+    path: str
+    names: list[str]
+    sizes: np.ndarray
+    classes: tuple[str, ...]
+    labels: list[int | None]
+    read: Callable[[int], bytes]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def find_images(path: str) -> Images:
+    """The images of a folder or a tar, plain or .gz, whose members may be tars in turn.
+
+    Left out are names that do not end as images do, and those with a part that begins with a dot.
+    The class is the first folder. In a tar, an inner tar is a folder too, and a folder around all
+    other folders is no class.
+
+    Raises:
+      DataError: there is no such input, it is neither, cannot be read, or holds no image.
+    """
+    with _reading(path):
+        images = _folder_images(path) if os.path.isdir(path) else _tar_images(path)
+    if not images.names:
+        raise DataError(f"{path}: no image in it; looked for {', '.join(SUFFIXES)}")
+    return images
+
+
+def printable(name: str) -> str:
+    """A file name without the bytes that are no UTF-8, which can be neither packed nor printed."""
+    return name.encode(errors="replace").decode()
+
+
+class Devkit(NamedTuple):
+    """What ImageNet's validation images are.
+
+    Attributes:
+      path: of the file.
+      classes: WNIDs, sorted, as the inner tars of the train tar are.
+      labels: index into the classes of each image, in the order of the file names.
+    """
+
+    path: str
+    classes: tuple[str, ...]
+    labels: list[int]
+
+
+def read_devkit(path: str) -> Devkit:
+    """Of ILSVRC2012_devkit_t12.tar.gz.
+
+    Raises:
+      DataError: another file, or a damaged one.
+    """
+    from scipy.io import loadmat  # which only the devkit's users should wait for
+
+    try:
+        with tarfile.open(path) as archive:
+            synsets = loadmat(io.BytesIO(archive.extractfile(SYNSETS).read()), squeeze_me=True)
+            truth = [int(line) for line in archive.extractfile(GROUND_TRUTH).read().split()]
+        wnids = {
+            int(synset["ILSVRC2012_ID"]): str(synset["WNID"])
+            for synset in synsets["synsets"]
+            if synset["num_children"] == 0  # the others are groups of classes
+        }
+        classes = tuple(sorted(wnids.values()))
+        return Devkit(path, classes, [classes.index(wnids[image_id]) for image_id in truth])
+    except (*_BROKEN_TAR_ERRORS, KeyError, IndexError, TypeError, ValueError) as error:
+        reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
+        raise DataError(
+            f"--devkit={path}: not ILSVRC2012_devkit_t12.tar.gz ({reason}); download it again"
+        ) from error
+
+
+def label(images: Images, devkit: Devkit) -> Images:
+    """ImageNet's validation images, labelled.
+
+    Raises:
+      DataError: the devkit is for another number of images, or they have classes.
+    """
+    if images.classes:
+        raise DataError(
+            f"--devkit={devkit.path}: the images of {images.path} have classes, their folders; "
+            "leave --devkit out"
+        )
+    if len(devkit.labels) != len(images):
+        raise DataError(
+            f"--devkit={devkit.path}: labels {len(devkit.labels)} images, but {images.path} has "
+            f"{len(images)}; use both as they are downloaded"
+        )
+    labels: list[int | None] = [None] * len(images)
+    # A tar's order need not be that of the names.
+    in_order = sorted(range(len(images)), key=images.names.__getitem__)
+    for place, devkit_label in zip(in_order, devkit.labels, strict=True):
+        labels[place] = devkit_label
+    return dataclasses.replace(images, classes=devkit.classes, labels=labels)
+
+
+def _folder_images(path: str) -> Images:
+    """As `sources.Folder` has them."""
+    root = pathlib.Path(path)
+    names = sorted(name for name in _progress(_files_below(root)) if _is_image(name))
+    sizes = np.array([(root / name).stat().st_size for name in names], np.int64)
+
+    def read(index: int) -> bytes:
+        with _reading(f"{path}/{printable(names[index])}"):
+            return (root / names[index]).read_bytes()
+
+    folders = [name.split("/")[0] if "/" in name else None for name in names]
+    return Images(path, names, sizes, *_to_labels(folders), read)
+
+
+def _files_below(root: pathlib.Path) -> Iterator[str]:
+    for folder, _, files in os.walk(root, onerror=_raise, followlinks=True):
+        relative = pathlib.Path(folder).relative_to(root)
+        yield from ((relative / file).as_posix() for file in files)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _tar_images(path: str) -> Images:
+    with open(path, "rb") as file:
+        is_gzip = file.read(len(_GZIP)) == _GZIP
+    # Left open for `read`. Reading on from an earlier place, a .gz is unpacked up to there.
+    file = gzip.open(path) if is_gzip else open(path, "rb")  # noqa: SIM115
+    if not _begins_as_tar(file):
+        raise DataError(f"{path}: neither a folder nor a tar; name one, or download it again")
+    # What a tar holds twice counts as it is extracted: the last.
+    places = {place.name: place for place in _progress(_tar_places(file, path))}
+    names = list(places)
+    offsets = np.array([place.offset for place in places.values()], np.int64)
+    sizes = np.array([place.size for place in places.values()], np.int64)
+
+    def read(index: int) -> bytes:
+        with _reading(f"{path}: {printable(names[index])}"):
+            file.seek(int(offsets[index]))
+            return file.read(int(sizes[index]))
+
+    around = len(_folder_around(names))
+    folders = [
+        name[around:].split("/")[0].removesuffix(".tar") if "/" in name[around:] else None
+        for name in names
+    ]
+    return Images(path, names, sizes, *_to_labels(folders), read)
+
+
+def _tar_places(file: BinaryIO, path: str) -> Iterator[Place]:
+    """Images of a tar and of the tars in it, in their order."""
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # else tarfile keeps them all
+                name = member.name.removeprefix("./")
+                if not member.isreg() or _is_hidden(name):
+                    continue
+                if name.endswith(".tar"):
+                    for inner in _tar_places(archive.extractfile(member), f"{path}: {name}"):
+                        offset = member.offset_data + inner.offset
+                        yield Place(f"{name}/{inner.name}", offset, inner.size)
+                elif _is_image(name):
+                    yield Place(name, member.offset_data, member.size)
+            # tarfile takes any end for the end; a whole tar's is a block of zeros.
+            file.seek(archive.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("unexpected end of data")
+    except _BROKEN_TAR_ERRORS as error:
+        raise DataError(f"{path}: damaged or cut off ({error}); download it again") from error
+
+
+def _begins_as_tar(file: BinaryIO) -> bool:
+    try:
+        tarfile.open(fileobj=file, mode="r:").close()
+        return True
+    except tarfile.TarError:
+        return False
+    finally:
+        file.seek(0)
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not _is_hidden(name)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _folder_around(names: list[str]) -> str:
+    """The longest 'a/b/' that all names begin with and that leaves each of them a folder."""
+    around = ""
+    while names:
+        rests = (name[len(around) :] for name in names)
+        heads = {rest.split("/")[0] if rest.count("/") > 1 else None for rest in rests}
+        if len(heads) > 1 or None in heads:
+            break
+        around += f"{heads.pop()}/"
+    return around
+
+
+def _to_labels(folders: list[str | None]) -> tuple[tuple[str, ...], list[int | None]]:
+    """Sorted classes, and each image's index among them."""
+    classes = tuple(sorted({folder for folder in folders if folder is not None}))
+    index = {folder: label for label, folder in enumerate(classes)}
+    return classes, [index.get(folder) for folder in folders]
+
+
+def _progress(found: Iterator) -> Iterator:
+    hidden = not sys.stderr.isatty()
+    return tqdm(found, desc="Looking for images", unit=" files", disable=hidden, leave=False)
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """Errors of the system inside say what was read."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
+        where = getattr(error, "filename", None) or path
+        if isinstance(error, FileNotFoundError):
+            raise DataError(f"{where}: no such file or folder") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{where}: cannot be read ({reason})") from error

@@ -10,12 +10,14 @@ import io
 import json
 import pathlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import fsspec
 import grain
 import msgpack
 import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
 from epsilon_vae.data.decode import SUFFIXES, DataError
@@ -45,6 +47,8 @@ PHOTOS = {
 }
 # Data sets that have no 'val' call it so.
 OTHER_NAMES = {"val": "validation"}
+# Shards that are opened at the same time, since those of a bucket answer slowly.
+_OPENING_THREADS = 64
 # First bytes of what `pack` writes, and of a tf.train.Example; no image begins with either.
 PACKED, TF_EXAMPLE = b"\x83", b"\x0a"
 
@@ -196,12 +200,18 @@ class ArrayRecords(Sequence[Record]):
         else:
             shards = [f"{root}/{name}" for name in listed["shards"]]
             self.classes = tuple(listed["classes"])
-        self._records = _open_shards([_url(files, shard) for shard in shards])
-        if listed and len(self._records) != sum(listed["shards"].values()):
-            raise DataError(
-                f"{path}: {len(self._records)} records where {split}.json lists "
-                f"{sum(listed['shards'].values())}; run epsilon_vae.data.prepare again"
-            )
+        urls = [_url(files, shard) for shard in shards]
+        with ThreadPoolExecutor(_OPENING_THREADS) as pool:
+            counts = list(pool.map(_count_records, urls))
+        for url, count, shard in zip(urls, counts, shards, strict=True):
+            wanted = listed["shards"][shard.rsplit("/", 1)[-1]] if listed else count
+            if count == 0 or count != wanted:
+                raise DataError(
+                    f"{url}: {count or 'no'} records can be read"
+                    + (f", {split}.json lists {wanted}" if listed else "")
+                    + "; run epsilon_vae.data.prepare again, or copy it again"
+                )
+        self._records = grain.sources.ArrayRecordDataSource(urls)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -226,14 +236,10 @@ def _read_manifest(files: fsspec.AbstractFileSystem, path: str) -> dict | None:
         raise DataError(f"{path}: cannot be read ({error})") from error
 
 
-def _open_shards(shards: list[str]) -> grain.sources.ArrayRecordDataSource:
-    try:
-        return grain.sources.ArrayRecordDataSource(shards)
-    except Exception as error:  # the C++ reader's; it says which shard
-        raise DataError(
-            f"{shards[0]} and its like: cannot be read ({_first_line(error)}); "
-            "run epsilon_vae.data.prepare again"
-        ) from error
+def _count_records(path: str) -> int:
+    """0 of a shard that is missing or damaged: the reader does not raise."""
+    reader = ArrayRecordReader(path)
+    return reader.num_records() if reader.ok() else 0
 
 
 class TFDS(Sequence[Record]):

@@ -91,6 +91,7 @@ def bucket(tmp_path_factory):
         "folder/train/dogs/deep/2.JPEG": b"two",
         "shards/train-00000.array_record": shard.read_bytes(),
         "shards/train.json": listed.encode(),
+        "shards/val.json": b'{"shards": {"val-00000.array_record": 3}, "classes": []}',
     }
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Bucket)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -133,3 +134,9 @@ def test_missing_split_in_a_bucket_is_named(bucket):
     process = read(bucket, "folder", "gs://bucket/folder", "val")
     assert process.returncode == 1
     assert "DataError: gs://bucket/folder/val: no such folder" in process.stderr
+
+
+def test_missing_shard_in_a_bucket_is_named(bucket):
+    process = read(bucket, "array_record", "gs://bucket/shards", "val")
+    assert process.returncode == 1
+    assert "DataError: gs://bucket/shards/val-00000.array_record: no records" in process.stderr

@@ -10,7 +10,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_steps = 1_000_000  # paper
     config.batch_size = 256  # paper
     config.dtype = "bfloat16"  # compute; parameters, norms, losses and optimizer are float32
-    config.init_from = ""  # workdir of an earlier stage, whose EMA weights to start from
+    config.init_from = ""  # workdir of an earlier stage, whose weights to start from
+    config.init = ml_collections.ConfigDict()
+    config.init.encoder = "ema"  # or "raw", or "none": from the seed
+    config.init.decoder = "ema"  # likewise
+    config.init.discriminator = "raw"  # or "none"; it has no EMA
 
     config.data = ml_collections.ConfigDict()
     config.data.source = "photos"  # or folder, array_record, tfds

@@ -11,8 +11,11 @@ import ml_collections
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from flax import traverse_util
 
 from epsilon_vae.config import from_dict
+
+OTHER_RUN = "another --workdir"
 
 
 class CheckpointError(ValueError):
@@ -111,7 +114,7 @@ class Checkpointer:
 
 
 def _restore(step_directory: epath.Path, target: Any) -> Restored:
-    _check_fits(step_directory, target)
+    _check_fits(step_directory, target, ("",), OTHER_RUN)
     restored = _read(
         step_directory,
         state=ocp.args.StandardRestore(target),
@@ -150,32 +153,38 @@ def load_config(step_directory: epath.Path) -> ml_collections.ConfigDict:
     return from_dict(_read(step_directory, config=ocp.args.JsonRestore())["config"])
 
 
-def load_parts(step_directory: epath.Path, target: dict) -> dict:
-    """Some fields of a saved train state, such as `{'ema': …}`, onto this machine's devices.
+def load_parts(step_directory: epath.Path, target: dict, way_out: str = OTHER_RUN) -> dict:
+    """Some parts of a saved train state, such as `{'ema': {'encoder': …}}`, and no other bytes.
 
     Args:
       step_directory: of `find_step`.
-      target: field → tree of `jax.ShapeDtypeStruct` with shardings.
+      target: path, as 'ema' or 'ema/encoder' → tree of `jax.ShapeDtypeStruct` with shardings.
+      way_out: what to do where a part does not fit, for the message.
 
     Raises:
       CheckpointError: a shape or a name differs.
     """
-    _check_fits(step_directory, target)
+    _check_fits(step_directory, target, tuple(f"{path}/" for path in target), way_out)
+    tree = traverse_util.unflatten_dict(target, sep="/")
     args = ocp.args.PyTreeRestore(
-        item=target,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+        item=tree,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(tree),
         partial_restore=True,
     )
     return _read(step_directory, state=args)["state"]
 
 
-def _check_fits(step_directory: epath.Path, target: Any) -> None:
-    """Raises `CheckpointError` that names each leaf of `target` whose name or shape differs."""
+def _check_fits(
+    step_directory: epath.Path, target: Any, within: tuple[str, ...], way_out: str
+) -> None:
+    """Raises `CheckpointError` that names each leaf whose name or shape differs.
+
+    Leaves that only the checkpoint has count where their path starts with one of `within`.
+    """
     saved = _shapes(ocp.PyTreeCheckpointHandler().metadata(step_directory / "state").tree)
     wanted = _shapes(target)
-    fields = {path.split("/")[0] for path in wanted}
     problems = []
-    for path in sorted(wanted.keys() | {p for p in saved if p.split("/")[0] in fields}):
+    for path in sorted(wanted.keys() | {path for path in saved if path.startswith(within)}):
         if path not in saved:
             problems.append(f"{path} {wanted[path]} is not in the checkpoint")
         elif path not in wanted:
@@ -186,7 +195,7 @@ def _check_fits(step_directory: epath.Path, target: Any) -> None:
         lines = "\n  ".join(problems)
         raise CheckpointError(
             f"checkpoint {step_directory} does not fit the config, in "
-            f"{len(problems)} parameters (take its own config, or another --workdir):\n  {lines}"
+            f"{len(problems)} parameters (take its own config, or {way_out}):\n  {lines}"
         )
 
 

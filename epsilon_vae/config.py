@@ -53,6 +53,9 @@ KEYS: dict[str, Key] = {
     "batch_size": _integer(1),
     "dtype": _one_of("float32", "bfloat16"),
     "init_from": _TEXT,
+    "init.encoder": _one_of("ema", "raw", "none"),
+    "init.decoder": _one_of("ema", "raw", "none"),
+    "init.discriminator": _one_of("raw", "none"),
     "data.source": _one_of("photos", "folder", "array_record", "tfds"),
     "data.path": _TEXT,
     "data.tfds_name": _TEXT,
@@ -159,6 +162,7 @@ def check(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
         if type(value) is not expected.type or not expected.allows(value):
             raise ConfigError(f"config.{key} = {value!r}: expected {expected.expected}")
     _check_source(flat)
+    _check_init(flat)
     _check_batch(flat, num_devices)
 
 
@@ -170,6 +174,16 @@ def _check_source(flat: dict) -> None:
         )
     if source == "tfds" and not flat["data.tfds_name"]:
         raise ConfigError("config.data.tfds_name = '': source 'tfds' needs one, as imagenet2012")
+
+
+def _check_init(flat: dict) -> None:
+    takes_discriminator = flat["init.discriminator"] != "none" and flat["loss.adv_weight"] > 0
+    takes = flat["init.encoder"] != "none" or flat["init.decoder"] != "none" or takes_discriminator
+    if flat["init_from"] and not takes:
+        raise ConfigError(
+            f"config.init_from = {flat['init_from']!r}: nothing would be taken from it; set "
+            "config.init.encoder or config.init.decoder to ema or raw, or leave init_from empty"
+        )
 
 
 def _check_batch(flat: dict, num_devices: int) -> None:

@@ -75,6 +75,23 @@ def make_training(config) -> Training:
     return Training(config, jax.jit(step), state, builders.frozen_weights(config), images)
 
 
+def state_shapes(config) -> TrainState:
+    """Shapes of a config's state, as a checkpoint is asked for them."""
+    step = builders.train_step(config)
+    shapes = jax.eval_shape(
+        lambda key: init_state(
+            key,
+            step.objective,
+            step.optimizer,
+            step.discriminator_optimizer,
+            config.data.resolution,
+        ),
+        jax.random.key(0),
+    )
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
+
+
 @pytest.fixture(scope="session")
 def training() -> Training:
     """The small config's step; not donating, so that tests may share its state."""

@@ -97,6 +97,25 @@ def test_misfit_names_each_leaf(tmp_path):
     assert "step" not in message.split("\n", 1)[1]
 
 
+def test_part_of_a_field_is_checked_and_loaded_alone(tmp_path):
+    """What lies beside it, and in paths that begin alike, may be of any other shape."""
+    tree = {"ema": {"a": {"w": jnp.ones(3)}, "ab": {"w": jnp.ones(4)}}}
+    checkpointer = Checkpointer(str(tmp_path))
+    checkpointer.save(1, tree, {}, CONFIG)
+    checkpointer.close()
+    loaded = load_parts(find_step(str(tmp_path)), {"ema/a": target({"w": jnp.zeros(3)})})
+    assert loaded.keys() == {"ema"} and loaded["ema"].keys() == {"a"}
+    np.testing.assert_array_equal(loaded["ema"]["a"]["w"], np.ones(3))
+    with pytest.raises(CheckpointError) as error:
+        load_parts(find_step(str(tmp_path)), {"ema/a": target({"b": jnp.zeros(3)})}, "what else")
+    first, *others = str(error.value).splitlines()
+    assert first.endswith("in 2 parameters (take its own config, or what else):")
+    assert others == [
+        "  ema/a/b (3,) is not in the checkpoint",
+        "  ema/a/w (3,) is only in the checkpoint",
+    ]
+
+
 def test_config_and_its_step(tmp_path):
     save(tmp_path, [1, 2], keep=2)
     newest = find_step(str(tmp_path))

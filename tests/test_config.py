@@ -11,6 +11,8 @@ WRONG = [
     ("dtype", "float16", "bfloat16"),
     ("data.source", "imagenet", "photos, folder"),
     ("model.encoder.name", "vq", "sd, lite"),
+    ("init.encoder", "EMA", "ema, raw, none"),
+    ("init.discriminator", "ema", "raw, none"),
     ("model.decoder.size", "xxl", "xl, h"),
     ("flow.gamma", -0.6, "positive"),
     ("flow.time_sampling", "normal", "logit_normal"),
@@ -110,6 +112,22 @@ def test_space_is_refused_also_where_it_is_what_is_left():
     check(config, num_devices=1)
     with pytest.raises(ConfigError, match="config.mesh.space = -1: only 1"):
         check(config, num_devices=4)
+
+
+def test_init_from_takes_something():
+    config = common.get_config()
+    config.init_from = "runs/first"
+    config.init.update({"encoder": "none", "decoder": "none"})
+    check(config)
+    config.loss.adv_weight = 0.0  # no discriminator here
+    with pytest.raises(
+        ConfigError, match="config.init_from = 'runs/first': nothing would be taken"
+    ):
+        check(config)
+    config.loss.adv_weight = 0.5
+    config.init.discriminator = "none"
+    with pytest.raises(ConfigError, match="set config.init.encoder or .* or leave init_from empty"):
+        check(config)
 
 
 def test_differences_name_key_and_both_values():

@@ -136,21 +136,40 @@ def restore_or_init(
     restored = checkpointer.restore_newest(target)
     if restored is not None:
         return restored.state, restored
-    weights = load_init_weights(target, config.init_from) if config.init_from else {}
-    return jax.jit(make_state, out_shardings=shardings)(key).replace(**weights), None
+    loaded = load_init_weights(target, config.init_from, **config.init) if config.init_from else {}
+    state = jax.jit(make_state, out_shardings=shardings)(key)
+    weights = {field: getattr(state, field) | networks for field, networks in loaded.items()}
+    return state.replace(**weights), None
 
 
-def load_init_weights(target: TrainState, workdir: str) -> dict:
-    """Another run's EMA weights, as `params` and `ema`, and its discriminator.
+def load_init_weights(
+    target: TrainState, workdir: str, encoder: str, decoder: str, discriminator: str
+) -> dict[str, dict]:
+    """Networks of another run, by field of the state: `{'params': {'encoder': …}, 'ema': …}`.
+
+    Args:
+      target: shapes with shardings.
+      workdir: of the other run.
+      encoder, decoder: 'ema' or 'raw' weights, for `params` and `ema` both; 'none' leaves it out.
+      discriminator: 'raw' or 'none'; left out also where `target` has none.
 
     Raises:
-      CheckpointError: no checkpoint there, or of another model.
+      CheckpointError: no checkpoint there, or a network that is asked for does not fit.
     """
-    wanted = {"ema": target.ema}
-    if target.discriminator:
-        wanted["discriminator"] = target.discriminator
-    loaded = load_parts(find_step(workdir), wanted)
-    return {"params": jax.tree.map(jax.numpy.copy, loaded["ema"])} | loaded
+    step_directory = find_step(workdir)
+
+    def load(name: str, path: str, network: dict) -> dict:
+        return load_parts(step_directory, {path: network}, f"config.init.{name} = none")
+
+    params = {}
+    for name, weights in (("encoder", encoder), ("decoder", decoder)):
+        if weights != "none":
+            field = {"ema": "ema", "raw": "params"}[weights]
+            params |= load(name, f"{field}/{name}", target.params[name])[field]
+    fields = {"params": params, "ema": jax.tree.map(jax.numpy.copy, params)}
+    if discriminator != "none" and target.discriminator:
+        fields |= load("discriminator", "discriminator", target.discriminator)
+    return fields
 
 
 def _use_compilation_cache(workdir: str) -> None:

@@ -33,6 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.encoder.name = "sd"
     config.model.encoder.f = 8  # paper
     config.model.encoder.n_z = 4  # paper
+    config.model.encoder.frozen = False  # True trains the decoder alone, with init_from
     config.model.decoder = ml_collections.ConfigDict()
     config.model.decoder.name = "adm"  # paper
     config.model.decoder.size = "m"

@@ -123,6 +123,7 @@ def objective(config: ml_collections.ConfigDict) -> Objective:
         TIME_SAMPLINGS[config.flow.time_sampling],
         perceptual,
         adversary,
+        config.model.encoder.frozen,
     )
 
 

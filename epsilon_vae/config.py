@@ -69,6 +69,7 @@ KEYS: dict[str, Key] = {
     "model.encoder.name": _one_of("sd", "lite", "tiny"),
     "model.encoder.f": _integer(4),
     "model.encoder.n_z": _integer(1),
+    "model.encoder.frozen": _FLAG,
     "model.decoder.name": _one_of("adm", "ddpm"),
     "model.decoder.size": _one_of("tiny", "b", "m", "l", "xl", "h"),
     "model.decoder.conditioning": _one_of("concat", "adagn"),
@@ -183,6 +184,11 @@ def _check_init(flat: dict) -> None:
         raise ConfigError(
             f"config.init_from = {flat['init_from']!r}: nothing would be taken from it; set "
             "config.init.encoder or config.init.decoder to ema or raw, or leave init_from empty"
+        )
+    if flat["model.encoder.frozen"] and (not flat["init_from"] or flat["init.encoder"] == "none"):
+        raise ConfigError(
+            "config.model.encoder.frozen = True: random weights would stay as they are; name the "
+            "run that has trained ones in config.init_from, with config.init.encoder = ema or raw"
         )
 
 

@@ -130,6 +130,19 @@ def test_init_from_takes_something():
         check(config)
 
 
+def test_frozen_encoder_comes_from_another_run():
+    config = common.get_config()
+    config.model.encoder.frozen = True
+    words = "config.model.encoder.frozen = True: .* config.init_from, with config.init.encoder"
+    with pytest.raises(ConfigError, match=words):
+        check(config)
+    config.init_from = "runs/first"
+    check(config)
+    config.init.encoder = "none"
+    with pytest.raises(ConfigError, match=words):
+        check(config)
+
+
 def test_differences_name_key_and_both_values():
     old, new = common.get_config(), common.get_config()
     new.optim.lr = 3e-4

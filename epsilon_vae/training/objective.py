@@ -34,6 +34,7 @@ class Objective:
       sample_time: key → one training time t.
       perceptual: terms on x0_hat, none or one.
       adversary: the trajectory GAN, or `NoGAN`.
+      encoder_frozen: the decoder alone is trained.
     """
 
     networks: Networks
@@ -41,6 +42,11 @@ class Objective:
     sample_time: Callable[[jax.Array], jax.Array]
     perceptual: tuple[PerceptualTerm, ...]
     adversary: TrajectoryGAN | NoGAN
+    encoder_frozen: bool = False
+
+    def trained(self, params: dict) -> dict:
+        """The networks of `params` that have gradients, moments and a moving average."""
+        return {"decoder": params["decoder"]} if self.encoder_frozen else params
 
     def draw(self, key: jax.Array, shape: tuple[int, ...]) -> dict[str, jax.Array]:
         """All randomness of one step: `t` `[B]`, `noise` `[B, H, W, 3]`, `step_fraction` `[B]`.

@@ -16,7 +16,7 @@ class TrainState:
       step: updates done so far, int32.
       params: `{'encoder', 'decoder'}`.
       ema: exponential moving average of `params`.
-      opt_state: of `params`.
+      opt_state: of those `params` that are trained.
       discriminator: parameters; empty without a GAN.
       discriminator_opt_state: of the discriminator.
     """
@@ -45,7 +45,7 @@ def init_state(
         params=params,
         # A copy: buffers that two leaves share cannot be donated.
         ema=jax.tree.map(jnp.copy, params),
-        opt_state=optimizer.init(params),
+        opt_state=optimizer.init(objective.trained(params)),
         discriminator=discriminator,
         discriminator_opt_state=discriminator_optimizer.init(discriminator),
     )

@@ -20,7 +20,8 @@ class TrainStep:
 
     Attributes:
       objective: the losses.
-      optimizer, discriminator_optimizer: of `state.params` and `state.discriminator`.
+      optimizer, discriminator_optimizer: of what is trained of `state.params`, and of
+        `state.discriminator`.
       seed: of all noise and times.
       ema_decay: of `state.ema`, 0.999 in the paper.
       accumulate: the batch is worked through in so many parts, whose gradients are averaged.
@@ -46,17 +47,20 @@ class TrainStep:
         metrics["grad_norm/autoencoder"] = optax.global_norm(grads)
         metrics["grad_norm/discriminator"] = optax.global_norm(discriminator_grads)
 
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        trained = self.objective.trained(state.params)
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, trained)
+        trained = optax.apply_updates(trained, updates)
         updates, discriminator_opt_state = self.discriminator_optimizer.update(
             discriminator_grads, state.discriminator_opt_state, state.discriminator
         )
         discriminator = optax.apply_updates(state.discriminator, updates)
-        ema = optax.incremental_update(params, state.ema, 1 - self.ema_decay)
+        # A frozen encoder is in neither tree: averaged with itself, it would drift by rounding.
+        ema = self.objective.trained(state.ema)
+        ema = optax.incremental_update(trained, ema, 1 - self.ema_decay)
         state = TrainState(
             step=state.step + 1,
-            params=params,
-            ema=ema,
+            params=state.params | trained,
+            ema=state.ema | ema,
             opt_state=opt_state,
             discriminator=discriminator,
             discriminator_opt_state=discriminator_opt_state,
@@ -67,10 +71,14 @@ class TrainStep:
         self, state: TrainState, frozen: dict, images: jax.Array, draw: dict
     ) -> tuple[dict, dict, dict[str, jax.Array]]:
         """Gradients of the autoencoder and of the discriminator, and metrics, of one batch."""
-        autoencoder_loss = jax.value_and_grad(self.objective.autoencoder_loss, has_aux=True)
-        (_, (denoising, metrics)), grads = autoencoder_loss(
-            state.params, state.discriminator, frozen, images, draw, state.step
-        )
+
+        def loss_of(trained: dict):
+            return self.objective.autoencoder_loss(
+                state.params | trained, state.discriminator, frozen, images, draw, state.step
+            )
+
+        autoencoder_loss = jax.value_and_grad(loss_of, has_aux=True)
+        (_, (denoising, metrics)), grads = autoencoder_loss(self.objective.trained(state.params))
         discriminator_loss = jax.value_and_grad(self.objective.discriminator_loss, has_aux=True)
         (_, discriminator_metrics), discriminator_grads = discriminator_loss(
             state.discriminator, denoising, state.step

@@ -177,6 +177,28 @@ def test_second_stage_starts_from_the_first(finished_run, run_module, tmp_path):
             assert leaves_differ(second[field][network], first["ema"][network]) < 1e-6
 
 
+def test_decoder_learns_on_a_frozen_encoder(finished_run, run_module, tmp_path):
+    """From raw weights, with a discriminator of its own; stopped after two steps and resumed."""
+    more = (
+        f"--config.init_from={finished_run[0]}",
+        "--config.init.encoder=raw",
+        "--config.init.discriminator=none",
+        "--config.model.encoder.frozen=true",
+        "--config.seed=1",
+    )
+    finish(run_module("epsilon_vae.main", *flags(tmp_path, *more, "--config.num_steps=2")))
+    out, _ = finish(run_module("epsilon_vae.main", *flags(tmp_path, *more, "--config.num_steps=3")))
+    assert "Resuming from step 2" in out
+    first, second = load_state(finished_run[0], STEPS), load_state(tmp_path, 3)
+    for field in ("params", "ema"):
+        assert leaves_differ(second[field]["encoder"], first["params"]["encoder"]) == 0
+        assert leaves_differ(second[field]["decoder"], first["ema"]["decoder"]) > 1e-4
+    assert leaves_differ(second["discriminator"], first["discriminator"]) > 0.1
+    rows = read_metrics(tmp_path)
+    norms = [float(row["grad_norm/autoencoder"]) for row in rows if row["grad_norm/autoencoder"]]
+    assert len(norms) == 3 and np.isfinite(norms).all() and min(norms) > 0
+
+
 def init_weights(config, workdir, **parts) -> dict:
     """`load_init_weights` onto a config's shapes, with `config.init` but for `parts`."""
     return load_init_weights(state_shapes(config), str(workdir), **{**config.init, **parts})

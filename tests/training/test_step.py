@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from epsilon_vae.losses.adversarial import NoGAN
+from epsilon_vae.training.flops import step_flops
 from epsilon_vae.training.objective import PerceptualTerm
 
 
@@ -152,6 +153,26 @@ def test_r1_comes_every_sixteen_steps(training):
 def test_parameters_and_statistics_stay_float32(trained):
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(trained[0])}
     assert dtypes == {jnp.dtype("float32"), jnp.dtype("int32")}
+
+
+def test_frozen_encoder_costs_neither_backward_pass_nor_moments(training):
+    step = training.step.__wrapped__
+    objective = dataclasses.replace(step.objective, encoder_frozen=True)
+    frozen = dataclasses.replace(step, objective=objective)
+    size, batch = training.config.data.resolution, len(training.images)
+    whole, less = (step_flops(s, training.frozen, batch, size) for s in (step, frozen))
+
+    def encode(params):
+        return jnp.sum(objective.networks.encode(params, training.images))
+
+    forward, both = (
+        jax.jit(f).lower(training.state.params).cost_analysis()["flops"]
+        for f in (encode, jax.grad(encode))
+    )
+    assert whole - less >= both - forward > 0.1 * whole
+
+    moments = step.optimizer.init(objective.trained(training.state.params))[0].nu
+    assert moments.keys() == {"decoder"}
 
 
 def test_terms_of_weight_zero_leave_no_trace(small_config):

@@ -34,6 +34,7 @@ setup(
         "scikit-image>=0.25,<0.27",
         "scikit-learn>=1.6,<2",
         "scipy>=1.15,<2",
+        "simplejpeg>=1.8,<2",
         "tensorboard>=2.20",
         "tensorflow-cpu>=2.20; platform_machine == 'x86_64'",
         "tensorflow>=2.20; platform_machine != 'x86_64'",
@@ -45,7 +46,7 @@ setup(
         "cuda": ["jax[cuda13]"],
         "gcs": ["gcsfs>=2025.3"],
         "plot": ["matplotlib>=3.9"],
-        "test": ["import-linter>=2.5", "pytest>=8", "ruff>=0.14"],
+        "test": ["gcsfs>=2025.3", "import-linter>=2.5", "pytest>=8", "ruff>=0.14"],
         "parity": ["diffusers>=0.42", "lpips==0.1.4", "torch>=2.14", "torchvision>=0.29"],
     },
 )

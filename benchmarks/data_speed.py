@@ -6,8 +6,10 @@ with two workers: short side to 128, random crop, flip, float32 in [-1, 1], batc
 are medians over the rounds, and what the decoder alone reaches.
 """
 
+import contextlib
 import functools
 import glob
+import itertools
 import os
 import pathlib
 import statistics
@@ -26,8 +28,8 @@ from epsilon_vae.data.pipeline import BadRecords, TrainingBatches
 from epsilon_vae.data.sources import Folder, Photos
 
 RESOLUTION, BATCH_SIZE, WORKERS = 128, 64, 2
-ROUNDS, WARMUP_BATCHES, BATCHES = 5, 4, 24
-NUM_IMAGES = (WARMUP_BATCHES + BATCHES) * BATCH_SIZE
+ROUNDS, WARMUP_BATCHES, BATCHES = 5, 20, 60
+NUM_IMAGES = (WARMUP_BATCHES + BATCHES + 1) * BATCH_SIZE
 
 
 def write_jpegs(photos: list[str], folder: str) -> None:
@@ -50,8 +52,9 @@ def ours(folder: str, workers: int) -> Iterator[np.ndarray]:
     batches = TrainingBatches(
         source, BATCH_SIZE, RESOLUTION, 0, "random", True, True, share, workers
     )
-    yield from (next(batches)["image"] for _ in range(WARMUP_BATCHES + BATCHES))
-    batches.close()
+    with contextlib.closing(batches):
+        while True:
+            yield next(batches)["image"]
 
 
 def pil_transforms(path: str) -> np.ndarray:
@@ -108,34 +111,34 @@ def tf_data(folder: str) -> Iterator[np.ndarray]:
     paths = sorted(glob.glob(f"{folder}/*.jpg"))
     dataset = tf.data.Dataset.from_tensor_slices(paths).repeat().shuffle(len(paths))
     dataset = dataset.map(load, num_parallel_calls=WORKERS).batch(BATCH_SIZE).prefetch(4)
-    yield from dataset.take(WARMUP_BATCHES + BATCHES).as_numpy_iterator()
+    yield from dataset.as_numpy_iterator()
 
 
 def decoder(folder: str, reduced: bool) -> Iterator[None]:
-    """PIL's decoder and nothing else, two threads; at the scale that the crop needs, or in full."""
+    """The decoder and nothing else, two threads; at the scale that the crop needs, or in full."""
 
     def load(data: bytes) -> None:
-        image = decode.open_image(data)
-        if reduced:
-            side = RESOLUTION / min(image.size)
-            decode.reduce(image, image.width * side, image.height * side)
-        image.load()
+        image = decode.EncodedImage(data)
+        image.rgb_reduced(RESOLUTION / min(image.size) if reduced else 1.0)
 
     files = [pathlib.Path(path).read_bytes() for path in sorted(glob.glob(f"{folder}/*.jpg"))]
     with ThreadPoolExecutor(WORKERS) as pool:
-        for batch in range(WARMUP_BATCHES + BATCHES):
+        for batch in itertools.count():
             start = batch * BATCH_SIZE
             list(pool.map(load, (files[i % len(files)] for i in range(start, start + BATCH_SIZE))))
             yield
 
 
 def images_per_second(batches: Iterator) -> float:
-    """Of a new pipeline, without its start."""
+    """Of a new pipeline, without its start and its end."""
     for _ in range(WARMUP_BATCHES):
         next(batches)
     start = time.monotonic()
-    count = sum(1 for _ in batches)
-    return count * BATCH_SIZE / (time.monotonic() - start)
+    for _ in range(BATCHES):
+        next(batches)
+    seconds = time.monotonic() - start
+    batches.close()
+    return BATCHES * BATCH_SIZE / seconds
 
 
 def difference_db(folder: str) -> tuple[float, float]:
@@ -145,9 +148,10 @@ def difference_db(folder: str) -> tuple[float, float]:
         data = pathlib.Path(path).read_bytes()
         crops = []
         for reduced in (False, True):
-            image = decode.open_image(data)
+            image = decode.EncodedImage(data)
             box = transforms.random_crop(*image.size, np.random.default_rng(0))
-            crops.append(transforms.render(image, box, RESOLUTION, reduced).astype(float))
+            crop = transforms.render(image, box, RESOLUTION, reduced_jpeg=reduced)
+            crops.append(crop.astype(float))
         psnr.append(10 * np.log10(255**2 / max(np.mean((crops[0] - crops[1]) ** 2), 1e-9)))
     return statistics.median(psnr), min(psnr)
 

@@ -17,7 +17,7 @@ from absl import logging
 from grain.experimental import index_shuffle
 
 from epsilon_vae.data import transforms
-from epsilon_vae.data.decode import DataError, DecodeError, open_image
+from epsilon_vae.data.decode import DataError, DecodeError, EncodedImage
 from epsilon_vae.data.sources import Record
 
 # Batches ready ahead of the step, and threads that make them (in each worker process, if there are
@@ -214,11 +214,10 @@ class _TrainingImage(grain.transforms.Map):
         record = self._source[index]
         rng = np.random.default_rng((self._seed, epoch, index))
         with _named(record):
-            encoded = open_image(record.data)
+            encoded = EncodedImage(record.data)
             box = self._crop(*encoded.size, rng)
-            image = transforms.render(encoded, box, self._resolution, self._reduced_jpeg)
-        if self._flip and rng.random() < 0.5:
-            image = image[:, ::-1]
+            flip = self._flip and rng.random() < 0.5
+            image = transforms.render(encoded, box, self._resolution, flip, self._reduced_jpeg)
         return {"image": image, "label": _label(record)}
 
 
@@ -243,7 +242,7 @@ class _EvaluationImage(grain.transforms.Map):
     def _load(self, index: int) -> Batch:
         record = self._source[index]
         with _named(record):
-            image = self._crop(open_image(record.data), self._resolution)
+            image = self._crop(EncodedImage(record.data).rgb(), self._resolution)
         return {"image": image, "label": _label(record)}
 
 
@@ -265,8 +264,11 @@ def _finish(batch: Batch, bad_records: BadRecords) -> Batch:
     for message in batch.pop("bad"):
         if message:
             bad_records.report(str(message))
-    image = transforms.to_float(np.asarray(batch.pop("image")))
-    return {"image": image} | {name: np.array(values) for name, values in batch.items()}
+    images = np.asarray(batch.pop("image"))
+    floats = np.empty(images.shape, np.float32)
+    for index, image in enumerate(images):  # one fits into the processor's cache, a batch does not
+        floats[index] = transforms.to_float(image)
+    return {"image": floats} | {name: np.array(values) for name, values in batch.items()}
 
 
 def _as_array(message: str) -> np.ndarray:

@@ -23,7 +23,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from tqdm import tqdm
 
 from epsilon_vae.data.archives import Images, printable
-from epsilon_vae.data.decode import DataError, DecodeError, open_image, reduce, to_rgb
+from epsilon_vae.data.decode import DataError, DecodeError, EncodedImage
 from epsilon_vae.data.sources import Record, pack
 
 # Each record is read on its own; images are compressed already.
@@ -140,9 +140,7 @@ class ShardWriter:
     def _check(self, encoded: tuple[int, bytes]) -> Checked:
         index, data = encoded
         try:
-            image = open_image(data)
-            reduce(image, 1, 1)
-            to_rgb(image)
+            EncodedImage(data).rgb_reduced(1 / 8)
         except DecodeError as error:
             return Checked(index, b"", str(error))
         name = printable(self._images.names[index])

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from epsilon_vae.data.decode import MAX_PIXELS, DecodeError, reduce, to_rgb
+from epsilon_vae.data.decode import MAX_PIXELS, DecodeError, EncodedImage
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
@@ -49,26 +49,27 @@ def random_resized_crop(width: int, height: int, rng: np.random.Generator) -> Bo
     return left, top, left + side, top + side
 
 
-def render(image: Image.Image, box: Box, size: int, reduced_jpeg: bool = True) -> np.ndarray:
-    """The box, resized to uint8 `[size, size, 3]`.
+def render(
+    image: EncodedImage, box: Box, size: int, flip: bool = False, reduced_jpeg: bool = True
+) -> np.ndarray:
+    """The box, resized to uint8 `[size, size, 3]`, and mirrored if `flip`.
 
     Args:
-      image: of `decode.open_image`.
+      image: upright.
       box: in its pixels.
       size: of the crop.
-      reduced_jpeg: a JPEG may be decoded at 1/2, 1/4 or 1/8 where the box stays at least `size`
-        large; faster, and not quite the same pixels.
+      flip: mirrors it.
+      reduced_jpeg: a JPEG may be decoded at a scale where the box stays at least `size` large;
+        faster, and not quite the same pixels.
 
     Raises:
       DecodeError: broken.
     """
-    scale = 1
-    if reduced_jpeg:
-        box_width, box_height = box[2] - box[0], box[3] - box[1]
-        scale = reduce(image, image.width * size / box_width, image.height * size / box_height)
-    box = tuple(edge / scale for edge in box)
-    image = to_rgb(image)
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box, reducing_gap=3.0))
+    min_scale = min(1.0, max(size / (box[2] - box[0]), size / (box[3] - box[1])))
+    pixels, scale = image.rgb_reduced(min_scale if reduced_jpeg else 1.0)
+    box = tuple(edge * scale for edge in box)
+    pixels = pixels.resize((size, size), Image.Resampling.BICUBIC, box, reducing_gap=3.0)
+    return np.asarray(pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else pixels)
 
 
 def center_crop_adm(image: Image.Image, size: int) -> np.ndarray:
@@ -78,9 +79,8 @@ def center_crop_adm(image: Image.Image, size: int) -> np.ndarray:
     to the size, then the centre.
 
     Raises:
-      DecodeError: broken.
+      DecodeError: too long and narrow.
     """
-    image = to_rgb(image)
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
@@ -95,9 +95,8 @@ def center_crop_bicubic(image: Image.Image, size: int) -> np.ndarray:
     Antialiased bicubic to the size in one go, the long side cut to a whole number, then the centre.
 
     Raises:
-      DecodeError: broken.
+      DecodeError: too long and narrow.
     """
-    image = to_rgb(image)
     short, long = min(image.size), max(image.size)
     long = int(size * long / short)
     wide = image.width > image.height

@@ -2,14 +2,16 @@
 
 import contextlib
 import io
+import math
 import struct
 import zlib
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
-from epsilon_vae.data.decode import DataError, DecodeError, open_image, read_image, reduce, to_rgb
+from epsilon_vae.data.decode import DataError, DecodeError, EncodedImage, read_image
 from epsilon_vae.data.sources import Photos
 
 GRADIENT = np.stack(np.meshgrid(np.arange(0, 240, 4), np.arange(0, 200, 5), [90]), -1)[:, :, 0]
@@ -23,7 +25,13 @@ def encode(image: Image.Image, file_format: str, **options) -> bytes:
 
 
 def decode(data: bytes) -> np.ndarray:
-    return np.asarray(to_rgb(open_image(data)))
+    """By both ways, which must agree."""
+    encoded = EncodedImage(data)
+    pixels, scale = encoded.rgb_reduced(1.0)
+    image = np.asarray(encoded.rgb())
+    np.testing.assert_array_equal(pixels, image)
+    assert scale == 1 and encoded.size == image.shape[1::-1]
+    return image
 
 
 def make_png(width: int, height: int, bits: int, color: int, rows: bytes) -> bytes:
@@ -51,6 +59,7 @@ def assert_close(data: bytes, expected, tolerance: float) -> None:
         ("WEBP", {"lossless": True}, 0),
         ("JPEG", {"quality": 100, "subsampling": 0}, 3),
         ("JPEG", {"quality": 100, "subsampling": 0, "progressive": True}, 3),
+        ("JPEG", {"quality": 100, "keep_rgb": True}, 2),
     ],
 )
 def test_rgb(file_format, options, tolerance):
@@ -128,26 +137,47 @@ def test_exif_orientation(file_format, orientation):
     exif[0x0112] = orientation
     data = encode(RGB, file_format, exif=exif, lossless=True, quality=100, subsampling=0)
     expected = undo[orientation](np.asarray(RGB))
-    assert open_image(data).size == expected.shape[1::-1]
+    assert EncodedImage(data).size == expected.shape[1::-1]
     assert_close(data, expected, 3 if file_format == "JPEG" else 0)
 
 
-@pytest.mark.parametrize(("side", "scale"), [(200, 1), (160, 2), (80, 4), (41, 4), (40, 8), (3, 8)])
-def test_reduced_jpeg_is_as_small_as_it_may_be(side, scale):
-    image = open_image(encode(RGB.resize((481, 321)), "JPEG"))
-    assert reduce(image, side, side) == scale
-    small = to_rgb(image)
-    assert small.size == (-(-481 // scale), -(-321 // scale)) and min(small.size) >= side
+@pytest.mark.parametrize(
+    ("min_scale", "scale"),
+    [(1, 1), (0.51, 1), (0.5, 0.5), (0.4, 0.5), (3 / 8, 3 / 8), (0.2, 0.25), (0.01, 0.125)],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_jpeg_is_reduced_to_no_more_than_is_needed(min_scale, scale, mode):
+    image = EncodedImage(encode(RGB.resize((481, 321)).convert(mode), "JPEG"))
+    small, given = image.rgb_reduced(min_scale)
+    assert given == scale and small.mode == "RGB"
+    assert small.size == (math.ceil(481 * scale), math.ceil(321 * scale))
 
 
-def test_other_formats_are_not_reduced():
-    image = open_image(encode(RGB, "PNG"))
-    assert reduce(image, 1, 1) == 1 and image.size == RGB.size
+def test_other_formats_and_turned_jpegs_are_not_reduced():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for data in (encode(RGB, "PNG"), encode(RGB.convert("CMYK"), "JPEG")):
+        image, scale = EncodedImage(data).rgb_reduced(0.1)
+        assert scale == 1 and image.size == RGB.size
+    image, scale = EncodedImage(encode(RGB, "JPEG", exif=exif)).rgb_reduced(0.1)
+    assert scale == 1 and image.size == RGB.size[::-1]
+
+
+def test_jpeg_that_libjpeg_warns_of_is_decoded_in_full():
+    """Stray bytes between markers: PIL takes them, so a run must not stop."""
+    data = encode(RGB, "JPEG")
+    table = data.index(b"\xff\xdb")
+    warned = data[:table] + b"\0" * 7 + data[table:]
+    with pytest.raises(ValueError, match="extraneous bytes"):
+        simplejpeg.decode_jpeg(warned)
+    image, scale = EncodedImage(warned).rgb_reduced(0.1)
+    assert scale == 1
+    np.testing.assert_array_equal(image, decode(data))
 
 
 def test_zero_bytes_and_what_is_no_image():
     with pytest.raises(DecodeError, match="zero bytes"):
-        open_image(b"")
+        EncodedImage(b"")
     for data in (b"\0" * 999, b"<html>404</html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"):
         with pytest.raises(DecodeError, match="^[^<]+$"):
             decode(data)
@@ -178,7 +208,7 @@ def test_flipped_bits_raise_nothing_else(file_format):
 def test_decompression_bomb(side):
     """PIL warns of the first and refuses the second; both are refused before they are unpacked."""
     with pytest.raises(DecodeError, match="pixels"):
-        open_image(make_png(side, side, bits=1, color=0, rows=b""))
+        EncodedImage(make_png(side, side, bits=1, color=0, rows=b""))
 
 
 def test_read_image_names_the_file(tmp_path):

@@ -213,11 +213,11 @@ imagenet.download_and_prepare(download_config=manual)
 
 READ_TFDS = """
 import sys
-from epsilon_vae.data.decode import open_image
+from epsilon_vae.data.decode import EncodedImage
 from epsilon_vae.data.sources import open_source
 for split in ("train", "val"):
     for record in open_source("tfds", sys.argv[1], split, sys.argv[2]):
-        print(split, record.label, open_image(record.data).getpixel((0, 0))[0], record.name)
+        print(split, record.label, EncodedImage(record.data).rgb().getpixel((0, 0))[0], record.name)
 print("tensorflow" in sys.modules)
 """
 

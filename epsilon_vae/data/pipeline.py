@@ -143,6 +143,11 @@ class TrainingBatches(Iterator[Batch]):
         self.close()
         self._position = state["position"]
 
+    @property
+    def num_bad_records(self) -> int:
+        """How many records this process has met that cannot be used."""
+        return len(self._bad_records)
+
     def close(self) -> None:
         """Ends worker processes and threads."""
         if self._batches is not None:

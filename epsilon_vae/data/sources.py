@@ -258,16 +258,17 @@ class TFDS(Sequence[Record]):
 
     def __init__(self, name: str, data_dir: str, split: str):
         import tensorflow_datasets as tfds  # takes seconds, which only its users should wait
+        from tensorflow_datasets.core import read_only_builder
 
         self._name = f"{name}/{split}"
         build = f"tfds build {name} --file_format=array_record"
         build += f" --data_dir={data_dir}" if data_dir else ""
         try:
-            builder = tfds.builder(name, data_dir=data_dir or None)
-        except (tfds.core.DatasetNotFoundError, ValueError) as error:
-            raise DataError(f"{name}: no such data set ({_first_line(error)})") from error
-        if not builder.is_prepared():
-            raise DataError(f"{name}: not prepared in {builder.data_dir}; {build}")
+            # From what is on disk: the code of some sets, as coco, imports TensorFlow.
+            builder = read_only_builder.builder_from_files(name, data_dir=data_dir or None)
+        except tfds.core.DatasetNotFoundError as error:
+            where = data_dir or tfds.core.constants.DATA_DIR
+            raise DataError(f"{name}: not prepared in {where}; {build}") from error
         features, splits = builder.info.features, builder.info.splits
         if "image" not in features:
             raise DataError(f"{name}: has no feature 'image', but {', '.join(features)}")

@@ -87,6 +87,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> bool:
             stopping = stop.requested and not done
             if step % config.log.every_steps == 0 or done or stopping:
                 means = window.means() | clock.read(step - start_step)
+                means["bad_records"] = batches.num_bad_records
                 log.scalars(step, means)
                 log.console.line(_step_line(config, step, means, clock))
             if step % config.eval.every_steps == 0 or done:
@@ -213,7 +214,7 @@ def _columns(config: ml_collections.ConfigDict, step_fn, state: TrainState, froz
     size = config.data.resolution
     images = jax.ShapeDtypeStruct((config.batch_size, size, size, 3), np.float32)
     _, metrics = jax.eval_shape(step_fn, state, frozen, images)
-    return [*metrics, *SPEED_METRICS, *(f"eval/{name}" for name in METRICS)]
+    return [*metrics, *SPEED_METRICS, "bad_records", *(f"eval/{name}" for name in METRICS)]
 
 
 def _opening_line(

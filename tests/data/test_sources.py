@@ -206,23 +206,44 @@ def build(name, feature, file_format):
 build("tiny", "image", "array_record")
 build("no_image", "picture", "array_record")
 build("as_tfrecord", "image", "tfrecord")
+class Downloads(tfds.download.DownloadManager):
+    def download_and_extract(self, urls):
+        return {key: folder + "/coco" for key in urls}
+coco = tfds.builder("coco/2017", data_dir=folder, file_format="array_record")
+coco._make_download_manager = lambda **options: Downloads(download_dir=folder)
+coco.download_and_prepare()
 imagenet = tfds.builder("imagenet2012", data_dir=folder, file_format="array_record")
 manual = tfds.download.DownloadConfig(manual_dir=folder + "/tars")
 imagenet.download_and_prepare(download_config=manual)
 """
 
 READ_TFDS = """
-import sys
+import pickle, sys
 from epsilon_vae.data.decode import EncodedImage
 from epsilon_vae.data.sources import open_source
 for split in ("train", "val"):
-    for record in open_source("tfds", sys.argv[1], split, sys.argv[2]):
+    source = open_source("tfds", sys.argv[1], split, sys.argv[2])
+    for record in pickle.loads(pickle.dumps(source)):
         print(split, record.label, EncodedImage(record.data).rgb().getpixel((0, 0))[0], record.name)
 print("tensorflow" in sys.modules)
 """
 
 
 IMAGENET_IMAGES = {"n01440764": [40, 80], "n15075141": [120]}
+
+
+def write_coco(folder) -> None:
+    """Its archives, unpacked: an image in each of three splits."""
+    (folder / "annotations").mkdir(parents=True)
+    categories = [{"id": index, "name": f"thing {index}"} for index in range(80)]
+    cat = {"id": 9, "image_id": 1, "category_id": 3, "bbox": [1, 2, 9, 9], "area": 81, "iscrowd": 0}
+    for value, split in enumerate(("train2017", "val2017", "test2017")):
+        (folder / split).mkdir()
+        Image.new("RGB", (20, 16), (60 * value,) * 3).save(folder / split / "1.jpg")
+        image = {"id": 1, "file_name": "1.jpg", "height": 16, "width": 20}
+        content = {"images": [image], "categories": categories, "annotations": [cat]}
+        kind = "image_info" if split == "test2017" else "instances"
+        (folder / "annotations" / f"{kind}_{split}.json").write_text(json.dumps(content))
 
 
 def write_jpegs(tar_path, images: dict[str, int]) -> dict[str, bytes]:
@@ -241,8 +262,9 @@ def write_jpegs(tar_path, images: dict[str, int]) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def tfds_folder(tmp_path_factory):
-    """Sets of TFDS, imagenet2012 among them, built by TFDS itself from two small tars."""
+    """Sets of TFDS, built by TFDS itself; imagenet2012 and coco/2017 from small downloads."""
     folder = tmp_path_factory.mktemp("tfds")
+    write_coco(folder / "coco")
     tars = folder / "tars"
     tars.mkdir()
     with tarfile.open(tars / "ILSVRC2012_img_train.tar", "w") as train:
@@ -284,11 +306,17 @@ def test_imagenet2012_of_tfds(tfds_folder):
     assert rows[3][0] == "val" and rows[3][2] == "200" and len(rows) == 4
 
 
+def test_coco_2017_of_tfds(tfds_folder):
+    assert read_tfds(tfds_folder, "coco/2017") == [
+        ["train", "None", "0", "coco/2017/train[0]"],
+        ["val", "None", "60", "coco/2017/validation[0]"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "split", "words"),
     [
-        ("coco/2017", "val", "not prepared in .*tfds build coco/2017 --file_format=array_record"),
-        ("imagenot", "train", "imagenot: no such data set"),
+        ("imagenot", "train", "not prepared in .*tfds build imagenot --file_format=array_record"),
         ("no_image", "train", "has no feature 'image', but .*picture"),
         ("tiny", "test", "no split 'test'; there are train, validation"),
         ("as_tfrecord", "train", "not as ArrayRecord; tfds build as_tfrecord --file_format"),

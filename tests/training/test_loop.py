@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from epsilon_vae.checkpoint import Checkpointer, CheckpointError
+from epsilon_vae.data.sources import Photos
 from epsilon_vae.training.loop import load_init_weights
 from epsilon_vae.training.monitor import MetricsWindow, NonFiniteError
 from tests.conftest import STEPS, finish, flags, state_shapes
@@ -139,6 +140,32 @@ def test_non_finite_loss_stops_before_it_is_saved(run_module, tmp_path):
     assert process.returncode == 1 and "Traceback" not in err
     assert "epsilon_vae: step 2: " in err and "loss/flow = " in err
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["1"]
+
+
+def test_bad_record_stops_the_run_or_is_left_out(run_module, tmp_path):
+    """A photo cut in half among six; epochs come round, the log names it once."""
+    for split, photos in (("train", Photos("train")), ("val", Photos("val"))):
+        (tmp_path / split).mkdir()
+        for path in photos.paths[:6]:
+            Image.open(path).convert("RGB").resize((60, 40)).save(tmp_path / split / path.name)
+    broken = tmp_path / "train" / Photos("train").paths[0].name
+    broken.write_bytes(broken.read_bytes()[:900])
+    more = ("--config.data.source=folder", f"--config.data.path={tmp_path}")
+
+    process = run_module("epsilon_vae.main", *flags(tmp_path / "raise", *more))
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2 and "Traceback" not in err
+    assert f"epsilon_vae: {broken}: not a readable image" in err and "on_bad_record = skip" in err
+
+    more += ("--config.data.on_bad_record=skip", "--config.data.max_bad_share=0.5")
+    _, err = finish(run_module("epsilon_vae.main", *flags(tmp_path / "skip", *more)))
+    assert err.count(f"Left out: {broken}") == 1
+    assert [row["bad_records"] for row in read_metrics(tmp_path / "skip")[:STEPS]][-1] == "1"
+
+
+def test_workers_change_nothing(finished_run, run_module, tmp_path):
+    finish(run_module("epsilon_vae.main", *flags(tmp_path, "--config.data.workers=2")))
+    assert_same_state(tmp_path, finished_run[0])
 
 
 def test_window_names_step_and_term():

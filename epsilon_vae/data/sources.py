@@ -4,6 +4,7 @@ Every source is a sequence of `Record`s, picklable, for worker processes. Paths 
 gs://BUCKET/FOLDER (`pip install gcsfs`).
 """
 
+import contextlib
 import functools
 import importlib.metadata
 import io
@@ -317,20 +318,23 @@ def open_source(source: str, path: str, split: str, tfds_name: str = "") -> Sequ
     Raises:
       DataError: it cannot be read.
     """
-    if source == "photos":
-        return Photos(split)
-    openers = {
-        "folder": lambda split: Folder(f"{path.rstrip('/')}/{split}"),
-        "array_record": lambda split: ArrayRecords(path, split),
-        "tfds": lambda split: TFDS(tfds_name, path, split),
-    }
+
+    def open_split(split: str) -> Sequence[Record]:
+        if source == "photos":
+            return Photos(split)
+        if source == "folder":
+            return Folder(f"{path.rstrip('/')}/{split}")
+        if source == "array_record":
+            return ArrayRecords(path, split)
+        return TFDS(tfds_name, path, split)
+
     try:
-        return openers[source](split)
-    except DataError as error:
-        try:
-            return openers[source](OTHER_NAMES[split])
-        except (DataError, KeyError):
-            raise error from None
+        return open_split(split)
+    except DataError:
+        if split in OTHER_NAMES:
+            with contextlib.suppress(DataError):
+                return open_split(OTHER_NAMES[split])
+        raise
 
 
 def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:

@@ -115,6 +115,7 @@ def run_module(xla_cache):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # a process group of its own, as a terminal gives it
         )
 
     return start

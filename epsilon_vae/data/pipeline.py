@@ -9,6 +9,10 @@ costs the same wherever it is.
 import contextlib
 import functools
 import math
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -257,8 +261,22 @@ def _iterate(
     dataset = grain.MapDataset.source(positions).map(load).batch(batch_size)
     dataset = dataset.to_iter_dataset(grain.ReadOptions(THREADS, PREFETCHED_BATCHES))
     if workers:
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        options = grain.MultiprocessingOptions(num_workers=workers)
+        dataset = dataset.mp_prefetch(options, _init_worker)
     return iter(dataset)
+
+
+def _init_worker(index: int, count: int) -> None:
+    """A worker leaves Ctrl-C and SIGTERM to the run, which saves, and ends when the run does."""
+    del index, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)  # The run was killed: nobody reads what this worker makes.
 
 
 def _finish(batch: Batch, bad_records: BadRecords) -> Batch:

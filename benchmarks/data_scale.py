@@ -21,7 +21,7 @@ from epsilon_vae.data.sources import ArrayRecords, Record, pack
 
 BATCH_SIZE = 64
 SIZES = {"10 thousand": 10_000, "1 million": 1_000_000}
-RECORDS_PER_SHARD = 100_000
+RECORDS_PER_SHARD = 4096  # as epsilon_vae.data.prepare has it
 STEPS = (10, 100_000)
 ROUNDS = 9
 

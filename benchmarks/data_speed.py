@@ -1,9 +1,10 @@
 """JPEG files to training crops of 128 px: images a second, beside a DataLoader and tf.data.
 
 `python -m benchmarks.data_speed [FOLDER]` re-encodes the photos of FOLDER (or the embedded ones) to
-JPEGs of about 500 x 375, as ImageNet's, and reads them by each pipeline in turn, five rounds, each
-with two workers: short side to 128, random crop, flip, float32 in [-1, 1], batches of 64. Printed
-are medians over the rounds, and what the decoder alone reaches.
+JPEGs of about 500 x 375, as ImageNet's, and reads them by each pipeline in turn, five rounds, with
+two workers each (of tf.data, two parallel calls), on two cores: short side to 128, random crop,
+flip, float32 in [-1, 1], batches of 64. Printed are medians over the rounds, and what the decoder
+alone reaches.
 """
 
 import contextlib

@@ -48,7 +48,7 @@ _FLAG = Key(bool, lambda value: True, "True or False")
 _AXIS = Key(int, lambda value: value == -1 or value >= 1, "-1 (what is left) or at least 1")
 
 KEYS: dict[str, Key] = {
-    "seed": _integer(0),
+    "seed": Key(int, lambda value: 0 <= value < 2**32, "a whole number of at least 0, below 2**32"),
     "num_steps": _integer(1),
     "batch_size": _integer(1),
     "dtype": _one_of("float32", "bfloat16"),
@@ -59,13 +59,14 @@ KEYS: dict[str, Key] = {
     "data.source": _one_of("photos", "folder", "array_record", "tfds"),
     "data.path": _TEXT,
     "data.tfds_name": _TEXT,
+    "data.val_split": Key(str, lambda value: value not in ("", "train"), "a split but train"),
     "data.resolution": _integer(32),
     "data.crop": _one_of("random", "random_resized"),
     "data.flip": _FLAG,
     "data.reduced_jpeg": _FLAG,
     "data.workers": _integer(0),
     "data.on_bad_record": _one_of("raise", "skip"),
-    "data.max_bad_share": _number(0, 1),
+    "data.max_bad_share": Key(float, lambda value: 0 < value < 1, "a number between 0 and 1"),
     "model.encoder.name": _one_of("sd", "lite", "tiny"),
     "model.encoder.f": _integer(4),
     "model.encoder.n_z": _integer(1),
@@ -173,6 +174,8 @@ def _check_source(flat: dict) -> None:
         raise ConfigError(
             f"config.data.path = '': source {source!r} needs the folder of train, val"
         )
+    if source == "photos" and flat["data.val_split"] != "val":
+        raise ConfigError(f"config.data.val_split = {flat['data.val_split']!r}: photos has 'val'")
     if source == "tfds" and not flat["data.tfds_name"]:
         raise ConfigError("config.data.tfds_name = '': source 'tfds' needs one, as imagenet2012")
 

@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from epsilon_vae.data.decode import SUFFIXES, DataError
+from epsilon_vae.data.sources import filesystem, list_files
 
 # Of ImageNet's devkit: what each validation image is, by ILSVRC2012_ID, and what the IDs stand for.
 GROUND_TRUTH = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
@@ -149,26 +150,17 @@ def label(images: Images, devkit: Devkit) -> Images:
 
 def _folder_images(path: str) -> Images:
     """As `sources.Folder` has them."""
-    root = pathlib.Path(path)
-    names = sorted(name for name in _progress(_files_below(root)) if _is_image(name))
-    sizes = np.array([(root / name).stat().st_size for name in names], np.int64)
+    files, root = filesystem(path)
+    names = sorted(name for name in list_files(files, root, path) if _is_image(name))
+    with _reading(path):
+        sizes = np.array([os.path.getsize(f"{path}/{name}") for name in names], np.int64)
 
     def read(index: int) -> bytes:
         with _reading(f"{path}/{printable(names[index])}"):
-            return (root / names[index]).read_bytes()
+            return pathlib.Path(path, names[index]).read_bytes()
 
     folders = [name.split("/")[0] if "/" in name else None for name in names]
     return Images(path, names, sizes, *_to_labels(folders), read)
-
-
-def _files_below(root: pathlib.Path) -> Iterator[str]:
-    for folder, _, files in os.walk(root, onerror=_raise, followlinks=True):
-        relative = pathlib.Path(folder).relative_to(root)
-        yield from ((relative / file).as_posix() for file in files)
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _tar_images(path: str) -> Images:
@@ -177,7 +169,9 @@ def _tar_images(path: str) -> Images:
     # Left open for `read`. Reading on from an earlier place, a .gz is unpacked up to there.
     file = gzip.open(path) if is_gzip else open(path, "rb")  # noqa: SIM115
     if not _begins_as_tar(file):
-        raise DataError(f"{path}: neither a folder nor a tar; name one, or download it again")
+        raise DataError(
+            f"{path}: neither a folder nor a tar (plain or .gz); unpack it, or download it again"
+        )
     # What a tar holds twice counts as it is extracted: the last.
     places = {place.name: place for place in _progress(_tar_places(file, path))}
     names = list(places)

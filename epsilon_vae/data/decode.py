@@ -18,6 +18,8 @@ MAX_PIXELS = Image.MAX_IMAGE_PIXELS
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _ORIENTATION = 0x0112
+# Whatever a file's name is. PIL knows more, and would start Ghostscript for some.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM")
 _BROKEN_FILE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 
 
@@ -46,7 +48,7 @@ class EncodedImage:
         if not data:
             raise DecodeError("zero bytes")
         with _pil_errors():
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise DecodeError(
                     f"{image.width} x {image.height} is more than {MAX_PIXELS} pixels"

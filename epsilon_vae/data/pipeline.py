@@ -35,9 +35,15 @@ Batch = dict[str, np.ndarray]
 
 
 class Positions(Sequence[int]):
-    """Global positions of the images that one process reads, from `start` on, without an end."""
+    """Global positions of the images that one process reads, from `start` on, without an end.
+
+    Raises:
+      ValueError: the processes do not divide the batch.
+    """
 
     def __init__(self, batch_size: int, process_index: int, process_count: int, start: int = 0):
+        if batch_size % process_count:
+            raise ValueError(f"batch_size = {batch_size}: {process_count} processes must divide it")
         self._batch_size, self._start = batch_size, start
         self._local = batch_size // process_count
         self._first = process_index * self._local
@@ -52,6 +58,8 @@ class Positions(Sequence[int]):
 
 class BadRecords:
     """Counts records that cannot be used, logs each once, and raises when there are too many.
+
+    Each process counts what it meets, from its start on.
 
     Args:
       max_share: of the data set that may be bad; 0 raises at the first.
@@ -75,9 +83,7 @@ class BadRecords:
             return
         self._messages.add(message)
         if self._max_share == 0:
-            raise DataError(
-                f"{message}; replace or remove it, or set config.data.on_bad_record = skip"
-            )
+            raise DataError(f"{message}; replace it, or set config.data.on_bad_record = skip")
         if len(self) > self._max_share * self._num_records:
             raise DataError(
                 f"{len(self)} of {self._num_records} records cannot be used, more than "
@@ -101,7 +107,7 @@ class TrainingBatches(Iterator[Batch]):
       flip: every second image, by chance, is mirrored.
       reduced_jpeg: see `transforms.render`.
       bad_records: where records that cannot be used are reported; their neighbour stands in.
-      workers: processes that decode; 0 for threads of this one.
+      workers: processes that decode, which need absl's flags parsed; 0 for threads of this one.
       process_index, process_count: which part of each batch is read.
 
     Raises:
@@ -134,7 +140,16 @@ class TrainingBatches(Iterator[Batch]):
             positions = Positions(self._batch_size, *self._process, start=self._position)
             local_batch_size = self._batch_size // self._process[1]
             self._batches = _iterate(positions, self._load, local_batch_size, self._workers)
-        batch = _finish(next(self._batches), self._bad_records)
+        try:
+            batch = next(self._batches)
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):
+                raise
+            raise DataError(
+                f"config.data.workers = {self._workers}: one of them was killed; if memory ran "
+                "out, fewer will do"
+            ) from error
+        batch = _finish(batch, self._bad_records)
         self._position += self._batch_size
         return batch
 
@@ -217,7 +232,8 @@ class _TrainingImage(grain.transforms.Map):
                 return self._load((first + attempt) % size, epoch) | {"bad": _as_array(message)}
             except DataError as error:
                 message = message or str(error)
-        raise DataError(f"{attempt + 1} records in a row cannot be used; the first: {message}")
+        rest = f"; nor can the {attempt} records after it be used" if attempt else ""
+        raise DataError(f"{message}{rest}; check the files and config.data.path")
 
     def _load(self, index: int, epoch: int) -> Batch:
         record = self._source[index]
@@ -263,14 +279,18 @@ def _iterate(
     if workers:
         options = grain.MultiprocessingOptions(num_workers=workers)
         dataset = dataset.mp_prefetch(options, _init_worker)
-    return iter(dataset)
+    batches = iter(dataset)
+    if workers:
+        # Workers leave Ctrl-C and SIGTERM to the run, which saves: they inherit what is blocked.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        batches.start_prefetch()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return batches
 
 
 def _init_worker(index: int, count: int) -> None:
-    """A worker leaves Ctrl-C and SIGTERM to the run, which saves, and ends when the run does."""
+    """A worker ends when the run does, also one that was killed."""
     del index, count
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -296,7 +316,7 @@ def _finish(batch: Batch, bad_records: BadRecords) -> Batch:
 
 def _as_array(message: str) -> np.ndarray:
     """Of one length, so that messages of a batch can be stacked, and pass between processes."""
-    return np.array(message, dtype="U300")
+    return np.array(message, dtype="U1000")
 
 
 def _label(record: Record) -> np.int32:

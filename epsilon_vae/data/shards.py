@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from epsilon_vae.data.archives import Images, printable
 from epsilon_vae.data.decode import DataError, DecodeError, EncodedImage
-from epsilon_vae.data.sources import Record, pack
+from epsilon_vae.data.sources import Record, count_records, pack
 
 # Each record is read on its own; images are compressed already.
 WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -125,7 +125,7 @@ class ShardWriter:
             path = self._path(shard)
             wanted = sum(self._images.names[index] not in skipped for index in self._range(shard))
             listed = self.manifest["shards"].get(path.name, 0)
-            if listed != wanted or (wanted and _count_records(path) != wanted):
+            if listed != wanted or (wanted and count_records(str(path)) != wanted):
                 missing.append(shard)
         return missing
 
@@ -251,11 +251,6 @@ def _load(path: pathlib.Path) -> dict | None:
 def _read_checksums(path: pathlib.Path) -> list[int]:
     reader = ArrayRecordReader(str(path))
     return [zlib.crc32(reader.read()) for _ in range(reader.num_records())]
-
-
-def _count_records(path: pathlib.Path) -> int:
-    """0 where there is none, or a damaged one."""
-    return ArrayRecordReader(str(path)).num_records()
 
 
 @contextlib.contextmanager

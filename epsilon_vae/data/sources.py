@@ -4,12 +4,14 @@ Every source is a sequence of `Record`s, picklable, for worker processes. Paths 
 gs://BUCKET/FOLDER (`pip install gcsfs`).
 """
 
-import contextlib
+import fnmatch
 import functools
 import importlib.metadata
 import io
 import json
+import os
 import pathlib
+import resource
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -46,10 +48,10 @@ PHOTOS = {
         ("scikit-image", "skimage/data/coffee.png"),
     ),
 }
-# Data sets that have no 'val' call it so.
-OTHER_NAMES = {"val": "validation"}
 # Shards that are opened at the same time, since those of a bucket answer slowly.
 _OPENING_THREADS = 64
+# Files that a process has open besides its shards, with room to spare.
+_OTHER_OPEN_FILES = 512
 # First bytes of what `pack` writes, and of a tf.train.Example; no image begins with either.
 PACKED, TF_EXAMPLE = b"\x83", b"\x0a"
 
@@ -126,14 +128,7 @@ class Folder(Sequence[Record]):
     def __init__(self, path: str):
         self.path = path.rstrip("/")
         self._files, self._root = filesystem(path)
-        try:
-            relative = _list_files(self._files, self._root)
-        except FileNotFoundError:
-            raise DataError(
-                f"{path}: no such folder; config.data.path needs subfolders train and val"
-            ) from None
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error}); check its permissions") from error
+        relative = list_files(self._files, self._root, path)
         self._images = sorted(p for p in relative if p.lower().endswith(SUFFIXES))
         if not self._images:
             raise DataError(f"{path}: no image in it; looked for {', '.join(SUFFIXES)}")
@@ -148,26 +143,48 @@ class Folder(Sequence[Record]):
         name = f"{self.path}/{image}"
         try:
             data = self._files.cat_file(f"{self._root}/{image}")
-        except OSError as error:
-            raise DataError(f"{name}: cannot be read ({error.strerror or error})") from error
+        except Exception as error:  # a cloud's client raises its own kinds
+            raise DataError(f"{name}: cannot be read ({_reason(error)})") from error
         return Record(data, self._labels.get(image.split("/")[0]), name)
 
 
-def _list_files(files: fsspec.AbstractFileSystem, root: str) -> list[str]:
-    """Paths relative to `root` of the files below it that are not hidden."""
-    if not files.isdir(root):
-        raise FileNotFoundError(root)
+def list_files(files: fsspec.AbstractFileSystem, root: str, path: str) -> list[str]:
+    """Paths relative to `root` of the files below it that are not hidden; links are followed.
+
+    Args:
+      files: file system.
+      root: in it.
+      path: how the user names it.
+
+    Raises:
+      DataError: no such folder, or one that may not be read.
+    """
     # Not files.walk: that keeps silent about subfolders that may not be read.
-    found, folders = [], [root.rstrip("/")]
-    while folders:
-        folder = folders.pop()
-        for entry in files.ls(folder, detail=True):
-            path = entry["name"].rstrip("/")
-            if path == folder or path.rsplit("/", 1)[-1].startswith("."):
-                continue
-            (folders if entry["type"] == "directory" else found).append(path)
-    start = len(root.rstrip("/")) + 1
-    return [path[start:] for path in found]
+    root = root.rstrip("/")
+    found, folders, seen = [], [root], {os.path.realpath(root)}
+    try:
+        if files.info(root)["type"] != "directory":
+            raise FileNotFoundError(root)
+        while folders:
+            folder = folders.pop()
+            for entry in files.ls(folder, detail=True):
+                name = entry["name"].rstrip("/")
+                if name == folder or name.rsplit("/", 1)[-1].startswith("."):
+                    continue
+                is_link = entry.get("islink", False)
+                if entry["type"] != "directory" and not (is_link and files.isdir(name)):
+                    found.append(name)
+                elif not is_link or os.path.realpath(name) not in seen:
+                    folders.append(name)
+                    seen.add(os.path.realpath(name) if is_link else name)
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: no such folder; config.data.path needs the splits, train and val, as "
+            "subfolders, and config.data.val_split says if val has another name"
+        ) from None
+    except Exception as error:  # a cloud's client raises its own kinds
+        raise DataError(f"{path}: cannot be read ({_reason(error)}); check its rights") from error
+    return [name[len(root) + 1 :] for name in found]
 
 
 class ArrayRecords(Sequence[Record]):
@@ -189,28 +206,40 @@ class ArrayRecords(Sequence[Record]):
         self.path, self.split = path.rstrip("/"), split
         self.classes: tuple[str, ...] = ()
         files, root = filesystem(path)
-        listed = _read_manifest(files, f"{root}/{split}.json")
+        try:
+            listed = _read_manifest(files, f"{root}/{split}.json")
+            unfinished = files.exists(f"{root}/{split}.unfinished.json")
+            found = [name for name in files.ls(root, detail=False) if not listed]
+        except FileNotFoundError:
+            raise DataError(f"{path}: no such folder; epsilon_vae.data.prepare makes one") from None
+        except Exception as error:  # a cloud's client raises its own kinds
+            raise DataError(f"{path}: cannot be read ({_reason(error)})") from error
         if listed is None:
-            if files.exists(f"{root}/{split}.unfinished.json"):
+            if unfinished:
                 raise DataError(
                     f"{path}: split {split!r} is unfinished; run epsilon_vae.data.prepare again"
                 )
-            shards = sorted(files.glob(f"{root}/*{split}*array_record*"))
+            pattern = f"*{split}*array_record*"
+            shards = sorted(x for x in found if fnmatch.fnmatch(x.rsplit("/", 1)[-1], pattern))
             if not shards:
-                raise DataError(f"{path}: no *{split}*array_record*; epsilon_vae.data.prepare")
+                raise DataError(
+                    f"{path}: no {pattern}; epsilon_vae.data.prepare makes them, and "
+                    "config.data.val_split says if val has another name"
+                )
         else:
             shards = [f"{root}/{name}" for name in listed["shards"]]
             self.classes = tuple(listed["classes"])
         urls = [_url(files, shard) for shard in shards]
+        _allow_open_files(len(shards))
         with ThreadPoolExecutor(_OPENING_THREADS) as pool:
-            counts = list(pool.map(_count_records, urls))
+            counts = list(pool.map(count_records, urls))
         for url, count, shard in zip(urls, counts, shards, strict=True):
             wanted = listed["shards"][shard.rsplit("/", 1)[-1]] if listed else count
             if count == 0 or count != wanted:
                 raise DataError(
                     f"{url}: {count or 'no'} records can be read"
                     + (f", {split}.json lists {wanted}" if listed else "")
-                    + "; run epsilon_vae.data.prepare again, or copy it again"
+                    + "; check its rights, copy it again, or run epsilon_vae.data.prepare again"
                 )
         self._records = grain.sources.ArrayRecordDataSource(urls)
 
@@ -224,7 +253,7 @@ class ArrayRecords(Sequence[Record]):
         try:
             data = self._records[index]
         except Exception as error:  # the C++ reader's, of many kinds
-            raise DataError(f"{name}: cannot be read ({_first_line(error)})") from error
+            raise DataError(f"{name}: cannot be read ({_reason(error)})") from error
         return unpack(data, name)
 
 
@@ -233,14 +262,27 @@ def _read_manifest(files: fsspec.AbstractFileSystem, path: str) -> dict | None:
         return json.loads(files.cat_file(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
-def _count_records(path: str) -> int:
-    """0 of a shard that is missing or damaged: the reader does not raise."""
+def count_records(path: str) -> int:
+    """Of a shard; 0 of one that is missing, damaged or not to be read: no reader raises."""
     reader = ArrayRecordReader(path)
     return reader.num_records() if reader.ok() else 0
+
+
+def _allow_open_files(num_shards: int) -> None:
+    """ArrayRecord keeps each shard open; many systems allow 1024 files until asked for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = num_shards + _OTHER_OPEN_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        if hard != resource.RLIM_INFINITY and hard < wanted:
+            raise DataError(
+                f"{num_shards} shards need {wanted} open files, the system allows {hard}: raise it "
+                "(ulimit -Hn), or prepare with more --records_per_shard"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class TFDS(Sequence[Record]):
@@ -274,22 +316,33 @@ class TFDS(Sequence[Record]):
         if "image" not in features:
             raise DataError(f"{name}: has no feature 'image', but {', '.join(features)}")
         if split not in splits:
-            raise DataError(f"{name}: no split {split!r}; there are {', '.join(splits)}")
+            raise DataError(
+                f"{name}: no split {split!r}; there are {', '.join(splits)}; name the held-out one "
+                "in config.data.val_split"
+            )
         decoders = {"image": tfds.decode.SkipDecoding()}
+        _allow_open_files(splits[split].num_shards)
         try:
             self._examples = builder.as_data_source(split, decoders=decoders)
         except NotImplementedError as error:
             raise DataError(f"{name}: prepared, but not as ArrayRecord; {build}") from error
+        # Some sets call other things than a class a label.
+        self._has_class = "label" in features and isinstance(
+            features["label"], tfds.features.ClassLabel
+        )
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def __getitem__(self, index: int) -> Record:
+        name = f"{self._name}[{index}]"
         if index >= len(self):
-            raise IndexError(self._name)  # iteration ends here
-        example = self._examples[index]
-        label = int(example["label"]) if "label" in example else None
-        return Record(example["image"], label, f"{self._name}[{index}]")
+            raise IndexError(name)  # iteration ends here
+        try:
+            example = self._examples[index]
+        except Exception as error:  # the C++ reader's, of many kinds
+            raise DataError(f"{name}: cannot be read ({_reason(error)})") from error
+        return Record(example["image"], int(example["label"]) if self._has_class else None, name)
 
 
 class EvenlySpaced(Sequence[Record]):
@@ -312,29 +365,19 @@ def open_source(source: str, path: str, split: str, tfds_name: str = "") -> Sequ
     Args:
       source: its name.
       path: folder that holds the splits; for tfds its data_dir.
-      split: 'train' or 'val', which in the data may be called 'validation'.
+      split: as 'train' or 'val'.
       tfds_name: of the set, for tfds.
 
     Raises:
       DataError: it cannot be read.
     """
-
-    def open_split(split: str) -> Sequence[Record]:
-        if source == "photos":
-            return Photos(split)
-        if source == "folder":
-            return Folder(f"{path.rstrip('/')}/{split}")
-        if source == "array_record":
-            return ArrayRecords(path, split)
-        return TFDS(tfds_name, path, split)
-
-    try:
-        return open_split(split)
-    except DataError:
-        if split in OTHER_NAMES:
-            with contextlib.suppress(DataError):
-                return open_split(OTHER_NAMES[split])
-        raise
+    if source == "photos":
+        return Photos(split)
+    if source == "folder":
+        return Folder(f"{path.rstrip('/')}/{split}")
+    if source == "array_record":
+        return ArrayRecords(path, split)
+    return TFDS(tfds_name, path, split)
 
 
 def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -353,5 +396,7 @@ def _url(files: fsspec.AbstractFileSystem, path: str) -> str:
     return path if "file" in files.protocol else files.unstrip_protocol(path)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _reason(error: Exception) -> str:
+    """The system's words, or the first line of what a library says."""
+    words = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return words.splitlines()[0]

@@ -1,7 +1,8 @@
 """From a photo to a network's input: crops, flips, and the range [-1, 1].
 
 Training crops are boxes in the photo, drawn before it is decoded, so that a JPEG can be decoded at
-the scale that its box needs; the box is resized by antialiased bicubic. Evaluation crops decode in
+the scale that its box needs; the box is resized by antialiased bicubic, from six times the size on
+after averaging whole pixels. Evaluation crops decode in
 full, and follow their protocols to the pixel. All of them enlarge what is smaller than the crop.
 """
 

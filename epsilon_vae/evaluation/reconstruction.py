@@ -42,7 +42,7 @@ def make_image_metrics(lpips_net: str):
 def _held_out_images(config: ml_collections.ConfigDict) -> Iterator[np.ndarray]:
     """Batches of uint8 crops; they stay in memory, since every evaluation sees them again."""
     data = config.data
-    source = open_source(data.source, data.path, "val", data.tfds_name)
+    source = open_source(data.source, data.path, data.val_split, data.tfds_name)
     source = EvenlySpaced(source, config.eval.num_images)
     bad_records = BadRecords(data.max_bad_share if data.on_bad_record == "skip" else 0, len(source))
     for batch in evaluation_batches(
@@ -52,7 +52,7 @@ def _held_out_images(config: ml_collections.ConfigDict) -> Iterator[np.ndarray]:
 
 
 class HeldOutEvaluation:
-    """Scores and a picture of a run's parameters, on `eval.num_images` of the 'val' split.
+    """Scores and a picture of a run's parameters, on `eval.num_images` held-out photos.
 
     Args:
       config: of the run.

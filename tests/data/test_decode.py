@@ -178,7 +178,14 @@ def test_jpeg_that_libjpeg_warns_of_is_decoded_in_full():
 def test_zero_bytes_and_what_is_no_image():
     with pytest.raises(DecodeError, match="zero bytes"):
         EncodedImage(b"")
-    for data in (b"\0" * 999, b"<html>404</html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"):
+    postscript = encode(RGB, "EPS")  # PIL would have Ghostscript read it
+    for data in (
+        postscript,
+        b"\0" * 999,
+        b"<html>404</html>",
+        b"\x89PNG\r\n\x1a\n",
+        b"\xff\xd8\xff",
+    ):
         with pytest.raises(DecodeError, match="^[^<]+$"):
             decode(data)
 

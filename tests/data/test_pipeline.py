@@ -154,7 +154,7 @@ def test_same_global_batches_for_any_processes_workers_and_restarts(read_in_proc
     assert [batch.shape for batch in whole] == [(8, 32, 32, 3)] * 10
     for processes, workers, start, count in (
         (1, 2, 0, 8),
-        (2, 0, 3, 5),  # begun by another number of processes, gone on at step 3
+        (2, 2, 3, 5),  # begun by another number of processes, gone on at step 3
         (4, 1, 5, 3),
     ):
         batches = read_in_processes(processes, workers, start, count)
@@ -225,8 +225,23 @@ def test_too_many_bad_records_stop_the_run():
 
 def test_a_corrupt_disk_stops_the_run():
     batches = make_batches(Colours(200, bad=range(200)), max_bad_share=0.9)
-    with pytest.raises(DataError, match="100 records in a row cannot be used; the first: colour"):
+    with pytest.raises(DataError, match="colour .*; nor can the 99 records after it be used"):
         next(batches)
+
+
+@pytest.mark.parametrize(("batch_size", "count"), [(5, 1), (3, 2), (64, 12)])
+def test_sets_smaller_than_a_batch(batch_size, count):
+    batches = make_batches(Colours(count), batch_size=batch_size)
+    order = sum((indices(next(batches)) for _ in range(2 * count)), [])
+    assert all(
+        sorted(order[i : i + count]) == list(range(count))
+        for i in range(0, 2 * count * batch_size, count)
+    )
+
+
+def test_processes_that_do_not_divide_the_batch_are_refused():
+    with pytest.raises(ValueError, match="batch_size = 4: 3 processes must divide it"):
+        next(make_batches(batch_size=4, process_count=3))
 
 
 def test_evaluation_masks_bad_records():

@@ -205,7 +205,7 @@ def test_killed_and_gone_on_with_gives_the_same_bytes(tmp_path, run_module):
 def test_again_over_a_finished_split_writes_nothing(tmp_path, run_module):
     (tmp_path / "a.tar").write_bytes(train_tar())
     output = tmp_path / "out"
-    manifest = prepare(tmp_path / "a.tar", output, records_per_shard=1024)
+    manifest = prepare(tmp_path / "a.tar", output, records_per_shard=4096)
     before = {path: path.stat().st_mtime_ns for path in output.iterdir()}
     process = run_module(PREPARE, str(tmp_path / "a.tar"), f"--output={output}", "--split=train")
     out, err = process.communicate(timeout=60)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tarfile
@@ -82,14 +83,18 @@ def test_folder_in_a_bucket():
     assert source[0] == Record(b"one", 0, "memory://bucket/val/cats/1.png")
 
 
-def test_validation_is_another_name_of_val(tmp_path):
-    data = write_image(tmp_path / "validation" / "x.png")
-    assert open_source("folder", str(tmp_path), "val")[0].data == data
+def test_folder_follows_links_once(tmp_path):
+    data = write_image(tmp_path / "elsewhere" / "x.png")
+    (tmp_path / "train" / "cats").mkdir(parents=True)
+    (tmp_path / "train" / "dogs").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "train" / "cats" / "loop").symlink_to(tmp_path / "train")
+    source = open_source("folder", str(tmp_path), "train")
+    assert list(source) == [Record(data, 0, f"{tmp_path}/train/dogs/x.png")]
 
 
 def test_missing_and_empty_folders_are_named(tmp_path):
     with pytest.raises(
-        DataError, match=r"train: no such folder; .* needs subfolders train and val"
+        DataError, match=r"train: no such folder; .*subfolders, and config.data.val_split"
     ):
         open_source("folder", str(tmp_path), "train")
     (tmp_path / "train").mkdir()
@@ -109,8 +114,11 @@ def test_folder_and_file_without_permission_are_named(tmp_path_factory, request)
     request.getfixturevalue("no_rights")
     with pytest.raises(DataError, match=r"open/x.png: cannot be read \(Permission denied\)"):
         source[0]
-    with pytest.raises(DataError, match="train: cannot be read .*shut.*check its permissions"):
-        open_source("folder", str(folder), "train")
+    for path in (folder, folder / "train" / "shut"):
+        with pytest.raises(
+            DataError, match=r"cannot be read \(Permission denied\); check its rights"
+        ):
+            open_source("folder", str(path), "train")
 
 
 @pytest.mark.parametrize(
@@ -165,7 +173,7 @@ def test_array_record_says_what_is_wrong(tmp_path):
     with pytest.raises(DataError, match="train-00007.array_record: no records .* lists 1"):
         open_source("array_record", str(tmp_path), "train")
     listed.write_text("{")
-    with pytest.raises(DataError, match=r"train.json: cannot be read"):
+    with pytest.raises(DataError, match=r"cannot be read .*train.json"):
         open_source("array_record", str(tmp_path), "train")
 
 
@@ -173,8 +181,24 @@ def test_damaged_shard_is_named(tmp_path):
     shard = tmp_path / "train-00000.array_record"
     write_shard(shard, [os.urandom(1000) for _ in range(100)])
     shard.write_bytes(shard.read_bytes()[:50_000])
-    with pytest.raises(DataError, match="train-00000.array_record: no records can be read; run"):
+    with pytest.raises(DataError, match="train-00000.array_record: no records can be read; check"):
         open_source("array_record", str(tmp_path), "train")
+
+
+def test_more_shards_than_files_that_may_be_open(tmp_path):
+    """As ImageNet's may be, where the soft limit is 1024."""
+    for index in range(200):
+        write_shard(tmp_path / f"train-{index:05}.array_record", [b"\xff\xd8"])
+    read = (
+        "import resource, sys; hard = int(sys.argv[2]);"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (150, hard));"
+        "from epsilon_vae.data.sources import open_source;"
+        "print(len(list(open_source('array_record', sys.argv[1], 'train'))))"
+    )
+    for hard, words in ((2000, "200\n"), (300, "200 shards need 712 open files, .* allows 300")):
+        command = [sys.executable, "-c", read, str(tmp_path), str(hard)]
+        process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert re.search(words, process.stdout + process.stderr)
 
 
 def test_evenly_spaced_records():
@@ -221,7 +245,7 @@ READ_TFDS = """
 import pickle, sys
 from epsilon_vae.data.decode import EncodedImage
 from epsilon_vae.data.sources import open_source
-for split in ("train", "val"):
+for split in ("train", "validation"):
     source = open_source("tfds", sys.argv[1], split, sys.argv[2])
     for record in pickle.loads(pickle.dumps(source)):
         print(split, record.label, EncodedImage(record.data).rgb().getpixel((0, 0))[0], record.name)
@@ -290,7 +314,7 @@ def read_tfds(folder, name: str) -> list[list[str]]:
 
 def test_tfds_is_read_without_tensorflow(tfds_folder):
     rows = read_tfds(tfds_folder, "tiny")
-    assert [row[0] for row in rows] == ["train"] * 6 + ["val"] * 2
+    assert [row[0] for row in rows] == ["train"] * 6 + ["validation"] * 2
     assert all(int(pixel) == 20 * int(label) for _, label, pixel, _ in rows)
     assert sorted(row[1] for row in rows[:6]) == list("012345")
     assert rows[0][3] == "tiny/train[0]" and rows[6][3] == "tiny/validation[0]"
@@ -303,13 +327,13 @@ def test_imagenet2012_of_tfds(tfds_folder):
         ("train", "0", "80"),
         ("train", "999", "120"),
     ]
-    assert rows[3][0] == "val" and rows[3][2] == "200" and len(rows) == 4
+    assert rows[3][0] == "validation" and rows[3][2] == "200" and len(rows) == 4
 
 
 def test_coco_2017_of_tfds(tfds_folder):
     assert read_tfds(tfds_folder, "coco/2017") == [
         ["train", "None", "0", "coco/2017/train[0]"],
-        ["val", "None", "60", "coco/2017/validation[0]"],
+        ["validation", "None", "60", "coco/2017/validation[0]"],
     ]
 
 
@@ -318,7 +342,7 @@ def test_coco_2017_of_tfds(tfds_folder):
     [
         ("imagenot", "train", "not prepared in .*tfds build imagenot --file_format=array_record"),
         ("no_image", "train", "has no feature 'image', but .*picture"),
-        ("tiny", "test", "no split 'test'; there are train, validation"),
+        ("tiny", "val", "no split 'val'; there are train, validation; .*config.data.val_split"),
         ("as_tfrecord", "train", "not as ArrayRecord; tfds build as_tfrecord --file_format"),
     ],
 )

@@ -204,43 +204,10 @@ class ArrayRecords(Sequence[Record]):
 
     def __init__(self, path: str, split: str):
         self.path, self.split = path.rstrip("/"), split
-        self.classes: tuple[str, ...] = ()
         files, root = filesystem(path)
-        try:
-            listed = _read_manifest(files, f"{root}/{split}.json")
-            unfinished = files.exists(f"{root}/{split}.unfinished.json")
-            found = [name for name in files.ls(root, detail=False) if not listed]
-        except FileNotFoundError:
-            raise DataError(f"{path}: no such folder; epsilon_vae.data.prepare makes one") from None
-        except Exception as error:  # a cloud's client raises its own kinds
-            raise DataError(f"{path}: cannot be read ({_reason(error)})") from error
-        if listed is None:
-            if unfinished:
-                raise DataError(
-                    f"{path}: split {split!r} is unfinished; run epsilon_vae.data.prepare again"
-                )
-            pattern = f"*{split}*array_record*"
-            shards = sorted(x for x in found if fnmatch.fnmatch(x.rsplit("/", 1)[-1], pattern))
-            if not shards:
-                raise DataError(
-                    f"{path}: no {pattern}; epsilon_vae.data.prepare makes them, and "
-                    "config.data.val_split says if val has another name"
-                )
-        else:
-            shards = [f"{root}/{name}" for name in listed["shards"]]
-            self.classes = tuple(listed["classes"])
-        urls = [_url(files, shard) for shard in shards]
-        _allow_open_files(len(shards))
-        with ThreadPoolExecutor(_OPENING_THREADS) as pool:
-            counts = list(pool.map(count_records, urls))
-        for url, count, shard in zip(urls, counts, shards, strict=True):
-            wanted = listed["shards"][shard.rsplit("/", 1)[-1]] if listed else count
-            if count == 0 or count != wanted:
-                raise DataError(
-                    f"{url}: {count or 'no'} records can be read"
-                    + (f", {split}.json lists {wanted}" if listed else "")
-                    + "; check its rights, copy it again, or run epsilon_vae.data.prepare again"
-                )
+        counts, self.classes = _find_shards(files, root, path, split)
+        urls = [_url(files, f"{root}/{name}") for name in counts]
+        _check_shards(urls, list(counts.values()))
         self._records = grain.sources.ArrayRecordDataSource(urls)
 
     def __len__(self) -> int:
@@ -257,13 +224,45 @@ class ArrayRecords(Sequence[Record]):
         return unpack(data, name)
 
 
-def _read_manifest(files: fsspec.AbstractFileSystem, path: str) -> dict | None:
+def _find_shards(
+    files: fsspec.AbstractFileSystem, root: str, path: str, split: str
+) -> tuple[dict[str, int | None], tuple[str, ...]]:
+    """Shards by name, with their numbers of records where a list has them; and the classes."""
     try:
-        return json.loads(files.cat_file(path))
+        names = [name.rsplit("/", 1)[-1] for name in files.ls(root, detail=False)]
+        if f"{split}.json" in names:
+            listed = json.loads(files.cat_file(f"{root}/{split}.json"))
+            return listed["shards"], tuple(listed["classes"])
     except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise DataError(f"{path}: no such folder; epsilon_vae.data.prepare makes one") from None
+    except Exception as error:  # not JSON, or what a cloud's client raises
+        raise DataError(
+            f"{path}: {split}.json and its shards cannot be read ({_reason(error)})"
+        ) from error
+    if f"{split}.unfinished.json" in names:
+        raise DataError(
+            f"{path}: split {split!r} is unfinished; run epsilon_vae.data.prepare again"
+        )
+    shards = sorted(fnmatch.filter(names, f"*{split}*array_record*"))
+    if not shards:
+        raise DataError(
+            f"{path}: no *{split}*array_record*; epsilon_vae.data.prepare makes them, and "
+            "config.data.val_split says if val has another name"
+        )
+    return dict.fromkeys(shards), ()
+
+
+def _check_shards(urls: list[str], counts: list[int | None]) -> None:
+    """Raises `DataError` for a shard that cannot be read, or holds another number of records."""
+    _allow_open_files(len(urls))
+    with ThreadPoolExecutor(_OPENING_THREADS) as pool:
+        for url, listed, found in zip(urls, counts, pool.map(count_records, urls), strict=True):
+            if found == 0 or listed not in (None, found):
+                raise DataError(
+                    f"{url}: {found or 'no'} records can be read"
+                    + (f", {listed} are listed" if listed else "")
+                    + "; check its rights, copy it again, or run epsilon_vae.data.prepare again"
+                )
 
 
 def count_records(path: str) -> int:

@@ -48,7 +48,8 @@ def _held_out_images(config: ml_collections.ConfigDict) -> Iterator[np.ndarray]:
     for batch in evaluation_batches(
         source, BATCH_SIZE, data.resolution, config.eval.crop, bad_records
     ):
-        yield to_uint8(batch["image"][batch["mask"]])
+        if batch["mask"].any():
+            yield to_uint8(batch["image"][batch["mask"]])
 
 
 class HeldOutEvaluation:

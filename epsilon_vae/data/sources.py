@@ -311,6 +311,8 @@ class TFDS(Sequence[Record]):
         except tfds.core.DatasetNotFoundError as error:
             where = data_dir or tfds.core.constants.DATA_DIR
             raise DataError(f"{name}: not prepared in {where}; {build}") from error
+        except Exception as error:  # TensorFlow's, whose client reads TFDS's files in a bucket
+            raise DataError(f"{name}: {data_dir} cannot be read ({_reason(error)})") from error
         features, splits = builder.info.features, builder.info.splits
         if "image" not in features:
             raise DataError(f"{name}: has no feature 'image', but {', '.join(features)}")

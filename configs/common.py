@@ -30,6 +30,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.max_bad_share = 0.001  # of all records
 
     config.model = ml_collections.ConfigDict()
+    # What each block keeps for its backward pass: all, its convolutions' outputs, its input.
+    config.model.remat = "none"  # or convs, full: less memory, more FLOPs
     config.model.encoder = ml_collections.ConfigDict()
     config.model.encoder.name = "sd"
     config.model.encoder.f = 8  # paper

@@ -76,7 +76,8 @@ def networks(config: ml_collections.ConfigDict) -> Networks:
             "config.model.decoder.conditioning = 'adagn': only decoder.name = 'adm' has AdaGN"
         )
     size = DECODER_SIZES[decoder.size] | (DDPM_UNET if decoder.name == "ddpm" else {})
-    unet = UNet(**size, conditioning=decoder.conditioning, dtype=dtype)
+    remat = config.model.remat
+    unet = UNet(**size, conditioning=decoder.conditioning, dtype=dtype, remat=remat)
     stride = 2 ** (len(unet.multipliers) - 1)
     multiple = max(encoder.f, stride)
     if config.data.resolution % multiple:
@@ -86,7 +87,7 @@ def networks(config: ml_collections.ConfigDict) -> Networks:
             f"{multiple}; {near} would do"
         )
     return Networks(
-        encoder=make_encoder(encoder.n_z, multipliers[encoder.f], dtype=dtype),
+        encoder=make_encoder(encoder.n_z, multipliers[encoder.f], dtype=dtype, remat=remat),
         decoder=unet,
         f=encoder.f,
         decoder_stride=stride,

@@ -67,6 +67,7 @@ KEYS: dict[str, Key] = {
     "data.workers": _integer(0),
     "data.on_bad_record": _one_of("raise", "skip"),
     "data.max_bad_share": Key(float, lambda value: 0 < value < 1, "a number between 0 and 1"),
+    "model.remat": _one_of("none", "convs", "full"),
     "model.encoder.name": _one_of("sd", "lite", "tiny"),
     "model.encoder.f": _integer(4),
     "model.encoder.n_z": _integer(1),
@@ -198,8 +199,11 @@ def _check_init(flat: dict) -> None:
 def _check_batch(flat: dict, num_devices: int) -> None:
     axes = {axis: flat[f"mesh.{axis}"] for axis in ("data", "fsdp", "space")}
     shape = mesh_shape(axes, num_devices)
-    if shape["space"] != 1:
-        raise ConfigError(f"config.mesh.space = {axes['space']}: only 1 is supported so far")
+    if flat["data.resolution"] % shape["space"]:
+        raise ConfigError(
+            f"config.mesh.space = {axes['space']}: the {shape['space']} devices must divide the "
+            f"{flat['data.resolution']} rows of data.resolution"
+        )
     batch, parts = flat["batch_size"], flat["optim.accumulate"]
     devices = shape["data"] * shape["fsdp"]
     if batch % (parts * devices):

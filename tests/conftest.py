@@ -144,9 +144,9 @@ def flags(workdir, *more: str) -> tuple[str, ...]:
     )
 
 
-def finish(process) -> tuple[str, str]:
+def finish(process, timeout_seconds: float = 300) -> tuple[str, str]:
     """What a process printed, once it has ended well."""
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=timeout_seconds)
     assert process.returncode == 0, err[-2000:]
     return out, err
 

@@ -110,12 +110,12 @@ def test_mesh_shape_fills_what_is_left():
         mesh_shape({"data": -1, "fsdp": -1, "space": 1}, 8)
 
 
-def test_space_is_refused_also_where_it_is_what_is_left():
+def test_space_divides_the_rows():
     config = common.get_config()
     config.mesh.update({"data": 1, "space": -1})
-    check(config, num_devices=1)
-    with pytest.raises(ConfigError, match="config.mesh.space = -1: only 1"):
-        check(config, num_devices=4)
+    check(config, num_devices=4)
+    with pytest.raises(ConfigError, match="config.mesh.space = -1: the 3 devices must divide the"):
+        check(config, num_devices=3)
 
 
 def test_init_from_takes_something():

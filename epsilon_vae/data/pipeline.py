@@ -1,9 +1,9 @@
 """Batches in an order that is a function of the seed and the position alone.
 
 Position p of training is image p of the endless sequence of epochs, each shuffled anew. Global
-batch k is positions k B … (k + 1) B - 1, of which process i of P reads the i-th of P equal parts.
-So neither processes, workers nor restarts change what a batch holds, and going on at a position
-costs the same wherever it is.
+batch k is positions k B … (k + 1) B - 1, of which each process reads the places that its devices
+hold. So neither processes, workers nor restarts change what a batch holds, and going on at a
+position costs the same wherever it is.
 """
 
 import contextlib
@@ -35,25 +35,18 @@ Batch = dict[str, np.ndarray]
 
 
 class Positions(Sequence[int]):
-    """Global positions of the images that one process reads, from `start` on, without an end.
+    """Global positions of the images that one process reads, from `start` on, without an end."""
 
-    Raises:
-      ValueError: the processes do not divide the batch.
-    """
-
-    def __init__(self, batch_size: int, process_index: int, process_count: int, start: int = 0):
-        if batch_size % process_count:
-            raise ValueError(f"batch_size = {batch_size}: {process_count} processes must divide it")
+    def __init__(self, batch_size: int, places: Sequence[int], start: int = 0):
         self._batch_size, self._start = batch_size, start
-        self._local = batch_size // process_count
-        self._first = process_index * self._local
+        self._places = [int(place) for place in places]
 
     def __len__(self) -> int:
         return 2**60
 
     def __getitem__(self, index: int) -> int:
-        batch, place = divmod(index, self._local)
-        return self._start + batch * self._batch_size + self._first + place
+        batch, i = divmod(index, len(self._places))
+        return self._start + batch * self._batch_size + self._places[i]
 
 
 class BadRecords:
@@ -95,12 +88,12 @@ class BadRecords:
 class TrainingBatches(Iterator[Batch]):
     """Endless batches of one process, each full: an epoch's last images share one with the next's.
 
-    A batch is `image`, float32 `[B / P, resolution, resolution, 3]` in [-1, 1], and `label`, int32
-    `[B / P]`, -1 where there is none. Augmentation depends on (seed, epoch, record index) alone.
+    A batch is `image`, float32 `[P, resolution, resolution, 3]` in [-1, 1], and `label`, int32
+    `[P]`, -1 where there is none. Augmentation depends on (seed, epoch, record index) alone.
 
     Args:
       source: of the images.
-      batch_size: B, of all P processes together, which must divide it.
+      batch_size: B, of all processes together.
       resolution: of the crops.
       seed: of order and augmentation.
       crop: one of `transforms.TRAINING_CROPS`.
@@ -108,7 +101,7 @@ class TrainingBatches(Iterator[Batch]):
       reduced_jpeg: see `transforms.render`.
       bad_records: where records that cannot be used are reported; their neighbour stands in.
       workers: processes that decode, which need absl's flags parsed; 0 for threads of this one.
-      process_index, process_count: which part of each batch is read.
+      places: which P places of each batch, in 0 … B - 1, this process reads; None for all.
 
     Raises:
       DataError: while iterating; a record cannot be used, or too many cannot.
@@ -125,21 +118,19 @@ class TrainingBatches(Iterator[Batch]):
         reduced_jpeg: bool,
         bad_records: BadRecords,
         workers: int = 0,
-        process_index: int = 0,
-        process_count: int = 1,
+        places: Sequence[int] | None = None,
     ):
         self._load = _TrainingImage(source, resolution, seed, crop, flip, reduced_jpeg)
         self._batch_size, self._workers = batch_size, workers
-        self._process = process_index, process_count
+        self._places = range(batch_size) if places is None else places
         self._bad_records = bad_records
         self._position = 0
         self._batches: grain.DatasetIterator | None = None
 
     def __next__(self) -> Batch:
         if self._batches is None:
-            positions = Positions(self._batch_size, *self._process, start=self._position)
-            local_batch_size = self._batch_size // self._process[1]
-            self._batches = _iterate(positions, self._load, local_batch_size, self._workers)
+            positions = Positions(self._batch_size, self._places, self._position)
+            self._batches = _iterate(positions, self._load, len(self._places), self._workers)
         try:
             batch = next(self._batches)
         except RuntimeError as error:
@@ -181,12 +172,11 @@ def evaluation_batches(
     crop: str,
     bad_records: BadRecords,
     workers: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    places: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
     """Batches that hold each record of the source exactly once, in its order.
 
-    As `TrainingBatches`, and with `mask`, bool `[B / P]`: False where a batch is filled up to its
+    As `TrainingBatches`, and with `mask`, bool `[P]`: False where a batch is filled up to its
     size, or a record cannot be used. All processes get the same number of batches.
 
     Args:
@@ -198,8 +188,8 @@ def evaluation_batches(
       DataError: while iterating; a record cannot be used, or too many cannot.
     """
     load = _EvaluationImage(source, resolution, crop)
-    positions = Positions(batch_size, process_index, process_count)
-    batches = _iterate(positions, load, batch_size // process_count, workers)
+    places = range(batch_size) if places is None else places
+    batches = _iterate(Positions(batch_size, places), load, len(places), workers)
     with contextlib.closing(batches):
         for _ in range(math.ceil(len(source) / batch_size)):
             yield _finish(next(batches), bad_records)

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from epsilon_vae.parallel.sharding import shard_images
+
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
 
@@ -22,7 +24,7 @@ def _conv(x: jax.Array, layer: dict, stride: int = 1, padding: int = 1) -> jax.A
         [(padding, padding)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    return jax.nn.relu(y + layer["bias"].astype(x.dtype))
+    return shard_images(jax.nn.relu(y + layer["bias"].astype(x.dtype)))
 
 
 def _max_pool(x: jax.Array, window: int) -> jax.Array:

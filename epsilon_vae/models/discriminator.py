@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from epsilon_vae.models.layers import AdaGN, TimeEmbedding, conv, torch_init, zeros_init
+from epsilon_vae.parallel.sharding import shard_images
 
 
 class StridedConv(nn.Module):
@@ -41,7 +42,7 @@ class StridedConv(nn.Module):
         )
         if self.use_bias:
             y = y + self.param("bias", zeros_init, (self.features,)).astype(self.dtype)
-        return y
+        return shard_images(y)
 
 
 class Discriminator(nn.Module):

@@ -9,7 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from epsilon_vae.models.layers import GroupNorm, SelfAttention, avg_pool_2x2, conv
+from epsilon_vae.models.layers import GroupNorm, SelfAttention, avg_pool_2x2, conv, rematerialized
+from epsilon_vae.parallel.sharding import shard_images
 
 
 class EncoderBlock(nn.Module):
@@ -29,7 +30,7 @@ class EncoderBlock(nn.Module):
         h = conv(self.features, 3, self.dtype, use_bias=self.use_bias, name="conv2")(h)
         if x.shape[-1] != self.features:
             x = conv(self.features, 1, self.dtype, use_bias=self.use_bias, name="shortcut")(x)
-        return x + h
+        return shard_images(x + h)
 
 
 class SDEncoder(nn.Module):
@@ -40,6 +41,7 @@ class SDEncoder(nn.Module):
       multipliers: channels of each level over `channels`; (1, 2, 4, 4) is f = 8.
       channels: base width, 128 in the paper.
       blocks: residual blocks a level.
+      remat: of each residual and attention block, one of `layers.REMAT_POLICIES`.
     """
 
     n_z: int
@@ -49,11 +51,13 @@ class SDEncoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
     groups: int = 32
     epsilon: float = 1e-6
+    remat: str = "none"
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         def block(features: int, name: str) -> EncoderBlock:
-            return EncoderBlock(features, self.groups, self.epsilon, True, self.dtype, name=name)
+            module = rematerialized(EncoderBlock, self.remat)
+            return module(features, self.groups, self.epsilon, True, self.dtype, name=name)
 
         h = conv(self.channels, 3, self.dtype, name="conv_in")(images.astype(self.dtype))
         for level, multiplier in enumerate(self.multipliers):
@@ -70,7 +74,8 @@ class SDEncoder(nn.Module):
                     name=f"level{level}_down",
                 )(h)
         h = block(h.shape[-1], "middle_block0")(h)
-        h = SelfAttention(None, self.groups, self.epsilon, self.dtype, name="middle_attention")(h)
+        attention = rematerialized(SelfAttention, self.remat)
+        h = attention(None, self.groups, self.epsilon, self.dtype, name="middle_attention")(h)
         h = block(h.shape[-1], "middle_block1")(h)
         h = nn.swish(GroupNorm(self.groups, self.epsilon, name="norm_out")(h))
         return conv(self.n_z, 3, self.dtype, name="conv_out")(h).astype(jnp.float32)
@@ -89,11 +94,13 @@ class LiteEncoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
     groups: int = 32
     epsilon: float = 1e-6
+    remat: str = "none"
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         def block(features: int, name: str) -> EncoderBlock:
-            return EncoderBlock(features, self.groups, self.epsilon, False, self.dtype, name=name)
+            module = rematerialized(EncoderBlock, self.remat)
+            return module(features, self.groups, self.epsilon, False, self.dtype, name=name)
 
         images = images.astype(self.dtype)
         h = conv(self.channels, 3, self.dtype, use_bias=False, name="conv_in")(images)

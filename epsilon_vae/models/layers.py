@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
+from epsilon_vae.parallel.sharding import gather_rows, shard_images
+
 # PyTorch's default, which ADM and LDM train with: uniform of variance 1 / (3 fan_in).
 torch_init: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 zeros_init: Initializer = nn.initializers.zeros_init()
@@ -19,6 +21,26 @@ zeros_init: Initializer = nn.initializers.zeros_init()
 # Attention over more tokens than this goes block by block; the paper's 256 px has 4096 at most.
 MAX_WHOLE_TOKENS = 4096
 QUERY_BLOCK = 1024
+
+
+def _convolutions(primitive, *_, **__) -> bool:
+    """What a convolution or a matrix product gave is kept; norms and activations are not."""
+    return primitive in (jax.lax.conv_general_dilated_p, jax.lax.dot_general_p)
+
+
+# What a block keeps of its forward pass for the backward one; the rest is computed again.
+REMAT_POLICIES = {
+    "none": jax.checkpoint_policies.everything_saveable,
+    "convs": _convolutions,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def rematerialized(block: type[nn.Module], remat: str) -> type[nn.Module]:
+    """`block` under one of `REMAT_POLICIES`; its parameters and results stay the same."""
+    if remat == "none":
+        return block
+    return nn.remat(block, policy=REMAT_POLICIES[remat])
 
 
 def conv(
@@ -112,30 +134,33 @@ class SelfAttention(nn.Module):
         h = attend(*jnp.moveaxis(qkv, 2, 0))
         h = h.reshape(batch, height, width, channels)
         out = nn.Dense(channels, dtype=self.dtype, kernel_init=self.out_init, name="out")(h)
-        return x + out
+        return shard_images(x + out)
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """Softmax attention over `[B, tokens, heads, head_dim]`, exact at any size.
 
     Above `MAX_WHOLE_TOKENS` it goes through the queries block by block, forward and backward, so
-    that memory is linear in the tokens: a 1024 × 768 photo has 49,152 of them at a quarter of its
-    size, and their whole matrix would take 9.7 GB a head.
+    that memory is linear in the tokens: a 2048 × 2048 image has 65,536 of them at an eighth of its
+    size, and their whole matrix would take 17 GB a head. On a mesh, queries stay on the device of
+    their rows; keys and values are gathered.
     """
     batch, tokens, heads, head_dim = query.shape
+    query, key, value = shard_images(query), gather_rows(key), gather_rows(value)
     if tokens <= MAX_WHOLE_TOKENS:
         return jax.nn.dot_product_attention(query, key, value)
     blocks = -(-tokens // QUERY_BLOCK)
     padding = blocks * QUERY_BLOCK - tokens
     query = jnp.pad(query, ((0, 0), (0, padding), (0, 0), (0, 0)))
-    query = query.reshape(batch, blocks, QUERY_BLOCK, heads, head_dim).swapaxes(0, 1)
+    # Block i takes queries i, i + blocks, …: some of every device's rows.
+    query = jnp.moveaxis(query.reshape(batch, QUERY_BLOCK, blocks, heads, head_dim), 2, 0)
 
     @jax.checkpoint
     def attend_block(block: jax.Array) -> jax.Array:
-        return jax.nn.dot_product_attention(block, key, value)
+        return jax.nn.dot_product_attention(shard_images(block), key, value)
 
-    out = jax.lax.map(attend_block, query)
-    return out.swapaxes(0, 1).reshape(batch, -1, heads, head_dim)[:, :tokens]
+    out = jnp.moveaxis(jax.lax.map(attend_block, query), 0, 2)
+    return out.reshape(batch, -1, heads, head_dim)[:, :tokens]
 
 
 class TimeEmbedding(nn.Module):

@@ -18,9 +18,11 @@ from epsilon_vae.models.layers import (
     avg_pool_2x2,
     conv,
     dense,
+    rematerialized,
     upsample_nearest,
     zeros_init,
 )
+from epsilon_vae.parallel.sharding import shard_images
 
 
 class UNetBlock(nn.Module):
@@ -55,7 +57,7 @@ class UNetBlock(nn.Module):
         h = conv(self.features, 3, self.dtype, kernel_init=zeros_init, name="conv2")(h)
         if x.shape[-1] != self.features:
             x = conv(self.features, 1, self.dtype, name="shortcut")(x)
-        return x + h
+        return shard_images(x + h)
 
 
 class UNet(nn.Module):
@@ -73,6 +75,7 @@ class UNet(nn.Module):
         (resized latents modulate every block's AdaGN; the paper's Table 7).
       adaptive_norm: AdaGN (ADM) or additive time embedding (DDPM).
       resample_in_blocks: BigGAN-style residual blocks (ADM) or plain convolutions (DDPM).
+      remat: of each residual and attention block, one of `layers.REMAT_POLICIES`.
     """
 
     channels: int
@@ -86,6 +89,7 @@ class UNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
     groups: int = 32
     out_channels: int = 3
+    remat: str = "none"
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, latents: jax.Array) -> jax.Array:
@@ -100,17 +104,18 @@ class UNet(nn.Module):
             local = latents
 
         def block(h: jax.Array, features: int, name: str, resample=None) -> jax.Array:
-            module = UNetBlock(
+            module = rematerialized(UNetBlock, self.remat)(
                 features, self.adaptive_norm, self.groups, self.dtype, resample, name=name
             )
             return module(h, embedding, local)
 
         def attention(h: jax.Array, name: str) -> jax.Array:
-            return SelfAttention(
+            module = rematerialized(SelfAttention, self.remat)(
                 self.head_dim, self.groups, 1e-5, self.dtype, zeros_init, name=name
-            )(h)
+            )
+            return module(h)
 
-        h = conv(self.channels, 3, self.dtype, name="conv_in")(x)
+        h = shard_images(conv(self.channels, 3, self.dtype, name="conv_in")(x))
         skips = [h]
         last = len(self.multipliers) - 1
         for level, multiplier in enumerate(self.multipliers):

@@ -1,27 +1,47 @@
 """The device mesh: axes `data` (batch), `fsdp` (batch and parameters), `space` (image rows)."""
 
+from collections.abc import Sequence
+
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from epsilon_vae.config import mesh_shape
+from epsilon_vae.config import ConfigError, mesh_shape
+from epsilon_vae.parallel.sharding import BATCH_AXES
 
-AXES = ("data", "fsdp", "space")
+AXES = (*BATCH_AXES, "space")
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, space: int = 1) -> Mesh:
-    """A mesh over all devices; one size may be -1, for what the others leave.
+def make_mesh(
+    data: int = -1, fsdp: int = 1, space: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh over all devices, or those given; one size may be -1, for what the others leave.
+
+    Several TPU slices lie along `data`: what `fsdp` and `space` say to each other stays within one,
+    and only gradients cross the data centre's network.
 
     Raises:
-      ConfigError: the sizes do not make up the number of devices.
+      ConfigError: the sizes do not make up the number of devices, or slices do not divide `data`.
     """
-    shape = mesh_shape({"data": data, "fsdp": fsdp, "space": space}, jax.device_count())
-    return jax.make_mesh(tuple(shape.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    devices = jax.devices() if devices is None else devices
+    shape = mesh_shape({"data": data, "fsdp": fsdp, "space": space}, len(devices))
+    num_slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if shape["data"] % num_slices:
+        raise ConfigError(
+            f"config.mesh.data = {shape['data']}: the {num_slices} slices must divide it"
+        )
+    within = (shape["data"] // num_slices, shape["fsdp"], shape["space"])
+    if num_slices > 1:
+        grid = mesh_utils.create_hybrid_device_mesh(within, (num_slices, 1, 1), devices)
+    else:
+        grid = mesh_utils.create_device_mesh(within, devices)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Of arrays whose first axis is the batch."""
-    return NamedSharding(mesh, P(("data", "fsdp")))
+def image_sharding(mesh: Mesh) -> NamedSharding:
+    """Of images `[B, H, W, 3]`: the batch over `data` and `fsdp`, rows over `space`."""
+    return NamedSharding(mesh, P(BATCH_AXES, "space"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

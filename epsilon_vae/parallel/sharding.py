@@ -1,11 +1,18 @@
-"""Where each parameter lives."""
+"""Where each parameter, batch and activation lives."""
+
+import math
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+BATCH_AXES = ("data", "fsdp")
 # Below this many elements a parameter is cheaper to hold than to gather.
 MIN_SHARDED_SIZE = 2**16
+# With fewer rows a device, neighbours' rows are most of what a convolution reads; and with two, the
+# compiler (JAX 0.10.2) made second-order gradients of the discriminator too large.
+MIN_ROWS = 8
 
 
 def infer_sharding(shapes, mesh: Mesh):
@@ -23,3 +30,68 @@ def infer_sharding(shapes, mesh: Mesh):
         return NamedSharding(mesh, P(*(None,) * largest, "fsdp"))
 
     return jax.tree.map(infer, shapes)
+
+
+def sharding_table(shapes) -> str:
+    """A line for each leaf of a tree of arrays or shapes: path, shape, spec, bytes on a device."""
+    lines = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        local = math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        shape = "x".join(map(str, leaf.shape)) or "scalar"
+        axes = ", ".join(str(axis) for axis in leaf.sharding.spec) or "replicated"
+        lines.append(f"{name:60} {shape:18} {axes:24} {local:12,}")
+    return "\n".join(lines) + "\n"
+
+
+def shard_images(x: jax.Array) -> jax.Array:
+    """Keeps activations `[B, H, W, C]` on the devices of its images: batch and rows.
+
+    Says so to the compiler, under `jax.set_mesh`; without a mesh it does nothing. An axis that does
+    not divide its dimension, as in a batch of one, is left out, and so are rows that are few: each
+    device of `space` then computes the deepest levels whole.
+    """
+    return _constrain(x, rows="space")
+
+
+def gather_rows(x: jax.Array) -> jax.Array:
+    """`[B, …]` with its batch over `data` and `fsdp`, all else on every device of its `space`."""
+    return _constrain(x, rows=None)
+
+
+def _constrain(x: jax.Array, rows: str | None) -> jax.Array:
+    mesh = jax.sharding.get_abstract_mesh()
+    # Within a shard_map axes are manual, and each device has its own images.
+    sizes = {
+        axis: mesh.shape[axis]
+        for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+        if kind == AxisType.Auto
+    }
+    if math.prod(sizes.values()) == 1:
+        return x
+    batch = tuple(axis for axis in BATCH_AXES if axis in sizes)
+    if x.shape[0] % math.prod(sizes[axis] for axis in batch):
+        batch = ()
+    if rows not in sizes or x.shape[1] % sizes[rows] or x.shape[1] < MIN_ROWS * sizes[rows]:
+        rows = None
+    return jax.lax.with_sharding_constraint(x, P(batch or None, rows))
+
+
+def batch_places(sharding: NamedSharding, batch_size: int) -> np.ndarray:
+    """Places of a global batch `[B, …]` that this process's devices hold, rising."""
+    places = np.arange(batch_size)
+    indices = sharding.addressable_devices_indices_map((batch_size,))
+    return np.unique(np.concatenate([places[index[0]] for index in indices.values()]))
+
+
+def global_batch(
+    sharding: NamedSharding, batch_size: int, places: np.ndarray, local: np.ndarray
+) -> jax.Array:
+    """The global array `[batch_size, …]` of which `local` holds `places` (`batch_places`)."""
+
+    def shard(index: tuple[slice, ...]) -> np.ndarray:
+        wanted = np.arange(batch_size)[index[0]]
+        start = np.searchsorted(places, wanted[0])
+        return local[start : start + len(wanted), *index[1:]]
+
+    return jax.make_array_from_callback((batch_size, *local.shape[1:]), sharding, shard)

@@ -5,7 +5,6 @@ that was killed and started again ends in the state of one that was not.
 """
 
 import contextlib
-import functools
 import pathlib
 
 import jax
@@ -19,11 +18,12 @@ from epsilon_vae.config import differences
 from epsilon_vae.data.pipeline import BadRecords, TrainingBatches
 from epsilon_vae.data.sources import open_source
 from epsilon_vae.evaluation.reconstruction import METRICS, HeldOutEvaluation
-from epsilon_vae.parallel.mesh import batch_sharding, make_mesh, replicated
-from epsilon_vae.parallel.sharding import infer_sharding
+from epsilon_vae.parallel.mesh import image_sharding, make_mesh, replicated
+from epsilon_vae.parallel.sharding import batch_places, global_batch
 from epsilon_vae.training.logging import RunLog, write_run_files
 from epsilon_vae.training.monitor import SPEED_METRICS, Clock, MetricsWindow, StopSignal
-from epsilon_vae.training.state import TrainState, init_state
+from epsilon_vae.training.sharded import jit_step, make_state, state_shapes
+from epsilon_vae.training.state import TrainState
 from epsilon_vae.training.step import TrainStep
 
 LOSSES = ("flow", "lpips", "adv", "disc", "r1")
@@ -47,7 +47,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> bool:
         # The parts, and the state: restored, or begun.
         train_step = builders.train_step(config)
         frozen = jax.device_put(builders.frozen_weights(config), replicated(mesh))
-        batches = _open_training_batches(config)
+        images_at = image_sharding(mesh)
+        places = batch_places(images_at, config.batch_size)
+        batches = _open_training_batches(config, places)
         to_close.callback(batches.close)
         evaluation = HeldOutEvaluation(config)
         checkpointer = Checkpointer(
@@ -60,7 +62,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> bool:
             batches.set_state(restored.data)
 
         # The step, compiled at its first call, and where its numbers go.
-        step_fn = _jit(train_step, state, mesh)
+        step_fn = jit_step(train_step, state, mesh)
         networks = state.params | {"discriminator": state.discriminator}
         write_run_files(workdir, config, networks)
         log = RunLog(
@@ -73,8 +75,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> bool:
         clock, window = Clock(config.batch_size), MetricsWindow()
         for step in range(start_step + 1, config.num_steps + 1):
             with clock.waiting():
-                images = next(batches)["image"]
-                images = jax.make_array_from_process_local_data(batch_sharding(mesh), images)
+                local = next(batches)["image"]
+                images = global_batch(images_at, config.batch_size, places, local)
             state, metrics = step_fn(state, frozen, images)
             window.add(step, metrics)
             log.console.advance()
@@ -114,31 +116,15 @@ def restore_or_init(
 ) -> tuple[TrainState, Restored | None]:
     """The newest checkpoint's state and what else it held; or a new state, and None.
 
-    The new state is made where it will live: no device ever holds what it will not keep.
-
     Raises:
       CheckpointError: what is there, or in `config.init_from`, does not fit the config.
     """
-    make_state = functools.partial(
-        init_state,
-        objective=train_step.objective,
-        optimizer=train_step.optimizer,
-        discriminator_optimizer=train_step.discriminator_optimizer,
-        image_size=config.data.resolution,
-    )
-    key = jax.random.key(config.seed)
-    shapes = jax.eval_shape(make_state, key)
-    shardings = infer_sharding(shapes, mesh)
-    target = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )
+    target = state_shapes(train_step, config.data.resolution, mesh)
     restored = checkpointer.restore_newest(target)
     if restored is not None:
         return restored.state, restored
     loaded = load_init_weights(target, config.init_from, **config.init) if config.init_from else {}
-    state = jax.jit(make_state, out_shardings=shardings)(key)
+    state = make_state(train_step, config.seed, config.data.resolution, target)
     weights = {field: getattr(state, field) | networks for field, networks in loaded.items()}
     return state.replace(**weights), None
 
@@ -180,7 +166,9 @@ def _use_compilation_cache(workdir: str) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
-def _open_training_batches(config: ml_collections.ConfigDict) -> TrainingBatches:
+def _open_training_batches(
+    config: ml_collections.ConfigDict, places: np.ndarray
+) -> TrainingBatches:
     data = config.data
     source = open_source(data.source, data.path, "train", data.tfds_name)
     return TrainingBatches(
@@ -193,19 +181,7 @@ def _open_training_batches(config: ml_collections.ConfigDict) -> TrainingBatches
         data.reduced_jpeg,
         BadRecords(data.max_bad_share if data.on_bad_record == "skip" else 0, len(source)),
         data.workers,
-        jax.process_index(),
-        jax.process_count(),
-    )
-
-
-def _jit(train_step: TrainStep, state: TrainState, mesh: Mesh):
-    """The step with its state donated and left where it is, its metrics on every device."""
-    shardings = jax.tree.map(lambda x: x.sharding, state)
-    return jax.jit(
-        train_step,
-        in_shardings=(shardings, replicated(mesh), batch_sharding(mesh)),
-        out_shardings=(shardings, replicated(mesh)),
-        donate_argnums=0,
+        places,
     )
 
 

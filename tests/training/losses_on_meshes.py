@@ -1,0 +1,79 @@
+"""Trains the small config for five steps on several meshes; prints what it saw as JSON.
+
+Run as a process of its own, since JAX's number of CPU devices is fixed at its first use.
+"""
+
+import json
+
+import jax
+
+from epsilon_vae import builders
+from epsilon_vae.data.pipeline import BadRecords, TrainingBatches
+from epsilon_vae.data.sources import Photos
+from epsilon_vae.parallel.mesh import image_sharding, make_mesh, replicated
+from epsilon_vae.parallel.sharding import global_batch
+from epsilon_vae.training.sharded import jit_step, make_state, state_shapes
+from tests.conftest import make_small_config
+
+# data, fsdp, space. At 32 px, rows are sharded while a device has eight of them.
+MESHES = {
+    "one": (1, 1, 1),
+    "data4": (4, 1, 1),
+    "fsdp8": (1, 8, 1),
+    "space4": (1, 1, 4),
+    "mixed8": (2, 2, 2),
+}
+STEPS = 5
+BATCH_SIZE = 8
+
+
+def train(shape: tuple[int, int, int]) -> dict:
+    """Metrics of each step, and how many arrays of the state are sharded."""
+    config = make_small_config()
+    size = config.data.resolution
+    train_step = builders.train_step(config)
+    batches = TrainingBatches(
+        Photos("train"), BATCH_SIZE, size, 0, "random_resized", True, True, BadRecords(0, 1)
+    )
+    num_devices = shape[0] * shape[1] * shape[2]
+    mesh = make_mesh(*shape, devices=jax.devices()[:num_devices])
+    with jax.set_mesh(mesh):
+        target = state_shapes(train_step, size, mesh)
+        state = make_state(train_step, config.seed, size, target)
+        frozen = jax.device_put(builders.frozen_weights(config), replicated(mesh))
+        step = jit_step(train_step, target, mesh)
+        rows = []
+        for _ in range(STEPS):
+            images = global_batch(
+                image_sharding(mesh), BATCH_SIZE, range(BATCH_SIZE), next(batches)["image"]
+            )
+            state, metrics = step(state, frozen, images)
+            rows.append({name: float(value) for name, value in metrics.items()})
+    batches.close()
+    num_sharded = sum(not x.sharding.is_fully_replicated for x in jax.tree.leaves(state))
+    return {"metrics": rows, "num_sharded": num_sharded}
+
+
+def activation_bytes(shape: tuple[int, int, int]) -> int:
+    """Temporaries of a device while one image of 256 px is encoded and denoised once."""
+    networks = builders.networks(make_small_config())
+    mesh = make_mesh(*shape, devices=jax.devices()[: shape[2]])
+
+    def predict(params, images):
+        latents = networks.encode(params, images)
+        return networks.predict(params, images, images[:, 0, 0, 0], latents)
+
+    key = jax.random.key(0)
+    params = jax.eval_shape(lambda: networks.init(key, 32))
+    images = jax.ShapeDtypeStruct((1, 256, 256, 3), "float32")
+    with jax.set_mesh(mesh):
+        shardings = (replicated(mesh), image_sharding(mesh))
+        lowered = jax.jit(predict, in_shardings=shardings).lower(params, images)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", 8)
+    result = {name: train(shape) for name, shape in MESHES.items()}
+    result["activation_bytes"] = [activation_bytes((1, 1, space)) for space in (1, 4)]
+    print(json.dumps(result))

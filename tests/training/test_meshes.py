@@ -1,0 +1,36 @@
+"""A mesh changes where things are computed, not what."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.conftest import finish
+from tests.training.losses_on_meshes import MESHES, STEPS
+
+
+@pytest.fixture(scope="module")
+def trained(run_module):
+    out, _ = finish(run_module("tests.training.losses_on_meshes"), timeout_seconds=900)
+    return json.loads(out)
+
+
+@pytest.mark.parametrize("name", [name for name in MESHES if name != "one"])
+def test_losses_of_five_steps_are_equal(trained, name):
+    """Gradient norms too: the second step's losses have seen only Adam's signs of the first's."""
+    rows, expected = trained[name]["metrics"], trained["one"]["metrics"]
+    assert len(rows) == STEPS and expected[0]["loss/r1"] > 0
+    for row, expected_row in zip(rows, expected, strict=True):
+        for metric, value in expected_row.items():
+            np.testing.assert_allclose(row[metric], value, rtol=1e-5, err_msg=metric)
+
+
+def test_fsdp_alone_shards_the_state(trained):
+    sharded = {name: trained[name]["num_sharded"] for name in MESHES}
+    assert sharded["one"] == sharded["data4"] == sharded["space4"] == 0
+    assert sharded["fsdp8"] >= 20 and sharded["mixed8"] >= 20
+
+
+def test_one_images_activations_spread_over_space(trained):
+    whole, quarter = trained["activation_bytes"]
+    assert quarter < 0.4 * whole

@@ -11,6 +11,7 @@ import re
 import numpy as np
 
 from epsilon_vae.aot.hlo import Computation, Instruction, Module
+from epsilon_vae.training.flops import valid_products
 
 COLLECTIVES = (
     "all-gather",
@@ -188,21 +189,38 @@ def _plain_bytes(computation: Computation, x: Instruction) -> int:
 
 
 def _products(computation: Computation, x: Instruction) -> int:
-    """FLOPs of a convolution or a dot."""
+    """FLOPs of a convolution or a dot; none for what only meets padding."""
     if x.opcode not in ("convolution", "dot"):
         return 0
     lhs, rhs = (operand.arrays[0].dims for operand in computation.operands(x))
-    outputs = math.prod(x.arrays[0].dims)
-    each = 1
+    out = x.arrays[0].dims
     if x.opcode == "dot":
         contracted = x.attribute(r"lhs_contracting_dims=\{([\d,]*)\}") or ""
-        for i in contracted.split(","):
-            each *= lhs[int(i)] if i else 1
-    else:
-        labels = x.attribute(r"dim_labels=\w+_(\w+)->")
-        for label, size in zip(labels, rhs, strict=True):
-            each *= 1 if label == "o" else size
-    return 2 * outputs * each
+        return 2 * math.prod(out) * math.prod(lhs[int(i)] for i in contracted.split(",") if i)
+    lhs_labels, rhs_labels, out_labels = re.search(
+        r"dim_labels=(\w+)_(\w+)->(\w+)", x.attributes
+    ).groups()
+    products = 2 * out[out_labels.index("b")] * out[out_labels.index("f")]
+    products *= rhs[rhs_labels.index("i")]
+    window = x.attribute(r"window=\{([^}]*)\}") or ""
+    for label in filter(str.isdigit, rhs_labels):
+        i = int(label)
+        products *= valid_products(
+            lhs[lhs_labels.index(label)],
+            rhs[rhs_labels.index(label)],
+            out[out_labels.index(label)],
+            _of_window(window, "stride", i, 1),
+            _of_window(window, "pad", i, 0),
+            _of_window(window, "lhs_dilate", i, 1),
+            _of_window(window, "rhs_dilate", i, 1),
+        )
+    return products
+
+
+def _of_window(window: str, key: str, i: int, default: int) -> int:
+    """Dimension i's number (its low padding, for `pad`) of `size=3x3 pad=1_1x0_2 stride=2x2`."""
+    match = re.search(rf"\b{key}=(\S+)", window)
+    return int(match[1].split("x")[i].split("_")[0]) if match else default
 
 
 def _channels(computation: Computation) -> set[str]:

@@ -74,7 +74,7 @@ def _convolution_flops(equation: core.JaxprEqn) -> float:
     out = equation.outvars[0].aval.shape
     dimensions = params["dimension_numbers"]
     batch_and_features = math.prod(out[i] for i in dimensions.out_spec[:2])
-    products = batch_and_features * rhs[dimensions.rhs_spec[1]] / params["batch_group_count"]
+    products = batch_and_features * rhs[dimensions.rhs_spec[1]]
     for i, (stride, padding, lhs_dilation, rhs_dilation) in enumerate(
         zip(
             params["window_strides"],
@@ -84,7 +84,7 @@ def _convolution_flops(equation: core.JaxprEqn) -> float:
             strict=True,
         )
     ):
-        products *= _valid_products(
+        products *= valid_products(
             lhs[dimensions.lhs_spec[2 + i]],
             rhs[dimensions.rhs_spec[2 + i]],
             out[dimensions.out_spec[2 + i]],
@@ -96,7 +96,7 @@ def _convolution_flops(equation: core.JaxprEqn) -> float:
     return 2 * products
 
 
-def _valid_products(
+def valid_products(
     lhs: int, rhs: int, out: int, stride: int, padding: int, lhs_dilation: int, rhs_dilation: int
 ) -> int:
     """How many of a dimension's `out * rhs` products meet an element rather than padding."""

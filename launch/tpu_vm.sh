@@ -231,6 +231,10 @@ watch() {
   [[ " ${flags[*]}" == *" --workdir=gs://"* ]] ||
     die 2 "--workdir must be a gs:// path for watch: a TPU that is preempted takes its disk along"
   creation_flags
+  local config
+  config=$(printf '%s\n' "${flags[@]}" | sed -n 's/^--config=\([^:]*\).*/\1/p')
+  git cat-file -e "HEAD:$config" 2>/dev/null ||
+    die 2 "--config=$config is not in the commit that would be installed: commit it"
   pack # once: what started is what goes on
   rehearsal=("" ACTIVE "training on worker: not installed" ACTIVE "training on worker: ended 0")
   local failures=0 ours=false seen=
@@ -252,14 +256,14 @@ watch() {
       "ended 0") finish 0 "training is done" ;;
       "ended 2") finish 2 "the command or its config cannot run; its log says why" ;;
       stopped) finish 0 "training was stopped and saved" ;;
-      "ended 75") start || failures=$((failures + 1)) ;;
+      "ended 75") start || true ;; # where that fails, the TPU is about to go
       ended* | lost)
         failures=$((failures + 1))
         ((failures > max_failures)) || start || true
         ;;
     esac
     ((failures <= max_failures)) ||
-      finish 1 "failed more often than --max-failures=$max_failures; its log says why"
+      finish 1 "failed more often than --max-failures=$max_failures"
     pause
   done
 }

@@ -16,9 +16,11 @@ EXECUTABLES = ("gcloud", "srun", "scontrol", "sbatch", "kubectl", "docker")
 
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory):
-    """A git clone that holds only launch/, with nothing uncommitted."""
+    """A git clone that holds little but launch/, with nothing uncommitted."""
     folder = tmp_path_factory.mktemp("clone")
-    shutil.copytree(ROOT / "launch", folder / "launch")
+    for name in ("launch", "configs"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "launch"]):
         subprocess.run([*git, *arguments], cwd=folder, check=True)

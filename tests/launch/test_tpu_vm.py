@@ -160,7 +160,7 @@ def test_a_dry_run_prints_what_a_run_runs(cloud, arguments):
     assert (code, cloud.calls()) == (0, []), err
     tpu_vm(cloud, *arguments)
     ran = cloud.calls("gcloud")
-    for i in range(len(ran) - 3, 1, -1):  # watch looks on, by two calls, for as long as it takes
+    for i in range(len(ran) - 2, 1, -1):  # watch looks on, by two calls, for as long as it takes
         if ran[i - 2 : i] == ran[i : i + 2]:
             del ran[i : i + 2]
     assert pasted(out) == ran
@@ -185,6 +185,10 @@ def test_a_dry_run_prints_what_a_run_runs(cloud, arguments):
         (["run", "sd-m", "--", "--config=c"], "--workdir is missing"),
         (["watch", "sd-m", TYPE, "--", "--config=c", "--workdir=runs/x"], "must be a gs:// path"),
         (["watch", "sd-m", *FLAGS], "--accelerator-type is missing"),
+        (
+            ["watch", "sd-m", TYPE, "--", "--config=configs/mine.py:16", "--workdir=gs://b/x"],
+            "--config=configs/mine.py is not in the commit",
+        ),
     ],
 )
 def test_what_cannot_run_is_said_in_one_line(cloud, arguments, message):

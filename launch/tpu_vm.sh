@@ -169,11 +169,11 @@ ask_training() {
   ask "${ssh[@]}" --command="if [ -d epsilon_vae ]; then bash epsilon_vae/launch/worker.sh status;\
  else echo \"training on \$(hostname): not installed\"; fi" || return
   local state states
-  states=$(sed -n 's/^training on [^:]*: //p' <<<"$answer" | sed 's/^stopped .*/stopped/')
+  states=$(sed -n 's/^training on [^:]*: //p' <<<"$answer")
   # One that runs says that it is not over; one 2, that all would fail again; one 75, why the
   # others, whose peer was gone, failed.
   for state in running "not installed" idle stopped "ended 2" "ended 75"; do
-    if grep --quiet --line-regexp "$state" <<<"$states"; then
+    if [[ $'\n'$states$'\n' == *$'\n'$state$'\n'* ]]; then
       answer=$state
       return
     fi

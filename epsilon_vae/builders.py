@@ -125,6 +125,7 @@ def objective(config: ml_collections.ConfigDict) -> Objective:
         perceptual,
         adversary,
         config.model.encoder.frozen,
+        dtype,
     )
 
 

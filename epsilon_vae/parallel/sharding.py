@@ -1,8 +1,10 @@
 """Where each parameter, batch and activation lives."""
 
+import functools
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -20,16 +22,49 @@ def infer_sharding(shapes, mesh: Mesh):
 
     Works alike for parameters, their EMA and optimizer state, whose shapes are the parameters'.
     """
-    fsdp = mesh.shape["fsdp"]
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, _spec(leaf, mesh.shape["fsdp"])), shapes)
 
-    def infer(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-        divisible = [i for i, size in enumerate(leaf.shape) if size % fsdp == 0]
-        if fsdp == 1 or leaf.size < MIN_SHARDED_SIZE or not divisible:
-            return NamedSharding(mesh, P())
-        largest = max(divisible, key=lambda i: leaf.shape[i])
-        return NamedSharding(mesh, P(*(None,) * largest, "fsdp"))
 
-    return jax.tree.map(infer, shapes)
+def _spec(leaf: jax.Array | jax.ShapeDtypeStruct, fsdp: int) -> P:
+    divisible = [i for i, size in enumerate(leaf.shape) if size % fsdp == 0]
+    if fsdp == 1 or leaf.size < MIN_SHARDED_SIZE or not divisible:
+        return P()
+    largest = max(divisible, key=lambda i: leaf.shape[i])
+    return P(*(None,) * largest, "fsdp")
+
+
+def gather_parameters(params, dtype: jnp.dtype):
+    """`params` whole on every device, what `fsdp` shards in `dtype`; gradients go back sharded.
+
+    Left to itself, the compiler passes sharded kernels round the ring in hundreds of loops, one for
+    each convolution, which take more memory than whole kernels do. What is sharded is kernels,
+    which layers use in `dtype` anyway.
+    """
+    fsdp = dict(jax.sharding.get_abstract_mesh().shape).get("fsdp", 1)
+
+    def gather(leaf: jax.Array) -> jax.Array:
+        spec = _spec(leaf, fsdp)
+        return leaf if spec == P() else _gather(leaf, spec, dtype)
+
+    return jax.tree.map(gather, params)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(leaf: jax.Array, spec: P, dtype: jnp.dtype) -> jax.Array:
+    del spec
+    return jax.lax.with_sharding_constraint(leaf.astype(dtype), P())
+
+
+def _gather_forward(leaf: jax.Array, spec: P, dtype: jnp.dtype) -> tuple[jax.Array, None]:
+    return _gather(leaf, spec, dtype), None
+
+
+def _gather_backward(spec: P, dtype: jnp.dtype, _: None, grad: jax.Array) -> tuple[jax.Array]:
+    del dtype
+    return (jax.lax.with_sharding_constraint(grad, spec).astype(jnp.float32),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
 
 
 def sharding_table(shapes) -> str:

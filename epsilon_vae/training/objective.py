@@ -35,6 +35,7 @@ class Objective:
       perceptual: terms on x0_hat, none or one.
       adversary: the trajectory GAN, or `NoGAN`.
       encoder_frozen: the decoder alone is trained.
+      dtype: that the networks compute in.
     """
 
     networks: Networks
@@ -43,6 +44,7 @@ class Objective:
     perceptual: tuple[PerceptualTerm, ...]
     adversary: TrajectoryGAN | NoGAN
     encoder_frozen: bool = False
+    dtype: jnp.dtype = jnp.float32
 
     def trained(self, params: dict) -> dict:
         """The networks of `params` that have gradients, moments and a moving average."""

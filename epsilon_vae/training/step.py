@@ -5,11 +5,14 @@ pass serves both updates: the discriminator learns on the x0_hat that the autoen
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from epsilon_vae.losses.adversarial import Denoising
+from epsilon_vae.parallel.sharding import gather_parameters
 from epsilon_vae.training.objective import Objective
 from epsilon_vae.training.state import TrainState
 
@@ -72,16 +75,24 @@ class TrainStep:
     ) -> tuple[dict, dict, dict[str, jax.Array]]:
         """Gradients of the autoencoder and of the discriminator, and metrics, of one batch."""
 
-        def loss_of(trained: dict):
+        gather = functools.partial(gather_parameters, dtype=self.objective.dtype)
+
+        def autoencoder_loss(trained: dict):
+            params = gather(state.params | trained)
+            discriminator = gather(state.discriminator)
             return self.objective.autoencoder_loss(
-                state.params | trained, state.discriminator, frozen, images, draw, state.step
+                params, discriminator, frozen, images, draw, state.step
             )
 
-        autoencoder_loss = jax.value_and_grad(loss_of, has_aux=True)
-        (_, (denoising, metrics)), grads = autoencoder_loss(self.objective.trained(state.params))
-        discriminator_loss = jax.value_and_grad(self.objective.discriminator_loss, has_aux=True)
-        (_, discriminator_metrics), discriminator_grads = discriminator_loss(
-            state.discriminator, denoising, state.step
+        def discriminator_loss(discriminator: dict, denoising: Denoising):
+            return self.objective.discriminator_loss(gather(discriminator), denoising, state.step)
+
+        value_and_grad = functools.partial(jax.value_and_grad, has_aux=True)
+        (_, (denoising, metrics)), grads = value_and_grad(autoencoder_loss)(
+            self.objective.trained(state.params)
+        )
+        (_, discriminator_metrics), discriminator_grads = value_and_grad(discriminator_loss)(
+            state.discriminator, denoising
         )
         return grads, discriminator_grads, metrics | discriminator_metrics
 

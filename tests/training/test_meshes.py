@@ -28,7 +28,7 @@ def test_losses_of_five_steps_are_equal(trained, name):
 def test_fsdp_alone_shards_the_state(trained):
     sharded = {name: trained[name]["num_sharded"] for name in MESHES}
     assert sharded["one"] == sharded["data4"] == sharded["space4"] == 0
-    assert sharded["fsdp8"] >= 20 and sharded["mixed8"] >= 20
+    assert sharded["fsdp8"] >= 10 and sharded["mixed8"] >= 10
 
 
 def test_one_images_activations_spread_over_space(trained):

@@ -7,16 +7,19 @@ Says whether the config fits and how fast it could be at most. Exit codes: 0 it 
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
+import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from epsilon_vae.aot import advice, chips, measure, program, report
 from epsilon_vae.command_line import UsageError, check_overrides, one_line
-from epsilon_vae.config import ConfigError, check
+from epsilon_vae.config import ConfigError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as configs/sd_m.py.")
-TOPOLOGY = flags.DEFINE_string("topology", None, "Kind and shape of a slice, as v5e:4x4.")
+TOPOLOGY = flags.DEFINE_string("topology", None, f"Kind and shape of a slice: {chips.EXAMPLES}.")
 NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "So many such slices.", lower_bound=1)
 WHAT = flags.DEFINE_enum("what", "step", ["step", "reconstruct"], "What to compile.")
 BATCH = flags.DEFINE_integer(
@@ -25,6 +28,7 @@ BATCH = flags.DEFINE_integer(
 RESOLUTION = flags.DEFINE_string(
     "resolution", None, "H or HxW of what is reconstructed; config.data.resolution by default."
 )
+TRY = flags.DEFINE_bool("try", False, "If it does not fit, compile what is suggested in turn.")
 JSON = flags.DEFINE_string("json", None, "File to write the same numbers to.")
 
 
@@ -36,77 +40,95 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         if CONFIG.value is None:
             raise UsageError("--config is missing: name a config file, as --config=configs/sd_m.py")
         if TOPOLOGY.value is None:
-            raise UsageError("--topology is missing: name a slice, as --topology=v5e:4x4")
-        CONFIG.value.lock()
+            raise UsageError(f"--topology is missing: name a slice, as {chips.EXAMPLES}")
+        CONFIG.value.lock()  # a config file that failed to load says so at its first use
         if len(rest) > 1:
             raise UsageError(f"{rest[1]!r} is not a flag; flags start with --")
         if RESOLUTION.value and WHAT.value == "step":
-            raise UsageError("--resolution is of --what=reconstruct; set config.data.resolution")
+            raise UsageError(
+                f"--resolution={RESOLUTION.value}: is of --what=reconstruct; for the step set "
+                "--config.data.resolution"
+            )
+        if JSON.value and not pathlib.Path(JSON.value).absolute().parent.is_dir():
+            raise UsageError(f"--json={JSON.value}: no such folder")
     except (flags.Error, ValueError, OSError) as error:
         _exit(2, one_line(error))
     return rest
 
 
 def main(argv: Sequence[str]) -> None:
-    """Compiles, prints, and ends with the exit code that says whether it fits."""
+    """Compiles and prints; the exit code says whether it fits."""
     del argv
     logging.set_verbosity(logging.WARNING)
-    from epsilon_vae.aot import chips
-
     chips.compile_without_tpu()
     try:
-        result = _measure(CONFIG.value)
+        topology = chips.open_topology(TOPOLOGY.value, NUM_SLICES.value)
+        config, build, suggest = _reconstruction() if WHAT.value == "reconstruct" else _step()
+        compiled = build(config, topology)
     except (UsageError, ConfigError, chips.TopologyError) as error:
         _exit(2, str(error))
-    from epsilon_vae.aot import report
-
-    print(report.table(result))
+    _announce(compiled, topology)
+    result = measure.measure(compiled, topology)
+    print(report.table(result), flush=True)
+    if not result["fits"]:
+        memory = result["hbm_bytes_a_chip"]
+        suggestions = suggest(config, topology, memory)
+        lines = [x.line(memory["usable"]) for x in suggestions]
+        lines.append(advice.larger_topology(memory))
+        print("\n".join(["What would help (estimates; --try compiles them):", *lines]), flush=True)
+        result["suggestions"] = [
+            {"settings": x.settings, "hbm_bytes_a_chip": x.hbm_bytes} for x in suggestions
+        ]
+        if TRY.value:
+            result["tried"] = list(_try(suggestions, config, topology, build))
     if JSON.value:
         pathlib.Path(JSON.value).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     sys.exit(0 if result["fits"] else 1)
 
 
-def _measure(config) -> dict:
-    from epsilon_vae import builders
-    from epsilon_vae.aot import chips, program, report
-    from epsilon_vae.parallel.mesh import make_mesh
-    from epsilon_vae.training.flops import parameter_counts
+def _step() -> tuple[ml_collections.ConfigDict, Callable, Callable]:
+    config = CONFIG.value
+    config.batch_size = BATCH.value or config.batch_size
+    return config, program.train_step, advice.suggest_for_step
 
-    topology = chips.open_topology(TOPOLOGY.value, NUM_SLICES.value)
-    reconstruct = WHAT.value == "reconstruct"
-    if reconstruct:
-        height, width = _resolution(config)
-        config.data.resolution = height
-        config.optim.accumulate = 1
-    config.batch_size = BATCH.value or (1 if reconstruct else config.batch_size)
-    check(config, len(topology.devices))
-    mesh = make_mesh(**config.mesh, devices=topology.devices)
-    counts = parameter_counts(builders.objective(config), config.data.resolution)
-    if reconstruct:
-        counts.pop("discriminator")
-        compiled = program.reconstruction(config, mesh, config.batch_size, height, width)
-    else:
-        compiled = program.train_step(config, mesh)
+
+def _reconstruction() -> tuple[ml_collections.ConfigDict, Callable, Callable]:
+    text = RESOLUTION.value or str(CONFIG.value.data.resolution)
+    sizes = text.split("x")
+    if len(sizes) > 2 or not all(size.isdecimal() and int(size) for size in sizes):
+        raise UsageError(f"--resolution={text}: expected H or HxW, as 1024 or 768x1024")
+    height, width = int(sizes[0]), int(sizes[-1])
+    config = program.prepare_reconstruction(CONFIG.value, BATCH.value or 1, height)
+
+    def build(config: ml_collections.ConfigDict, topology: chips.Topology) -> program.Program:
+        return program.reconstruction(config, topology, width)
+
+    return config, build, advice.suggest_for_reconstruction
+
+
+def _try(suggestions, config, topology, build):
+    """Compiles each suggestion until one fits; yields what it measured."""
+    for suggestion in suggestions:
+        print(f"Trying {suggestion.flags}", flush=True)
+        result = measure.measure(build(suggestion.applied(config), topology), topology)
+        print(report.verdict(result), flush=True)
+        yield {"settings": suggestion.settings} | result
+        if result["fits"]:
+            print(report.table(result), flush=True)
+            return
+
+
+def _announce(compiled: program.Program, topology: chips.Topology) -> None:
+    mesh = ", ".join(f"{axis} {size}" for axis, size in compiled.mesh.shape.items())
+    slices = f"{topology.num_slices} slices of " if topology.num_slices > 1 else ""
     print(
-        f"Compiling the {compiled.what}, for {NUM_SLICES.value} x {topology.name} "
-        f"({len(topology.devices)} chips, mesh {dict(mesh.shape)}). Takes minutes.",
+        f"Compiling the {compiled.what}, for {slices}{topology.name} ({len(topology.devices)} "
+        f"chips: {mesh}). Large configs take ten minutes.",
         flush=True,
     )
-    return {"parameters": counts} | report.measure(compiled, topology, mesh)
 
 
-def _resolution(config) -> tuple[int, int]:
-    text = RESOLUTION.value or str(config.data.resolution)
-    try:
-        sizes = [int(size) for size in text.split("x")]
-    except ValueError:
-        sizes = []
-    if not 1 <= len(sizes) <= 2 or min(sizes) < 1:
-        raise UsageError(f"--resolution={text}: expected H or HxW, as 1024 or 768x1024")
-    return sizes[0], sizes[-1]
-
-
-def _exit(code: int, message: str) -> None:
+def _exit(code: int, message: str) -> NoReturn:
     print(f"epsilon_vae: {message}", file=sys.stderr)
     sys.exit(code)
 

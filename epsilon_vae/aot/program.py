@@ -2,21 +2,22 @@
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 from jax.sharding import Mesh
 
 from epsilon_vae import builders
-from epsilon_vae.config import ConfigError
+from epsilon_vae.aot.chips import Topology
+from epsilon_vae.config import check
 from epsilon_vae.diffusion.sampler import sample
 from epsilon_vae.diffusion.time import SPACINGS
-from epsilon_vae.parallel.mesh import image_sharding, replicated
+from epsilon_vae.parallel.mesh import image_sharding, make_mesh, replicated
 from epsilon_vae.parallel.sharding import infer_sharding
-from epsilon_vae.training.flops import jaxpr_flops
+from epsilon_vae.training.flops import jaxpr_flops, parameter_counts
 from epsilon_vae.training.sharded import jit_step, state_shapes
 
 
@@ -26,62 +27,62 @@ class Program:
 
     Attributes:
       what: it does, in words.
+      mesh: of devices that need not exist.
       num_images: in one call.
+      parameter_counts: by network.
       function: jitted.
       arguments: trees of `jax.ShapeDtypeStruct`, with shardings.
-      donated: indices of the arguments whose memory the results take over.
       model_flops: of one call, without what remat computes again.
     """
 
     what: str
+    mesh: Mesh
     num_images: int
+    parameter_counts: dict[str, int]
     function: Callable
     arguments: tuple
-    donated: tuple[int, ...]
     model_flops: float
 
-    def trace(self, mesh: Mesh) -> jax.stages.Traced:
-        """Its jaxpr, ready to be lowered within the mesh."""
-        with jax.set_mesh(mesh):
+    def trace(self) -> jax.stages.Traced:
+        """Its jaxpr, ready to be lowered."""
+        with jax.set_mesh(self.mesh):
             return self.function.trace(*self.arguments)
 
     def argument_bytes(self) -> int:
-        """On each chip."""
+        """On each chip, without the padding of tiles."""
         return sum(bytes_on_a_chip(leaf) for leaf in jax.tree.leaves(self.arguments))
 
 
 def bytes_on_a_chip(leaf: jax.ShapeDtypeStruct) -> int:
-    """Of an array with a sharding, without the padding of tiles."""
-    return int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+    """Of an array with a sharding."""
+    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
 
-def _on_every_chip(tree, mesh: Mesh):
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), tree
-    )
+def train_step(config: ml_collections.ConfigDict, topology: Topology) -> Program:
+    """The step of `main.py` on `config.batch_size` images of `config.data.resolution`.
 
-
-def train_step(config: ml_collections.ConfigDict, mesh: Mesh) -> Program:
-    """The step of `main.py` on `config.batch_size` images of `config.data.resolution`."""
+    Raises:
+      ConfigError: a config that cannot run on so many chips.
+    """
+    check(config, len(topology.devices))
+    mesh = make_mesh(**config.mesh, devices=topology.devices)
     size = config.data.resolution
-    frozen = builders.frozen_weights(config)
-    images = jax.ShapeDtypeStruct((config.batch_size, size, size, 3), jnp.float32)
-    plain = _without_remat(config)
-    plain_step = builders.train_step(plain)
     step = builders.train_step(config)
+    frozen = builders.frozen_weights(config)
     target = state_shapes(step, size, mesh)
-    model = jax.make_jaxpr(plain_step)(target, frozen, images)
-    arguments = (
-        target,
-        _on_every_chip(frozen, mesh),
-        jax.ShapeDtypeStruct(images.shape, images.dtype, sharding=image_sharding(mesh)),
+    shape = (config.batch_size, size, size, 3)
+    images = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=image_sharding(mesh))
+    model = jax.make_jaxpr(builders.train_step(_without_remat(config)))(target, frozen, images)
+    frozen = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), frozen
     )
     return Program(
         f"train step, batch {config.batch_size}, {size} px",
+        mesh,
         config.batch_size,
+        parameter_counts(step.objective, size),
         jit_step(step, target, mesh),
-        arguments,
-        (0,),
+        (target, frozen, images),
         jaxpr_flops(model.jaxpr),
     )
 
@@ -94,31 +95,26 @@ def _without_remat(config: ml_collections.ConfigDict) -> ml_collections.ConfigDi
 
 
 def reconstruction(
-    config: ml_collections.ConfigDict, mesh: Mesh, batch_size: int, height: int, width: int
+    config: ml_collections.ConfigDict, topology: Topology, width: int | None = None
 ) -> Program:
     """Encoding and decoding at `config.flow.nfe` steps, as `Autoencoder.reconstruct`.
 
-    The devices of `data` and `fsdp` share the images, each of which is worked through alone; those
-    of `space` share its rows. Sizes are padded to what the networks take.
+    `config.batch_size` images of `config.data.resolution` rows, and as many columns unless `width`
+    is given; both are padded to what the networks take. The chips of `data` and `fsdp` share the
+    images, each of which is worked through alone; those of `space` share its rows.
 
     Raises:
-      ConfigError: the mesh cannot share the images or the rows.
+      ConfigError: a config that cannot run on so many chips.
     """
     networks, process = builders.networks(config), builders.process(config)
     multiple = max(networks.f, networks.decoder_stride)
-    height, width = (-(-size // multiple) * multiple for size in (height, width))
+    width = math.ceil((width or config.data.resolution) / multiple) * multiple
+    check(config, len(topology.devices))
+    mesh = make_mesh(**config.mesh, devices=topology.devices)
     abreast = mesh.shape["data"] * mesh.shape["fsdp"]
-    space = mesh.shape["space"]
-    if batch_size % abreast:
-        raise ConfigError(
-            f"--batch={batch_size}: mesh.data x mesh.fsdp = {abreast} must divide it; for one "
-            f"image over all chips set --config.mesh.data=1 --config.mesh.space={abreast * space}"
-        )
-    if height % space:
-        raise ConfigError(f"--resolution: {height} rows do not divide over mesh.space = {space}")
     times = SPACINGS[config.flow.spacing](config.flow.nfe)
 
-    def reconstruct_some(params: dict, images: jax.Array) -> jax.Array:
+    def reconstruct_abreast(params: dict, images: jax.Array) -> jax.Array:
         latents = networks.encode(params, images)
 
         def predict(x: jax.Array, t: jax.Array) -> jax.Array:
@@ -128,9 +124,9 @@ def reconstruction(
 
     def reconstruct(params: dict, images: jax.Array) -> jax.Array:
         if images.shape[0] == abreast:
-            return jnp.clip(reconstruct_some(params, images), -1, 1)
+            return jnp.clip(reconstruct_abreast(params, images), -1, 1)
         rounds = images.reshape(abreast, -1, *images.shape[1:]).swapaxes(0, 1)
-        rounds = jax.lax.map(lambda some: reconstruct_some(params, some), rounds)
+        rounds = jax.lax.map(lambda some: reconstruct_abreast(params, some), rounds)
         return jnp.clip(rounds.swapaxes(0, 1).reshape(images.shape), -1, 1)
 
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -140,14 +136,32 @@ def reconstruction(
         shapes,
         infer_sharding(shapes, mesh),
     )
-    shape = (batch_size, height, width, 3)
+    shape = (config.batch_size, config.data.resolution, width, 3)
     images = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=image_sharding(mesh))
+    plural = "s" if config.batch_size > 1 else ""
     return Program(
-        f"reconstruction of {batch_size} image{'s' * (batch_size > 1)} of {height} x {width}, "
-        f"NFE {config.flow.nfe}",
-        batch_size,
+        f"reconstruction of {config.batch_size} image{plural}, {shape[1]} x {width} px, NFE "
+        f"{config.flow.nfe}",
+        mesh,
+        config.batch_size,
+        {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in params.items()},
         jax.jit(reconstruct, out_shardings=image_sharding(mesh)),
         (params, images),
-        (),
         jaxpr_flops(jax.make_jaxpr(reconstruct)(params, images).jaxpr),
     )
+
+
+def prepare_reconstruction(
+    config: ml_collections.ConfigDict, batch_size: int, height: int
+) -> ml_collections.ConfigDict:
+    """A copy of the config for `reconstruction`, its mesh checked for `batch_size` images.
+
+    Raises:
+      ConfigError: the encoder has no such f.
+    """
+    config = copy.deepcopy(config)
+    networks = builders.networks(config)
+    multiple = max(networks.f, networks.decoder_stride)
+    config.data.resolution = math.ceil(height / multiple) * multiple
+    config.batch_size, config.optim.accumulate = batch_size, 1
+    return config

@@ -57,7 +57,7 @@ def roofline(
     assumptions = {
         "compute": f"all FLOPs at the bfloat16 peak, {chip.flops_per_second / 1e12:.0f} TFLOP/s",
         "memory": f"each HBM byte once, at {chip.hbm_bytes_per_second / 1e9:.0f} GB/s",
-        "interconnect": f"rings along one axis in both directions, {ring / 1e9:.0f} GB/s",
+        "interconnect": f"rings along one axis both ways, {ring / 1e9:.0f} GB/s, no latency",
     }
     if dcn:
         assumptions["interconnect"] += (

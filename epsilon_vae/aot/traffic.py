@@ -251,29 +251,47 @@ def _collective(computation: Computation, x: Instruction, per_slice: int) -> Col
 def replica_group(attributes: str) -> list[int]:
     """Devices of the first group of a collective, in any of HLO's notations.
 
-    `{{0,1},{2,3}}`; `[2,4]<=[4,2]T(1,0)`, an iota reshaped and transposed;
-    `mesh['a'=2,'b'=4] {'b'}`, axes of a mesh; and `source_target_pairs={{0,1},…}`, of which the
-    pair is the group.
+    `replica_groups={{0,1},{2,3}}`; `[2,4]<=[4,2]T(1,0)`, an iota reshaped and transposed;
+    `mesh['a'=2,'b'=4] {'b'}`, axes of a mesh, perhaps with `device_ids=([4,2]T(1,0))` before the
+    axes; and `source_target_pairs={{0,1},…}`, of which a pair is the group.
+
+    Raises:
+      ValueError: none of these.
     """
     match = re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", attributes)
     if match:
-        return [int(device) for device in match[1].split(",")]
-    match = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
+        return _integers(match[1])
+    match = re.search(r"replica_groups=\[([\d,]+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", attributes)
     if match:
-        groups, dims = ([int(n) for n in match[i].split(",")] for i in (1, 2))
-        order = [int(n) for n in match[3].split(",")] if match[3] else None
-        devices = np.arange(math.prod(dims)).reshape(dims).transpose(order)
-        return devices.reshape(groups)[0].tolist()
-    match = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", attributes)
+        return _iota(match[2]).reshape(_integers(match[1]))[0].tolist()
+    match = re.search(
+        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^{]*)\))?\s*\{([^}]*)\}", attributes
+    )
     if match:
-        return _mesh_group(match[1], match[2])
-    raise ValueError(f"a collective without groups that can be read: {attributes[:200]}")
+        return _mesh_group(match[1], match[2], match[3])
+    raise ValueError(f"groups of a collective in an unknown notation: {attributes[:120]}")
 
 
-def _mesh_group(mesh: str, axes: str) -> list[int]:
-    """The first group along `'b'` or a part of it, `'b':(2)4`, of a mesh `'a'=2,'b'=8`."""
+def _integers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
+
+
+def _iota(text: str) -> np.ndarray:
+    """`[4,2]T(1,0)`: 0 to 7 as 4 × 2, transposed."""
+    dims, order = re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text).groups()
+    sizes = _integers(dims)
+    return np.arange(math.prod(sizes)).reshape(sizes).transpose(_integers(order) if order else None)
+
+
+def _mesh_group(mesh: str, device_ids: str | None, axes: str) -> list[int]:
+    """The first group along `'b'`, or a part of it, `'b':(2)4`, of a mesh `'a'=2,'b'=8`."""
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)}
-    devices = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
+    if device_ids is None:
+        devices = np.arange(math.prod(sizes.values()))
+    elif device_ids.startswith("["):
+        devices = _iota(device_ids)
+    else:
+        devices = np.array(_integers(device_ids))
     index = dict.fromkeys(sizes, slice(0, 1))
     for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes):
         if size:  # the axis seen as before × size × after
@@ -281,7 +299,7 @@ def _mesh_group(mesh: str, axes: str) -> list[int]:
             index[name] = slice(0, int(size) * after, after)
         else:
             index[name] = slice(None)
-    return devices[tuple(index.values())].ravel().tolist()
+    return devices.reshape(list(sizes.values()))[tuple(index.values())].ravel().tolist()
 
 
 def _trip_count(

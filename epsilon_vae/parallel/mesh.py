@@ -32,10 +32,12 @@ def make_mesh(
             f"config.mesh.data = {shape['data']}: the {num_slices} slices must divide it"
         )
     within = (shape["data"] // num_slices, shape["fsdp"], shape["space"])
+    # An axis may be longer than one side of the torus, as 16 of 8x8.
+    split = {"allow_split_physical_axes": True}
     if num_slices > 1:
-        grid = mesh_utils.create_hybrid_device_mesh(within, (num_slices, 1, 1), devices)
+        grid = mesh_utils.create_hybrid_device_mesh(within, (num_slices, 1, 1), devices, **split)
     else:
-        grid = mesh_utils.create_device_mesh(within, devices)
+        grid = mesh_utils.create_device_mesh(within, devices, **split)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 

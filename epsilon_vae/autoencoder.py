@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from jax.sharding import Mesh
 
 from epsilon_vae import builders, checkpoint
 from epsilon_vae.data.transforms import to_float, to_uint8
@@ -13,6 +14,7 @@ from epsilon_vae.diffusion.path import Process
 from epsilon_vae.diffusion.sampler import sample
 from epsilon_vae.diffusion.time import SPACINGS
 from epsilon_vae.models.autoencoder import Networks
+from epsilon_vae.parallel.batch import share_images
 
 
 class Autoencoder:
@@ -20,7 +22,8 @@ class Autoencoder:
 
     Images are uint8 in [0, 255] or float in [-1, 1], `[H, W, 3]` or `[B, H, W, 3]`, of any height
     and width. The same seed gives the same result; every image of a batch is decoded from the same
-    noise, and on its own, so that its result does not depend on the batch.
+    noise, and on its own, so that its result does not depend on the batch. With a `mesh`, its
+    devices share the images of a batch; all processes call alike.
 
     Attributes:
       config: that it was trained with.
@@ -38,12 +41,13 @@ class Autoencoder:
         params: dict,
         config: ml_collections.ConfigDict | None = None,
         step: int | None = None,
+        mesh: Mesh | None = None,
     ):
         self.networks, self.process, self.params = networks, process, params
         self.config, self.step = config, step
         self._spacing = SPACINGS[spacing]
-        self._encode = jax.jit(self._encode_images)
-        self._decode = jax.jit(self._decode_latents)
+        self._encode = share_images(self._encode_images, mesh)
+        self._decode = share_images(self._decode_latents, mesh)
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Latents, float32 `[(B,) h, w, n_z]`.
@@ -57,7 +61,7 @@ class Autoencoder:
         images = _as_images(images)
         batch = images if images.ndim == 4 else images[None]
         batch = _pad_to_multiple(batch, max(self.networks.f, self.networks.decoder_stride))
-        latents = np.asarray(self._encode(self.params, batch))
+        latents = self._encode(self.params, batch)
         return latents if images.ndim == 4 else latents[0]
 
     def decode(self, latents: np.ndarray, steps: int = 3, seed: int = 0) -> np.ndarray:
@@ -81,8 +85,8 @@ class Autoencoder:
         height, width = (size * self.networks.f for size in batch.shape[1:3])
         multiple = max(1, self.networks.decoder_stride // self.networks.f)
         batch = _pad_to_multiple(batch, multiple)
-        key = jax.random.key(seed)
-        images = np.asarray(self._decode(self.params, batch, self._spacing(steps), key))
+        whole = self.params, self._spacing(steps), np.uint32(seed % 2**32)
+        images = self._decode(whole, batch)
         images = images[:, :height, :width]
         return images if latents.ndim == 4 else images[0]
 
@@ -102,8 +106,11 @@ class Autoencoder:
         return jax.lax.map(lambda image: self.networks.encode(params, image[None])[0], images)
 
     def _decode_latents(
-        self, params: dict, latents: jax.Array, times: jax.Array, key: jax.Array
+        self, whole: tuple[dict, jax.Array, jax.Array], latents: jax.Array
     ) -> jax.Array:
+        params, times, seed = whole
+        key = jax.random.key(seed)
+
         def decode_one(z: jax.Array) -> jax.Array:
             z = z[None]
             shape = (1, z.shape[1] * self.networks.f, z.shape[2] * self.networks.f, 3)

@@ -14,6 +14,7 @@ from etils import epath
 from flax import traverse_util
 
 from epsilon_vae.config import from_dict
+from epsilon_vae.parallel import hosts
 
 OTHER_RUN = "another --workdir"
 
@@ -37,7 +38,7 @@ def directory(workdir: str) -> epath.Path:
 
 
 class Checkpointer:
-    """Saves and restores the steps of one run.
+    """Saves and restores the steps of one run; with several processes, all call alike.
 
     Args:
       workdir: of the run.
@@ -71,7 +72,7 @@ class Checkpointer:
         self._manager.close()
 
     def restore_newest(self, target: Any) -> Restored | None:
-        """The newest step that can be read, or None where there is no step.
+        """The newest step that all processes can read, or None where there is no step.
 
         Where a step cannot be read, the one before is taken, with a warning, and once that is
         read the bad one is moved aside, to `checkpoints/damaged/`.
@@ -84,17 +85,11 @@ class Checkpointer:
         """
         bad_steps: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                restored = _restore(self.directory / str(step), target)
-            except CheckpointError:
-                raise
-            except Exception as error:  # Orbax and tensorstore raise many kinds for broken files.
-                reason = str(error).splitlines()[0]
-                logging.warning("Checkpoint %d is damaged and left out: %s", step, reason)
-                bad_steps.append(step)
-            else:
+            restored = self._try_to_restore(step, target)
+            if hosts.all_agree(restored is not None):
                 self._move_aside(bad_steps)
                 return restored
+            bad_steps.append(step)
         if bad_steps:
             raise CheckpointError(
                 f"{self.directory}: none of the checkpoints {bad_steps} can be read; they are left "
@@ -102,14 +97,27 @@ class Checkpointer:
             )
         return None
 
+    def _try_to_restore(self, step: int, target: Any) -> Restored | None:
+        """None, with a warning, where this process cannot read it; no barrier is in the way."""
+        try:
+            return _restore(self.directory / str(step), target)
+        except CheckpointError:
+            raise
+        except Exception as error:  # Orbax and tensorstore raise many kinds for broken files.
+            reason = str(error).splitlines()[0]
+            logging.warning("Checkpoint %d is damaged and left out: %s", step, reason)
+            return None
+
     def _move_aside(self, steps: list[int]) -> None:
         """Out of the way of the steps that will be saved under the same numbers."""
-        for step in steps:
-            damaged = self.directory / "damaged"
-            damaged.mkdir(exist_ok=True)
-            number = len(list(damaged.iterdir()))
-            (self.directory / str(step)).rename(damaged / f"{step}-{number}")
+        if hosts.is_first():
+            for step in steps:
+                damaged = self.directory / "damaged"
+                damaged.mkdir(exist_ok=True)
+                number = len(list(damaged.iterdir()))
+                (self.directory / str(step)).rename(damaged / f"{step}-{number}")
         if steps:
+            hosts.meet("damaged checkpoints moved aside")
             self._manager.reload()
 
 
@@ -126,8 +134,12 @@ def _restore(step_directory: epath.Path, target: Any) -> Restored:
 
 
 def _read(step_directory: epath.Path, **items: Any) -> Any:
-    """Items of a step; without a manager, which would tidy up a directory that a run writes to."""
-    reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+    """Items of a step.
+
+    Without a manager, which would tidy up a directory that a run writes to, and without a
+    checkpointer, at whose barrier the others would wait for a process that cannot read.
+    """
+    reader = ocp.CompositeCheckpointHandler()
     return reader.restore(step_directory, args=ocp.args.Composite(**items))
 
 

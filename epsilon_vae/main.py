@@ -1,14 +1,18 @@
 """Trains an ε-VAE: `python -m epsilon_vae.main --config=configs/tiny.py --workdir=DIR`.
 
-Run the same command again to resume. Exit codes: 0 done, or stopped and saved; 1 training failed;
-2 the command or its config cannot run.
+Run the same command again to resume. On several processes or hosts, each runs this command. Exit
+codes: 0 done, or stopped by Ctrl-C and saved; 1 training failed, or another process was lost; 2 the
+command or its config cannot run; 75 preempted (SIGTERM) and saved, to be started again.
 """
 
-import pathlib
+import signal
 import sys
+import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 import jax
+import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -16,11 +20,29 @@ from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.command_line import UsageError, check_overrides, one_line
 from epsilon_vae.config import ConfigError, check, to_json
 from epsilon_vae.data.decode import DataError
+from epsilon_vae.parallel import hosts
+from epsilon_vae.training.workdir import WorkdirError
+
+PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: launchers try again
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as configs/tiny.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and samples.")
 DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print the resolved config, parameter counts and FLOPs a step, and exit."
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "HOST:PORT of process 0. Cloud TPU, GKE and SLURM need none."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator_address.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "From 0, with --coordinator_address.")
+STARTUP_TIMEOUT = flags.DEFINE_integer(
+    "startup_timeout_seconds", 300, "How long processes wait for each other.", lower_bound=1
+)
+HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
+    "heartbeat_timeout_seconds",
+    100,
+    "After so much silence a process counts as lost, and the others end.",
+    lower_bound=1,
 )
 
 
@@ -42,38 +64,58 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Checks the config, then hands over to the loop."""
+    """Joins the other processes, if any, checks the config, then hands over to the loop."""
     del argv
     logging.set_verbosity(logging.WARNING)
     try:
-        config = CONFIG.value
-        check(config, jax.device_count())
         if DRY_RUN.value:
-            dry_run(config)
+            check(CONFIG.value, jax.device_count())
+            dry_run(CONFIG.value)
             return
-        # The loop brings TensorFlow with it: a wrong config is told before that.
-        from epsilon_vae import builders
-        from epsilon_vae.training import loop
-
-        builders.networks(config)
-        make_workdir(WORKDIR.value)
-        done = loop.train(config, WORKDIR.value)
-    except (UsageError, ConfigError, DataError, CheckpointError) as error:
+        hosts.start(
+            COORDINATOR.value,
+            NUM_PROCESSES.value,
+            PROCESS_ID.value,
+            STARTUP_TIMEOUT.value,
+            HEARTBEAT_TIMEOUT.value,
+        )
+        stopped_by = train(CONFIG.value)
+    except (
+        UsageError,
+        hosts.HostsError,
+        WorkdirError,
+        ConfigError,
+        DataError,
+        CheckpointError,
+    ) as error:
         _exit(2, str(error))
     except FloatingPointError as error:
         _exit(1, str(error))
-    if not done:
-        print("Stopped and saved. To go on, run the same command again.")
+    except Exception as error:
+        if not jax.distributed.is_initialized():
+            raise
+        if hosts.is_loss_of_a_process(error):
+            message = f"another process was lost; start all again, to resume ({one_line(error)})"
+            _exit(1, message, wait=False)
+        traceback.print_exc()
+        _exit(1, f"process {jax.process_index()} failed: {one_line(error)}")
+    if stopped_by:
+        if hosts.is_first():
+            print("Stopped and saved. To go on, run the same command again.")
+        sys.exit(PREEMPTED if stopped_by == signal.SIGTERM else 0)
 
 
-def make_workdir(workdir: str) -> None:
-    """Makes the folder, and raises `UsageError` where that cannot be."""
-    try:
-        pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"--workdir={workdir}: cannot be made ({error.strerror}); name a folder of yours"
-        ) from error
+def train(config: ml_collections.ConfigDict) -> signal.Signals | None:
+    """Checks what can be checked before TensorFlow is loaded, and trains."""
+    check(config, jax.device_count())
+    if not hosts.same_everywhere(to_json(config)):
+        raise ConfigError("config: not the same for all processes; give them all the same flags")
+    from epsilon_vae import builders
+
+    builders.networks(config)
+    from epsilon_vae.training import loop  # brings TensorFlow
+
+    return loop.train(config, WORKDIR.value)
 
 
 def dry_run(config) -> None:
@@ -90,9 +132,9 @@ def dry_run(config) -> None:
     print(f"FLOPs a step: {flops:.4g} ({flops / config.batch_size:.4g} an image)")
 
 
-def _exit(code: int, message: str) -> None:
+def _exit(code: int, message: str, wait: bool = True) -> NoReturn:
     print(f"epsilon_vae: {message}", file=sys.stderr)
-    sys.exit(code)
+    hosts.leave(code, wait)
 
 
 if __name__ == "__main__":

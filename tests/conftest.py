@@ -1,8 +1,11 @@
 """What tests share: a small config, and a train step that is compiled once."""
 
+import csv
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,6 +145,63 @@ def flags(workdir, *more: str) -> tuple[str, ...]:
         "--config.checkpoint.every_steps=2",
         *more,
     )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+def start_together(
+    run_module, *arguments: str, count: int = 2, ids: Sequence[int] = (0, 1), each=lambda index: ()
+) -> list[subprocess.Popen]:
+    """Processes of `epsilon_vae.main` that know of each other, with one device each.
+
+    Args:
+      arguments: of all.
+      count: of processes that are expected.
+      ids: of those that are started.
+      each: id → further arguments of one.
+    """
+    address = f"--coordinator_address=127.0.0.1:{free_port()}"
+    return [
+        run_module(
+            "epsilon_vae.main",
+            *arguments,
+            address,
+            f"--num_processes={count}",
+            f"--process_id={index}",
+            *each(index),
+        )
+        for index in ids
+    ]
+
+
+def read_until(process, words: str) -> None:
+    for line in process.stdout:
+        if words in line:
+            return
+    raise AssertionError(f"never said {words!r}: {process.stderr.read()[-2000:]}")
+
+
+def read_metrics(workdir) -> list[dict]:
+    with (workdir / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# Relative. Gradients and rounded pictures show sooner that float32 sums were in another order.
+TOLERANCES = {"loss/": 1e-5, "grad_norm/": 1e-4, "eval/": 1e-3}
+
+
+def assert_same_metrics(one: list[dict], other: list[dict]) -> None:
+    """Rows of two metrics.csv are equal, but for the order of sums and the sixth digit."""
+    assert [row["step"] for row in one] == [row["step"] for row in other] and one
+    for a, b in zip(one, other, strict=True):
+        for kind, relative in TOLERANCES.items():
+            for name in (name for name in a if name.startswith(kind) and a[name]):
+                x, y = float(a[name]), float(b[name])
+                assert abs(x - y) <= 1.01 * relative * abs(y) + 1e-5 * relative, (a["step"], name)
 
 
 def finish(process, timeout_seconds: float = 300) -> tuple[str, str]:

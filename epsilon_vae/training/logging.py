@@ -1,10 +1,11 @@
 """Where a run's numbers go: TensorBoard (through clu), metrics.csv, the console, the workdir.
 
-The only file that imports clu's writers, and through them TensorFlow.
+Process 0 writes them. The only file that imports clu's writers, and through them TensorFlow.
 """
 
 import csv
 import importlib.metadata
+import io
 import json
 import os
 import pathlib
@@ -15,10 +16,12 @@ import sys
 import jax
 import ml_collections
 import numpy as np
+from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
 from epsilon_vae.config import to_json
+from epsilon_vae.training.workdir import Heartbeat, write_whole
 
 # TensorFlow, which clu's writers bring, only writes events here: it need not announce its kernels.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -31,7 +34,7 @@ class MetricsCSV:
     """`metrics.csv`: a `step` column and one per metric; cells of metrics not measured are empty.
 
     Opened for a run that starts at `start_step`, it keeps the rows up to there and drops later
-    ones, which the run will write again, and a row that was cut short.
+    ones, which the run will write again. Each row rewrites the file, since buckets cannot append.
 
     Args:
       path: of the file.
@@ -39,35 +42,30 @@ class MetricsCSV:
       start_step: updates that the run's state has seen.
     """
 
-    def __init__(self, path: pathlib.Path, columns: list[str], start_step: int):
+    def __init__(self, path: epath.Path, columns: list[str], start_step: int):
         kept, old_columns = self._read(path, start_step)
+        self._path, self._text = path, io.StringIO()
         fields = ["step", *dict.fromkeys([*old_columns, *columns])]
-        unfinished = path.with_suffix(".csv.tmp")
-        self._file = unfinished.open("w", newline="")
-        self._writer = csv.DictWriter(self._file, fields)
+        self._writer = csv.DictWriter(self._text, fields, lineterminator="\n")
         self._writer.writeheader()
         self._writer.writerows(kept)
-        self._file.flush()
-        unfinished.replace(path)
+        self._save()
 
     @staticmethod
-    def _read(path: pathlib.Path, start_step: int) -> tuple[list[dict], list[str]]:
+    def _read(path: epath.Path, start_step: int) -> tuple[list[dict], list[str]]:
         if not path.exists():
             return [], []
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            fields = reader.fieldnames or ["step"]
-            rows = [row for row in reader if None not in row.values() and row["step"].isdigit()]
-        return [row for row in rows if int(row["step"]) <= start_step], fields[1:]
+        reader = csv.DictReader(io.StringIO(path.read_text()))
+        rows = [row for row in reader if int(row["step"]) <= start_step]
+        return rows, reader.fieldnames[1:]
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Appends a row, at once on disk."""
+        """Adds a row."""
         self._writer.writerow({"step": step} | {k: f"{v:.6g}" for k, v in metrics.items()})
-        self._file.flush()
+        self._save()
 
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+    def _save(self) -> None:
+        write_whole(self._path, self._text.getvalue().encode())
 
 
 class Console:
@@ -103,13 +101,21 @@ class RunLog:
       workdir: of the run.
       columns: names of the scalars that will be written.
       start_step, num_steps: the run's extent.
+      heartbeat: of the run.
     """
 
-    def __init__(self, workdir: str, columns: list[str], start_step: int, num_steps: int):
-        self._workdir = pathlib.Path(workdir)
+    def __init__(
+        self,
+        workdir: str,
+        columns: list[str],
+        start_step: int,
+        num_steps: int,
+        heartbeat: Heartbeat,
+    ):
+        self._workdir, self._heartbeat = epath.Path(workdir), heartbeat
         self._csv = MetricsCSV(self._workdir / "metrics.csv", columns, start_step)
-        self._tensorboard = metric_writers.SummaryWriter(str(self._workdir))
-        self.console = Console(start_step, num_steps)
+        self._tensorboard = metric_writers.SummaryWriter(str(workdir))
+        self._console = Console(start_step, num_steps)
 
     def scalars(self, step: int, metrics: dict[str, float]) -> None:
         """To TensorBoard and metrics.csv."""
@@ -121,13 +127,51 @@ class RunLog:
         self._tensorboard.write_images(step, {"samples": picture[None]})
         folder = self._workdir / "samples"
         folder.mkdir(exist_ok=True)
-        Image.fromarray(picture).save(folder / f"{step:08d}.png")
+        png = io.BytesIO()
+        Image.fromarray(picture).save(png, "png")
+        write_whole(folder / f"{step:08d}.png", png.getvalue())
+
+    def line(self, text: str) -> None:
+        """To the console."""
+        self._console.line(text)
+
+    def advance(self) -> None:
+        """One step done, on the console."""
+        self._console.advance()
+
+    def beat(self, step: int) -> None:
+        """The heartbeat."""
+        self._heartbeat.beat(step)
 
     def close(self) -> None:
         """Flushes all writers."""
         self._tensorboard.flush()
-        self._csv.close()
-        self.console.close()
+        self._console.close()
+
+
+class NoLog(RunLog):
+    """What the other processes have instead: nothing is written."""
+
+    def __init__(self):
+        """Opens nothing."""
+
+    def scalars(self, step: int, metrics: dict[str, float]) -> None:
+        """Not written."""
+
+    def picture(self, step: int, picture: np.ndarray) -> None:
+        """Not written."""
+
+    def line(self, text: str) -> None:
+        """Not printed."""
+
+    def advance(self) -> None:
+        """Not shown."""
+
+    def beat(self, step: int) -> None:
+        """Not written."""
+
+    def close(self) -> None:
+        """Nothing to flush."""
 
 
 def write_run_files(workdir: str, config: ml_collections.ConfigDict, params: dict) -> None:
@@ -138,11 +182,11 @@ def write_run_files(workdir: str, config: ml_collections.ConfigDict, params: dic
       config: resolved.
       params: of all networks, by network.
     """
-    folder = pathlib.Path(workdir)
-    (folder / "config.json").write_text(to_json(config))
-    (folder / "versions.json").write_text(json.dumps(_versions(), indent=2) + "\n")
+    folder = epath.Path(workdir)
     table = parameter_overview.get_parameter_overview(params, include_stats=False)
-    (folder / "parameters.txt").write_text(table + "\n")
+    write_whole(folder / "config.json", to_json(config).encode())
+    write_whole(folder / "versions.json", f"{json.dumps(_versions(), indent=2)}\n".encode())
+    write_whole(folder / "parameters.txt", f"{table}\n".encode())
 
 
 def _versions() -> dict[str, str]:
@@ -154,5 +198,6 @@ def _versions() -> dict[str, str]:
         "git_commit": described.stdout.strip() or "unknown",
         "python": platform.python_version(),
         "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
+        "processes": str(jax.process_count()),
     }
     return versions | {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -5,11 +5,12 @@ that was killed and started again ends in the state of one that was not.
 """
 
 import contextlib
-import pathlib
+import signal
 
 import jax
 import ml_collections
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
 from epsilon_vae import builders
@@ -18,29 +19,33 @@ from epsilon_vae.config import differences
 from epsilon_vae.data.pipeline import BadRecords, TrainingBatches
 from epsilon_vae.data.sources import open_source
 from epsilon_vae.evaluation.reconstruction import METRICS, HeldOutEvaluation
+from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import image_sharding, make_mesh, replicated
 from epsilon_vae.parallel.sharding import batch_places, global_batch
-from epsilon_vae.training.logging import RunLog, write_run_files
+from epsilon_vae.training.logging import NoLog, RunLog, write_run_files
 from epsilon_vae.training.monitor import SPEED_METRICS, Clock, MetricsWindow, StopSignal
 from epsilon_vae.training.sharded import jit_step, make_state, state_shapes
 from epsilon_vae.training.state import TrainState
 from epsilon_vae.training.step import TrainStep
+from epsilon_vae.training.workdir import open_workdir
 
 LOSSES = ("flow", "lpips", "adv", "disc", "r1")
 
 
-def train(config: ml_collections.ConfigDict, workdir: str) -> bool:
+def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | None:
     """Trains from the newest checkpoint in `workdir`, or from the start, to `config.num_steps`.
 
-    `workdir` exists.
+    All processes call it alike, and go through the same steps, evaluations and checkpoints;
+    process 0 writes the logs.
 
     Returns:
-      True when done; False when stopped by SIGTERM or Ctrl-C, with everything saved.
+      None when done; SIGTERM or SIGINT when stopped by it, with everything saved.
 
     Raises:
-      ConfigError, DataError, CheckpointError: before anything expensive starts.
+      WorkdirError, ConfigError, DataError, CheckpointError: before anything expensive starts.
       NonFiniteError: nothing of the bad step was saved.
     """
+    heartbeat = open_workdir(workdir)
     _use_compilation_cache(workdir)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.space)
     with jax.set_mesh(mesh), StopSignal() as stop, contextlib.ExitStack() as to_close:
@@ -51,7 +56,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> bool:
         places = batch_places(images_at, config.batch_size)
         batches = _open_training_batches(config, places)
         to_close.callback(batches.close)
-        evaluation = HeldOutEvaluation(config)
+        evaluation = HeldOutEvaluation(config, mesh)
         checkpointer = Checkpointer(
             workdir, config.checkpoint.keep, config.checkpoint.permanent_every_steps
         )
@@ -63,15 +68,16 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> bool:
 
         # The step, compiled at its first call, and where its numbers go.
         step_fn = jit_step(train_step, state, mesh)
-        networks = state.params | {"discriminator": state.discriminator}
-        write_run_files(workdir, config, networks)
-        log = RunLog(
-            workdir, _columns(config, step_fn, state, frozen), start_step, config.num_steps
-        )
+        columns = _columns(config, step_fn, state, frozen)
+        log = NoLog()
+        if hosts.is_first():
+            networks = state.params | {"discriminator": state.discriminator}
+            write_run_files(workdir, config, networks)
+            log = RunLog(workdir, columns, start_step, config.num_steps, heartbeat)
         to_close.callback(log.close)
-        log.console.line(_opening_line(config, restored, workdir))
+        log.line(_opening_line(config, restored, workdir))
 
-        stopping = False
+        stopped_by = None
         clock, window = Clock(config.batch_size), MetricsWindow()
         for step in range(start_step + 1, config.num_steps + 1):
             with clock.waiting():
@@ -79,33 +85,34 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> bool:
                 images = global_batch(images_at, config.batch_size, places, local)
             state, metrics = step_fn(state, frozen, images)
             window.add(step, metrics)
-            log.console.advance()
+            log.advance()
             if step == start_step + 1:
                 window.settle()
                 clock.start()
-                log.console.line(f"step {step}: compiled and done, {clock.since_launch():.1f} s in")
+                log.line(f"step {step}: compiled and done, {clock.since_launch():.1f} s in")
 
             done = step == config.num_steps
-            stopping = stop.requested and not done
-            if step % config.log.every_steps == 0 or done or stopping:
+            stopped_by = None if done else stop.met(step)
+            if step % config.log.every_steps == 0 or done or stopped_by:
                 means = window.means() | clock.read(step - start_step)
-                means["bad_records"] = batches.num_bad_records
+                means["bad_records"] = hosts.total(batches.num_bad_records)
                 log.scalars(step, means)
-                log.console.line(_step_line(config, step, means, clock))
+                log.line(_step_line(config, step, means, clock))
             if step % config.eval.every_steps == 0 or done:
                 with clock.paused():
                     window.settle()
                     scores, picture = evaluation(state.ema)
                     log.scalars(step, {f"eval/{name}": value for name, value in scores.items()})
                     log.picture(step, picture)
-                    log.console.line(_scores_line(config, step, scores))
-            if step % config.checkpoint.every_steps == 0 or done or stopping:
+                    log.line(_scores_line(config, step, scores))
+            if step % config.checkpoint.every_steps == 0 or done or stopped_by:
                 with clock.paused():
                     window.settle()  # Nothing non-finite is ever saved.
                     checkpointer.save(step, state, batches.get_state(), config)
-            if stopping:
+            if stopped_by:
+                log.line(f"step {step}: {stopped_by.name}, saving")
                 break
-        return not stopping
+        return stopped_by
 
 
 def restore_or_init(
@@ -162,7 +169,7 @@ def load_init_weights(
 def _use_compilation_cache(workdir: str) -> None:
     """Compiled programs go to the user's cache (JAX_COMPILATION_CACHE_DIR), or the workdir's."""
     if not jax.config.jax_compilation_cache_dir:
-        cache = pathlib.Path(workdir).absolute() / "compilation_cache"
+        cache = epath.Path(workdir).absolute() / "compilation_cache"
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 

@@ -1,11 +1,15 @@
 """What the loop keeps an eye on: requests to stop, metrics that are not finite, speed."""
 
 import contextlib
+import os
 import signal
 import time
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
+
+from epsilon_vae.parallel import hosts
 
 SPEED_METRICS = ("images_per_second", "wait_percent")
 
@@ -15,14 +19,20 @@ class NonFiniteError(FloatingPointError):
 
 
 class StopSignal(contextlib.AbstractContextManager):
-    """Turns SIGTERM and the first Ctrl-C into a request, which the loop meets after its step."""
+    """SIGTERM and the first Ctrl-C as a request, which all processes meet after the same step.
+
+    Alone, a process handles both signals itself. Of several, SIGTERM to any one is noticed by JAX's
+    coordination service, which listens to it and finds the step; Ctrl-C is handed to it.
+    """
 
     def __init__(self):
-        self.requested = False
+        self._received: signal.Signals | None = None
+        self._alone = jax.process_count() == 1
         self._previous = {}
 
     def __enter__(self):
-        for number in (signal.SIGTERM, signal.SIGINT):
+        # With several processes, a handler of SIGTERM would take the place of JAX's.
+        for number in (signal.SIGTERM, signal.SIGINT) if self._alone else (signal.SIGINT,):
             self._previous[number] = signal.signal(number, self._request)
         return self
 
@@ -30,12 +40,25 @@ class StopSignal(contextlib.AbstractContextManager):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def met(self, step: int) -> signal.Signals | None:
+        """SIGTERM or SIGINT if the run is to stop after this step, else None.
+
+        All processes ask after every step. SIGINT to any of them counts as one to all.
+        """
+        if self._alone:
+            return self._received
+        if not multihost_utils.reached_preemption_sync_point(step):
+            return None
+        interrupted = not hosts.all_agree(self._received is None)
+        return signal.SIGINT if interrupted else signal.SIGTERM
+
     def _request(self, number, frame):
         del frame
-        name = signal.Signals(number).name
-        print(f"{name}: saving after this step; once more to quit at once.", flush=True)
-        self.requested = True
+        self._received = signal.Signals(number)
+        print(f"{self._received.name}: saving soon; once more to quit at once.", flush=True)
         signal.signal(number, signal.SIG_DFL)
+        if not self._alone:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 class MetricsWindow:

@@ -1,6 +1,5 @@
 """The loop as real processes: killed, stopped, broken, resumed."""
 
-import csv
 import json
 import os
 import shutil
@@ -17,19 +16,17 @@ from epsilon_vae.checkpoint import Checkpointer, CheckpointError
 from epsilon_vae.data.sources import Photos
 from epsilon_vae.training.loop import load_init_weights
 from epsilon_vae.training.monitor import MetricsWindow, NonFiniteError
-from tests.conftest import STEPS, finish, flags, state_shapes
-
-
-def read_until(process, words: str) -> None:
-    for line in process.stdout:
-        if words in line:
-            return
-    raise AssertionError(f"never said {words!r}: {process.stderr.read()[-2000:]}")
+from tests.conftest import STEPS, finish, flags, read_metrics, read_until, state_shapes
 
 
 def load_state(workdir, step: int) -> dict:
-    """Every array of a checkpoint, without a target: as it lies on disk."""
-    return ocp.StandardCheckpointer().restore(workdir / "checkpoints" / str(step) / "state")
+    """Every array of a checkpoint, without a target: as it lies on disk, whoever saved it."""
+    directory = workdir / "checkpoints" / str(step) / "state"
+    handler = ocp.PyTreeCheckpointHandler()
+    arrays = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), dict(handler.metadata(directory).tree)
+    )
+    return handler.restore(directory, args=ocp.args.PyTreeRestore(restore_args=arrays))
 
 
 def assert_same_state(one, other, step: int = STEPS) -> None:
@@ -38,11 +35,6 @@ def assert_same_state(one, other, step: int = STEPS) -> None:
     assert [path for path, _ in a] == [path for path, _ in b] and len(a) > 100
     for (path, x), (_, y) in zip(a, b, strict=True):
         np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
-
-
-def read_metrics(workdir) -> list[dict]:
-    with (workdir / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_workdir_holds_what_users_script_against(finished_run):
@@ -87,13 +79,14 @@ def test_killed_run_ends_in_the_same_bits(finished_run, run_module, tmp_path):
     assert steps == [*range(1, STEPS + 1), STEPS]  # no step twice, none missing
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_run_saves_and_says_how_to_go_on(finished_run, run_module, tmp_path, number):
-    """Terminals and launchers signal the workers too."""
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 0)])
+def test_stopped_run_saves_and_says_how_to_go_on(finished_run, run_module, tmp_path, number, code):
+    """Terminals and launchers signal the workers too. Launchers start again what ends with 75."""
     process = run_module("epsilon_vae.main", *flags(tmp_path, "--config.data.workers=1"))
     read_until(process, "step 1/")
     os.killpg(process.pid, number)
-    out, _ = finish(process)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, err[-2000:]
     assert "run the same command again" in out
     saved = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
     assert 1 <= saved < STEPS

@@ -9,12 +9,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from epsilon_vae import builders, checkpoint
+from epsilon_vae.config import ConfigError
 from epsilon_vae.data.transforms import to_float, to_uint8
 from epsilon_vae.diffusion.path import Process
 from epsilon_vae.diffusion.sampler import sample
 from epsilon_vae.diffusion.time import SPACINGS
 from epsilon_vae.models.autoencoder import Networks
 from epsilon_vae.parallel.batch import share_images
+from epsilon_vae.parallel.mesh import make_mesh, replicated
 
 
 class Autoencoder:
@@ -22,8 +24,8 @@ class Autoencoder:
 
     Images are uint8 in [0, 255] or float in [-1, 1], `[H, W, 3]` or `[B, H, W, 3]`, of any height
     and width. The same seed gives the same result; every image of a batch is decoded from the same
-    noise, and on its own, so that its result does not depend on the batch. With a `mesh`, its
-    devices share the images of a batch; all processes call alike.
+    noise, and on its own, so that its result does not depend on the batch. The devices of `mesh`
+    share the images of a batch, and the rows of each over `space`; all its processes call alike.
 
     Attributes:
       config: that it was trained with.
@@ -46,6 +48,7 @@ class Autoencoder:
         self.networks, self.process, self.params = networks, process, params
         self.config, self.step = config, step
         self._spacing = SPACINGS[spacing]
+        mesh = mesh or _local_mesh(space=1)
         self._encode = share_images(self._encode_images, mesh)
         self._decode = share_images(self._decode_latents, mesh)
 
@@ -123,30 +126,39 @@ class Autoencoder:
         return jnp.clip(jax.lax.map(decode_one, latents), -1, 1)
 
 
-def restore(workdir: str, step: int | None = None) -> Autoencoder:
-    """The autoencoder of a run, with its EMA parameters, on this machine's first device.
+def restore(workdir: str, step: int | None = None, space: int = 1) -> Autoencoder:
+    """The autoencoder of a run, with its EMA parameters, on this machine's first devices.
 
     Args:
       workdir: of the run, as given to `epsilon_vae.main`.
       step: of the checkpoint; None for the newest.
+      space: devices that the rows of an image are spread over, for images too large for one.
 
     Raises:
       CheckpointError: no checkpoint there, or not of this step.
+      ConfigError: fewer devices than `space`.
     """
+    mesh = _local_mesh(space)
     step_directory = checkpoint.find_step(workdir, step)
     config = checkpoint.load_config(step_directory)
     networks = builders.networks(config)
     key = jax.random.key(0)
     shapes = jax.eval_shape(lambda k: networks.init(k, config.data.resolution), key)
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes
     )
     ema = checkpoint.load_parts(step_directory, {"ema": target})["ema"]
     process = builders.process(config)
     return Autoencoder(
-        networks, process, config.flow.spacing, ema, config, int(step_directory.name)
+        networks, process, config.flow.spacing, ema, config, int(step_directory.name), mesh
     )
+
+
+def _local_mesh(space: int) -> Mesh:
+    devices = jax.local_devices()
+    if not 1 <= space <= len(devices):
+        raise ConfigError(f"space = {space}: expected 1 to {len(devices)}, this machine's devices")
+    return make_mesh(data=1, space=space, devices=devices[:space])
 
 
 def _as_images(images: np.ndarray) -> np.ndarray:

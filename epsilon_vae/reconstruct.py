@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from epsilon_vae.autoencoder import restore
 from epsilon_vae.checkpoint import CheckpointError
+from epsilon_vae.config import ConfigError
 from epsilon_vae.data.decode import SUFFIXES, DataError, read_image
 from epsilon_vae.metrics.psnr_ssim import psnr
 
@@ -22,6 +23,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
 OUTPUT = flags.DEFINE_string("output", None, "Image file or folder to write.")
 STEPS = flags.DEFINE_integer("steps", 3, "Network evaluations (NFE) a picture.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of the noise that decoding starts from.")
+SPACE = flags.DEFINE_integer("space", 1, "Devices that the rows of a picture are spread over.", 1)
 STEP = flags.DEFINE_integer("checkpoint_step", None, "Checkpoint to use; the newest by default.")
 
 
@@ -67,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
         if len(argv) < 2:
             raise DataError("no picture named: give image files or folders")
         pairs = find_pictures(argv[1:], OUTPUT.value)
-        autoencoder = restore(WORKDIR.value, STEP.value)
+        autoencoder = restore(WORKDIR.value, STEP.value, SPACE.value)
         scores = []
         for source, written in tqdm(pairs, unit="image", disable=not sys.stderr.isatty()):
             image = read_image(source)
@@ -76,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
             Image.fromarray(reconstruction).save(written)
             scores.append(float(psnr(image[None] / 255, reconstruction[None] / 255)[0]))
             tqdm.write(f"{source} -> {written}  PSNR {scores[-1]:.2f} dB")
-    except (CheckpointError, DataError, OSError) as error:
+    except (CheckpointError, ConfigError, DataError, OSError) as error:
         print(f"epsilon_vae: {error}", file=sys.stderr)
         sys.exit(2)
     if len(scores) > 1:

@@ -21,6 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from epsilon_vae.config import to_json
+from epsilon_vae.parallel.sharding import sharding_table
 from epsilon_vae.training.workdir import Heartbeat, write_whole
 
 # TensorFlow, which clu's writers bring, only writes events here: it need not announce its kernels.
@@ -175,7 +176,10 @@ class NoLog(RunLog):
 
 
 def write_run_files(workdir: str, config: ml_collections.ConfigDict, params: dict) -> None:
-    """`config.json`, `versions.json` (git commit, packages, devices) and `parameters.txt`.
+    """`config.json`, `versions.json`, `parameters.txt`, and `sharding.txt`.
+
+    Versions are of git commit, packages and devices. Sharding is where each parameter lives, and
+    its EMA and moments with it.
 
     Args:
       workdir: of the run.
@@ -187,6 +191,7 @@ def write_run_files(workdir: str, config: ml_collections.ConfigDict, params: dic
     write_whole(folder / "config.json", to_json(config).encode())
     write_whole(folder / "versions.json", f"{json.dumps(_versions(), indent=2)}\n".encode())
     write_whole(folder / "parameters.txt", f"{table}\n".encode())
+    write_whole(folder / "sharding.txt", sharding_table(params).encode())
 
 
 def _versions() -> dict[str, str]:

@@ -6,8 +6,10 @@ Run as a process of its own, since JAX's number of CPU devices is fixed at its f
 import json
 
 import jax
+import numpy as np
 
 from epsilon_vae import builders
+from epsilon_vae.autoencoder import Autoencoder
 from epsilon_vae.data.pipeline import BadRecords, TrainingBatches
 from epsilon_vae.data.sources import Photos
 from epsilon_vae.parallel.mesh import image_sharding, make_mesh, replicated
@@ -72,8 +74,25 @@ def activation_bytes(shape: tuple[int, int, int]) -> int:
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
 
+def reconstruct(shape: tuple[int, int, int]) -> np.ndarray:
+    """Three images of 128 px, by random weights of which none is zero."""
+    config = make_small_config()
+    networks = builders.networks(config)
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda key: networks.init(key, 32), jax.random.key(0))
+    params = jax.tree.map(lambda x: 0.05 * rng.standard_normal(x.shape, np.float32), shapes)
+    num_devices = shape[0] * shape[1] * shape[2]
+    mesh = make_mesh(*shape, devices=jax.devices()[:num_devices])
+    process = builders.process(config)
+    autoencoder = Autoencoder(networks, process, config.flow.spacing, params, mesh=mesh)
+    return autoencoder.reconstruct(rng.uniform(-1, 1, (3, 128, 128, 3)).astype(np.float32))
+
+
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
     result = {name: train(shape) for name, shape in MESHES.items()}
     result["activation_bytes"] = [activation_bytes((1, 1, space)) for space in (1, 4)]
+    one, several = reconstruct((1, 1, 1)), reconstruct((2, 1, 4))
+    result["reconstruction_std"] = float(np.std(one))
+    result["reconstruction_difference"] = float(np.max(np.abs(several - one)))
     print(json.dumps(result))

@@ -34,3 +34,9 @@ def test_fsdp_alone_shards_the_state(trained):
 def test_one_images_activations_spread_over_space(trained):
     whole, quarter = trained["activation_bytes"]
     assert quarter < 0.4 * whole
+
+
+def test_reconstruction_is_the_same_on_several_devices(trained):
+    """Three images on two by four devices, their rows spread."""
+    assert trained["reconstruction_std"] > 0.1
+    assert trained["reconstruction_difference"] < 1e-4

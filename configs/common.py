@@ -89,6 +89,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval.crop = "center_crop_adm"
     config.log = ml_collections.ConfigDict()
     config.log.every_steps = 100
+
+    config.profile = ml_collections.ConfigDict()
+    config.profile.start_step = 0  # first step of a trace for TensorBoard or XProf; 0 = none
+    config.profile.num_steps = 4
     return config
 
 

@@ -110,6 +110,8 @@ KEYS: dict[str, Key] = {
     "eval.num_images": _integer(1),
     "eval.crop": _one_of("center_crop_adm", "center_crop_bicubic"),
     "log.every_steps": _integer(1),
+    "profile.start_step": _integer(0),
+    "profile.num_steps": _integer(1),
 }
 
 

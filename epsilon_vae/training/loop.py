@@ -23,7 +23,14 @@ from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import image_sharding, make_mesh, replicated
 from epsilon_vae.parallel.sharding import batch_places, global_batch
 from epsilon_vae.training.logging import NoLog, RunLog, write_run_files
-from epsilon_vae.training.monitor import SPEED_METRICS, Clock, MetricsWindow, StopSignal
+from epsilon_vae.training.monitor import (
+    SPEED_METRICS,
+    Clock,
+    MetricsWindow,
+    StepProfiler,
+    StopSignal,
+    memory_metrics,
+)
 from epsilon_vae.training.sharded import jit_step, make_state, state_shapes
 from epsilon_vae.training.state import TrainState
 from epsilon_vae.training.step import TrainStep
@@ -45,6 +52,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
       WorkdirError, ConfigError, DataError, CheckpointError: before anything expensive starts.
       NonFiniteError: nothing of the bad step was saved.
     """
+    clock, window = Clock(config.batch_size), MetricsWindow()
     heartbeat = open_workdir(workdir)
     _use_compilation_cache(workdir)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.space)
@@ -77,14 +85,17 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
         to_close.callback(log.close)
         log.line(_opening_line(config, restored, workdir))
 
+        profiler = StepProfiler(workdir, config.profile.start_step, config.profile.num_steps)
+        to_close.callback(profiler.close)
+
         stopped_by = None
-        clock, window = Clock(config.batch_size), MetricsWindow()
         for step in range(start_step + 1, config.num_steps + 1):
             with clock.waiting():
                 local = next(batches)["image"]
                 images = global_batch(images_at, config.batch_size, places, local)
-            state, metrics = step_fn(state, frozen, images)
-            window.add(step, metrics)
+            with profiler.step(step, window):
+                state, metrics = step_fn(state, frozen, images)
+                window.add(step, metrics)
             log.advance()
             if step == start_step + 1:
                 window.settle()
@@ -94,10 +105,11 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
             done = step == config.num_steps
             stopped_by = None if done else stop.met(step)
             if step % config.log.every_steps == 0 or done or stopped_by:
-                means = window.means() | clock.read(step - start_step)
+                means = window.means() | clock.read(step - start_step) | memory_metrics()
                 means["bad_records"] = hosts.total(batches.num_bad_records)
                 log.scalars(step, means)
                 log.line(_step_line(config, step, means, clock))
+                log.beat(step)
             if step % config.eval.every_steps == 0 or done:
                 with clock.paused():
                     window.settle()
@@ -112,6 +124,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
             if stopped_by:
                 log.line(f"step {step}: {stopped_by.name}, saving")
                 break
+        if start_step < config.num_steps:
+            log.line(_closing_line(clock))
         return stopped_by
 
 
@@ -197,7 +211,8 @@ def _columns(config: ml_collections.ConfigDict, step_fn, state: TrainState, froz
     size = config.data.resolution
     images = jax.ShapeDtypeStruct((config.batch_size, size, size, 3), np.float32)
     _, metrics = jax.eval_shape(step_fn, state, frozen, images)
-    return [*metrics, *SPEED_METRICS, "bad_records", *(f"eval/{name}" for name in METRICS)]
+    scores = (f"eval/{name}" for name in METRICS)
+    return [*metrics, *SPEED_METRICS, *memory_metrics(), "bad_records", *scores]
 
 
 def _opening_line(
@@ -227,3 +242,11 @@ def _step_line(
 def _scores_line(config: ml_collections.ConfigDict, step: int, scores: dict[str, float]) -> str:
     words = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
     return f"step {step}: held-out photos, NFE {config.flow.nfe}: {words}"
+
+
+def _closing_line(clock: Clock) -> str:
+    seconds = clock.since_launch()
+    return (
+        f"{seconds // 60:.0f}:{seconds % 60:02.0f} in all, goodput {clock.goodput_percent():.1f} % "
+        "(time in steps, without starting, compiling, evaluating, saving, waiting for data)"
+    )

@@ -1,7 +1,8 @@
-"""What the loop keeps an eye on: requests to stop, metrics that are not finite, speed."""
+"""What the loop keeps an eye on: requests to stop, metrics that are not finite, speed, memory."""
 
 import contextlib
 import os
+import resource
 import signal
 import time
 
@@ -11,7 +12,14 @@ from jax.experimental import multihost_utils
 
 from epsilon_vae.parallel import hosts
 
-SPEED_METRICS = ("images_per_second", "wait_percent")
+SPEED_METRICS = (
+    "images_per_second",
+    "wait_percent",
+    "goodput_percent",
+    "step_seconds",
+    "step_seconds_max",
+)
+GIB = 2**30
 
 
 class NonFiniteError(FloatingPointError):
@@ -64,15 +72,19 @@ class StopSignal(contextlib.AbstractContextManager):
 class MetricsWindow:
     """Metrics of the steps since the last log line, checked to be finite one step behind.
 
-    Waiting for the step before the newest keeps the device busy and the check close.
+    Waiting for the step before the newest keeps the device busy and the check close; and from one
+    step's end to the next one's is the time of a step.
     """
 
     def __init__(self):
         self._done: list[dict[str, float]] = []
-        self._pending = None
+        self._step_seconds: list[float] = []
+        self._pending, self._begun = None, 0.0
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Takes a step's metrics, and waits for those of the step before."""
+        if self._pending is None:
+            self._begun = time.monotonic()
         self.settle()
         self._pending = (step, metrics)
 
@@ -87,6 +99,9 @@ class MetricsWindow:
         step, metrics = self._pending
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        now = time.monotonic()
+        self._step_seconds.append(now - self._begun)
+        self._begun = now
         bad = [f"{name} = {value}" for name, value in values.items() if not np.isfinite(value)]
         if bad:
             raise NonFiniteError(
@@ -96,15 +111,68 @@ class MetricsWindow:
         self._done.append(values)
 
     def means(self) -> dict[str, float]:
-        """Mean of each metric over the window, which is then emptied."""
+        """Means over the window, and the longest step; the window is then emptied."""
         self.settle()
         means = {name: float(np.mean([m[name] for m in self._done])) for name in self._done[0]}
-        self._done = []
+        means["step_seconds"] = float(np.mean(self._step_seconds))
+        means["step_seconds_max"] = max(self._step_seconds)
+        self._done, self._step_seconds = [], []
         return means
 
 
+def memory_metrics() -> dict[str, float]:
+    """GiB that this process's first device uses and has used at most, and this process at most.
+
+    A CPU tells nothing of the first two.
+    """
+    # Linux counts in KiB.
+    metrics = {"memory/host_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB}
+    device = jax.local_devices()[0].memory_stats() or {}
+    for name, key in (("device", "bytes_in_use"), ("device_peak", "peak_bytes_in_use")):
+        if key in device:
+            metrics[f"memory/{name}"] = device[key] / GIB
+    return metrics
+
+
+class StepProfiler:
+    """Traces some steps into the run's folder, for TensorBoard's profile plugin and XProf.
+
+    Args:
+      workdir: of the run; each host writes a file of its own below `plugins/profile`.
+      start_step: first step that is traced; 0 for none.
+      num_steps: so many.
+    """
+
+    def __init__(self, workdir: str, start_step: int, num_steps: int):
+        self._workdir = workdir
+        self._steps = range(start_step, start_step + num_steps) if start_step else range(0)
+        self._tracing = False
+
+    @contextlib.contextmanager
+    def step(self, number: int, window: MetricsWindow):
+        """Around a step's call; what is traced begins and ends with an idle device."""
+        if number in self._steps and not self._tracing:
+            window.settle()
+            jax.profiler.start_trace(self._workdir)
+            self._tracing = True
+        with jax.profiler.StepTraceAnnotation("train", step_num=number):
+            yield
+        if self._tracing and number == self._steps[-1]:
+            window.settle()
+            self.close()
+
+    def close(self) -> None:
+        """Writes the trace, also where the run ends before its last step."""
+        if self._tracing:
+            jax.profiler.stop_trace()
+            self._tracing = False
+
+
 class Clock:
-    """Speed and time left, without compilation and pauses.
+    """Speed and time left, without compilation and pauses; and goodput, which counts them.
+
+    Goodput is the share of this process's time, since the clock was made, that went into steps:
+    not into starting, compiling, evaluating, saving, or waiting for data.
 
     Args:
       batch_size: images a step.
@@ -114,7 +182,7 @@ class Clock:
         self._batch_size = batch_size
         self._launched = time.monotonic()
         self._started = None
-        self._pause_seconds = self._window_wait_seconds = 0.0
+        self._pause_seconds = self._wait_seconds = self._window_wait_seconds = 0.0
         self._last = (0.0, 1)
 
     def since_launch(self) -> float:
@@ -124,7 +192,7 @@ class Clock:
     def start(self) -> None:
         """Called when the first step is done: what came before was compilation."""
         self._started = time.monotonic()
-        self._pause_seconds = self._window_wait_seconds = 0.0
+        self._pause_seconds = self._wait_seconds = self._window_wait_seconds = 0.0
 
     @contextlib.contextmanager
     def paused(self):
@@ -138,10 +206,18 @@ class Clock:
         """Time spent inside counts as waiting for data."""
         begin = time.monotonic()
         yield
-        self._window_wait_seconds += time.monotonic() - begin
+        seconds = time.monotonic() - begin
+        self._wait_seconds += seconds
+        self._window_wait_seconds += seconds
+
+    def goodput_percent(self) -> float:
+        """So far; 0 before the first step is done."""
+        if self._started is None:
+            return 0.0
+        return 100 * (self._productive_seconds() - self._wait_seconds) / self.since_launch()
 
     def read(self, steps_done: int) -> dict[str, float]:
-        """Images a second, and per cent of the time spent waiting for data, since the last call."""
+        """Images a second and per cent of waiting for data since the last call; and goodput."""
         seconds = self._productive_seconds()
         last_seconds, last_steps = self._last
         elapsed = max(seconds - last_seconds, 1e-9)
@@ -149,7 +225,8 @@ class Clock:
         wait = min(100.0, 100 * self._window_wait_seconds / elapsed) if rate else 0.0
         self._last = (seconds, steps_done)
         self._window_wait_seconds = 0.0
-        return {"images_per_second": rate, "wait_percent": wait}
+        goodput = self.goodput_percent()
+        return {"images_per_second": rate, "wait_percent": wait, "goodput_percent": goodput}
 
     def seconds_left(self, steps_left: int) -> float:
         """At the mean speed since the first step; NaN before the second."""

@@ -50,11 +50,17 @@ def test_workdir_holds_what_users_script_against(finished_run):
     assert all(float(row["loss/flow"]) > 0 for row in rows[:-1])
     assert {"eval/psnr", "eval/ssim", "eval/lpips"} <= rows[-1].keys()
     assert 3 < float(rows[-1]["eval/psnr"]) < 50
+    for row in rows[:-1]:
+        assert 0 < float(row["step_seconds"]) <= float(row["step_seconds_max"])
+        assert 0 <= float(row["goodput_percent"]) < 100 and float(row["memory/host_peak"]) > 0.1
+    assert json.loads((workdir / "heartbeat.json").read_text())["step"] == STEPS
+    assert "decoder/conv_in/kernel" in (workdir / "sharding.txt").read_text()
     grid = Image.open(workdir / "samples" / f"{STEPS:08d}.png")
     assert grid.size == (3 * 32, 3 * 32)  # original, NFE 1, NFE 3; three held-out photos
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["4", "6"]
     assert list(workdir.glob("events.out.tfevents.*"))
     assert "step 6/6" in out and "images/s" in out and "wait" in out and "ETA" in out
+    assert "in all, goodput " in out.splitlines()[-1]
 
 
 def test_killed_run_ends_in_the_same_bits(finished_run, run_module, tmp_path):

@@ -96,11 +96,11 @@ def open_topology(name: str, num_slices: int = 1) -> Topology:
         )
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
-        if "libtpu" in reason.lower():
-            raise TopologyError(
-                f"--topology={name}: no TPU compiler here; pip install -e '.[tpu]' ({reason})"
-            ) from error
         raise TopologyError(
             f"--topology={name}: no such shape ({reason}); as {EXAMPLES}"
+        ) from error
+    except RuntimeError as error:  # JAX finds no libtpu
+        raise TopologyError(
+            f"--topology={name}: the TPU compiler is not installed; pip install -e '.[tpu]'"
         ) from error
     return Topology(name, CHIPS[match[1]], list(description.devices), num_slices)

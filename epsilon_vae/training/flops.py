@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 from epsilon_vae.training.objective import Objective
 from epsilon_vae.training.state import init_state
@@ -40,9 +41,14 @@ def jaxpr_flops(jaxpr: core.Jaxpr) -> float:
     Two for each multiplication and addition that a matrix unit must do: products with a
     convolution's padding, or with the holes of a dilated operand, are not counted, as XLA's cost
     analysis does not. Element-wise operations are not counted either: they run beside the matrix
-    unit. What XLA does not know is: a loop counts as often as it runs. Of a branch the costliest
-    side counts, of a `while` whose length nothing tells one iteration.
+    unit. What nothing uses is not counted. What XLA's does not know is: a loop counts as often as
+    it runs. Of a branch the costliest side counts, of a `while` without a length one iteration.
     """
+    used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return _flops(used)
+
+
+def _flops(jaxpr: core.Jaxpr) -> float:
     return sum(_equation_flops(equation) for equation in jaxpr.eqns)
 
 
@@ -53,13 +59,13 @@ def _equation_flops(equation: core.JaxprEqn) -> float:
     if name == "conv_general_dilated":
         return _convolution_flops(equation)
     if name == "cond":
-        return max(jaxpr_flops(branch.jaxpr) for branch in equation.params["branches"])
+        return max(_flops(branch.jaxpr) for branch in equation.params["branches"])
     repeats = 1
     if name == "scan":
         repeats = equation.params["length"]
     elif name == "shard_map":  # its body is one device's part
         repeats = math.prod(equation.params["mesh"].shape.values())
-    return repeats * sum(jaxpr_flops(inner) for inner in core.jaxprs_in_params(equation.params))
+    return repeats * sum(_flops(inner) for inner in core.jaxprs_in_params(equation.params))
 
 
 def _dot_flops(equation: core.JaxprEqn) -> float:

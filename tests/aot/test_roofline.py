@@ -1,0 +1,38 @@
+"""Bytes of a ring and times, by hand."""
+
+import pytest
+
+from epsilon_vae.aot.chips import Chip
+from epsilon_vae.aot.roofline import bytes_sent, roofline
+from epsilon_vae.aot.traffic import Collective
+
+CHIP = Chip("x", 100, 1e12, 1e9, 1e6, 4, 1e5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent"),
+    [
+        ("all-gather", 750),
+        ("reduce-scatter", 750),
+        ("all-reduce", 1500),
+        ("all-to-all", 750),
+        ("collective-permute", 1000),
+    ],
+)
+def test_bytes_that_a_chip_sends_of_a_thousand_among_four(kind, sent):
+    assert bytes_sent(Collective(kind, 1000, 4)) == sent
+
+
+def test_times_and_bound():
+    collectives = {Collective("all-gather", 4_000_000, 4): 2}
+    roof = roofline(CHIP, 2e12, 1e9, collectives)
+    # 2 x 3 MB over a ring of two links of 1 MB/s.
+    assert (roof.compute, roof.memory, roof.interconnect) == (2.0, 1.0, 3.0)
+    assert roof.seconds == 3.0 and roof.bound_by == "interconnect"
+    assert roof.seconds_without_overlap == 6.0
+
+
+def test_what_crosses_slices_takes_the_data_centres_network():
+    roof = roofline(CHIP, 0, 0, {Collective("all-reduce", 100_000, 2, crosses_slices=True): 1})
+    assert roof.interconnect == 1.0
+    assert "between slices" in roof.assumptions["interconnect"]

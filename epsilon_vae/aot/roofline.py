@@ -3,7 +3,7 @@
 import dataclasses
 
 from epsilon_vae.aot.chips import Chip
-from epsilon_vae.aot.traffic import Collective
+from epsilon_vae.aot.collectives import Collective
 
 # What a chip sends in a ring of n, over the bytes of the whole, as a multiple of (n - 1) / n.
 _RING = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2, "all-to-all": 1}

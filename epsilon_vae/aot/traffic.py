@@ -8,20 +8,10 @@ import dataclasses
 import math
 import re
 
-import numpy as np
-
+from epsilon_vae.aot.collectives import Collective, between_slices, channel_of, collective
 from epsilon_vae.aot.hlo import Computation, Instruction, Module
 from epsilon_vae.training.flops import valid_products
 
-COLLECTIVES = (
-    "all-gather",
-    "all-reduce",
-    "reduce-scatter",
-    "all-to-all",
-    "ragged-all-to-all",
-    "collective-permute",
-    "collective-broadcast",
-)
 # These move nothing themselves; the ends of asynchronous pairs are counted at their starts.
 _FREE = re.compile(
     r"parameter|constant|tuple|get-tuple-element|bitcast|while|conditional|call|after-all|"
@@ -31,24 +21,6 @@ _FREE = re.compile(
 _SLICES = ("dynamic-slice", "slice", "gather")
 
 
-@dataclasses.dataclass(frozen=True)
-class Collective:
-    """One transfer between chips.
-
-    Attributes:
-      kind: as 'all-gather'.
-      num_bytes: of the whole: an all-gather's result, a reduce-scatter's operand, what an
-        all-reduce adds up, what one chip sends in a permutation.
-      group_size: chips among which it happens; 2 for a permutation.
-      crosses_slices: they are not all on one slice.
-    """
-
-    kind: str
-    num_bytes: int
-    group_size: int
-    crosses_slices: bool = False
-
-
 @dataclasses.dataclass
 class Traffic:
     """Of one chip in one call.
@@ -56,8 +28,7 @@ class Traffic:
     Attributes:
       collectives: how often each runs.
       hbm_bytes: read from and written to HBM, without the padding of tiles.
-      products: FLOPs of convolutions and dots, padding's included.
-      products_once: the same with each loop counted once, for the ratio of the two.
+      products: FLOPs of convolutions and dots, of all but padding.
       loops: how often each loop runs, by its name; 0 where the text does not tell, counted as 1.
       has_branches: not every call costs the same.
     """
@@ -65,31 +36,28 @@ class Traffic:
     collectives: dict[Collective, int] = dataclasses.field(default_factory=dict)
     hbm_bytes: int = 0
     products: int = 0
-    products_once: int = 0
     loops: dict[str, int] = dataclasses.field(default_factory=dict)
     has_branches: bool = False
 
-    def add(self, other: "Traffic", times: int = 1, collectives: bool = True) -> None:
+    def add(self, other: "Traffic", times: int = 1) -> None:
         """Adds another's, run so many times."""
-        if collectives:
-            for collective, count in other.collectives.items():
-                self.collectives[collective] = self.collectives.get(collective, 0) + times * count
+        for one, count in other.collectives.items():
+            self.collectives[one] = self.collectives.get(one, 0) + times * count
         self.hbm_bytes += times * other.hbm_bytes
         self.products += times * other.products
-        self.products_once += other.products_once
         self.loops |= other.loops
         self.has_branches |= other.has_branches
 
 
-def traffic(module: Module, chips_per_slice: int) -> Traffic:
-    """Of one call of the program."""
-    return _Walk(module, chips_per_slice).cost(module.entry)
+def traffic(module: Module, num_chips: int, num_slices: int = 1) -> Traffic:
+    """Of one call of the program, for so many chips in so many slices."""
+    return _Walk(module, num_chips, num_slices).cost(module.entry)
 
 
 class _Walk:
-    def __init__(self, module: Module, chips_per_slice: int):
+    def __init__(self, module: Module, num_chips: int, num_slices: int):
         self._computations = module.computations
-        self._chips_per_slice = chips_per_slice
+        self._chips_per_slice, self._num_slices = num_chips // num_slices, num_slices
         self._costs: dict[str, Traffic] = {}
 
     def cost(self, name: str) -> Traffic:
@@ -115,26 +83,36 @@ class _Walk:
             elif x.opcode == "async-start":
                 total.add(self.cost(x.called("calls")[0]))
             elif x.opcode == "fusion":
-                name = x.called("calls")[0]
-                inner = self.cost(name)
-                # A transfer beside a computation is written where it starts, in what runs beside
-                # it, and where it ends: three fusions, one channel.
-                channels = _channels(self._computations[name])
-                new = not channels & transfers
-                total.add(dataclasses.replace(inner, hbm_bytes=0), collectives=new)
-                transfers |= channels
+                inner = self.cost(x.called("calls")[0])
+                total.add(dataclasses.replace(inner, hbm_bytes=0, collectives={}))
                 total.hbm_bytes += self._fusion_bytes(computation, x)
+                self._add_fused_collectives(total, x, transfers)
             else:
                 self._add_plain(total, computation, x)
         return total
 
+    def _add_fused_collectives(self, total: Traffic, fusion: Instruction, seen: set[str]) -> None:
+        """Adds those whose channel is not in `seen`, and puts it there.
+
+        A transfer beside a computation is written where it starts, in what runs beside it, and
+        where it ends: three fusions, one channel.
+        """
+        body = self._computations[fusion.called("calls")[0]]
+        for x in body.instructions:
+            exchange = collective(body, x, self._chips_per_slice)
+            channel = channel_of(x)
+            if exchange and channel not in seen:
+                total.collectives[exchange] = total.collectives.get(exchange, 0) + 1
+                seen.add(channel)
+
     def _add_plain(self, total: Traffic, computation: Computation, x: Instruction) -> None:
-        collective = _collective(computation, x, self._chips_per_slice)
-        if collective:
-            total.collectives[collective] = total.collectives.get(collective, 0) + 1
+        exchange = collective(computation, x, self._chips_per_slice) or between_slices(
+            x, self._num_slices
+        )
+        if exchange:
+            total.collectives[exchange] = total.collectives.get(exchange, 0) + 1
         products = _products(computation, x)
         total.products += products
-        total.products_once += products
         total.hbm_bytes += _plain_bytes(computation, x)
 
     def _fusion_bytes(self, computation: Computation, x: Instruction) -> int:
@@ -221,85 +199,6 @@ def _of_window(window: str, key: str, i: int, default: int) -> int:
     """Dimension i's number (its low padding, for `pad`) of `size=3x3 pad=1_1x0_2 stride=2x2`."""
     match = re.search(rf"\b{key}=(\S+)", window)
     return int(match[1].split("x")[i].split("_")[0]) if match else default
-
-
-def _channels(computation: Computation) -> set[str]:
-    return {
-        x.attribute(r"channel_id=(\d+)") or x.name
-        for x in computation.instructions
-        if x.opcode.removesuffix("-start") in COLLECTIVES
-    }
-
-
-def _collective(computation: Computation, x: Instruction, per_slice: int) -> Collective | None:
-    kind = x.opcode.removesuffix("-start")
-    if kind not in COLLECTIVES:
-        return None
-    operand_bytes = sum(operand.num_bytes for operand in computation.operands(x))
-    num_bytes = operand_bytes
-    group = replica_group(x.attributes)
-    if kind == "all-gather":
-        num_bytes *= len(group)
-    # So a TPU writes a reduce-scatter: a fusion that keeps a chip's part of an all-reduce.
-    root = computation.root
-    if kind == "all-reduce" and root.opcode == "dynamic-slice" and x.name in root.operands:
-        kind = "reduce-scatter"
-    crosses = len({device // per_slice for device in group}) > 1
-    return Collective(kind, num_bytes, len(group), crosses) if len(group) > 1 else None
-
-
-def replica_group(attributes: str) -> list[int]:
-    """Devices of the first group of a collective, in any of HLO's notations.
-
-    `replica_groups={{0,1},{2,3}}`; `[2,4]<=[4,2]T(1,0)`, an iota reshaped and transposed;
-    `mesh['a'=2,'b'=4] {'b'}`, axes of a mesh, perhaps with `device_ids=([4,2]T(1,0))` before the
-    axes; and `source_target_pairs={{0,1},…}`, of which a pair is the group.
-
-    Raises:
-      ValueError: none of these.
-    """
-    match = re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", attributes)
-    if match:
-        return _integers(match[1])
-    match = re.search(r"replica_groups=\[([\d,]+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", attributes)
-    if match:
-        return _iota(match[2]).reshape(_integers(match[1]))[0].tolist()
-    match = re.search(
-        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^{]*)\))?\s*\{([^}]*)\}", attributes
-    )
-    if match:
-        return _mesh_group(match[1], match[2], match[3])
-    raise ValueError(f"groups of a collective in an unknown notation: {attributes[:120]}")
-
-
-def _integers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",") if number]
-
-
-def _iota(text: str) -> np.ndarray:
-    """`[4,2]T(1,0)`: 0 to 7 as 4 × 2, transposed."""
-    dims, order = re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text).groups()
-    sizes = _integers(dims)
-    return np.arange(math.prod(sizes)).reshape(sizes).transpose(_integers(order) if order else None)
-
-
-def _mesh_group(mesh: str, device_ids: str | None, axes: str) -> list[int]:
-    """The first group along `'b'`, or a part of it, `'b':(2)4`, of a mesh `'a'=2,'b'=8`."""
-    sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)}
-    if device_ids is None:
-        devices = np.arange(math.prod(sizes.values()))
-    elif device_ids.startswith("["):
-        devices = _iota(device_ids)
-    else:
-        devices = np.array(_integers(device_ids))
-    index = dict.fromkeys(sizes, slice(0, 1))
-    for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes):
-        if size:  # the axis seen as before × size × after
-            after = sizes[name] // int(before) // int(size)
-            index[name] = slice(0, int(size) * after, after)
-        else:
-            index[name] = slice(None)
-    return devices.reshape(list(sizes.values()))[tuple(index.values())].ravel().tolist()
 
 
 def _trip_count(

@@ -3,8 +3,8 @@
 import pytest
 
 from epsilon_vae.aot.chips import Chip
+from epsilon_vae.aot.collectives import Collective
 from epsilon_vae.aot.roofline import bytes_sent, roofline
-from epsilon_vae.aot.traffic import Collective
 
 CHIP = Chip("x", 100, 1e12, 1e9, 1e6, 4, 1e5)
 

@@ -28,9 +28,13 @@ USAGE
 
 need_image() { [[ -n $image ]] || die 2 "--image is missing: name where to push to and pull from"; }
 
+# The image has no .git: its commit, which versions.json tells, travels as an argument.
 build() {
   need_image
-  execute docker build --file=launch/Dockerfile --build-arg=EXTRAS="$extras" --tag="$image" .
+  local commit
+  commit=$(git describe --always --abbrev=40 --dirty=+ --exclude='*' || echo unknown)
+  execute docker build --file=launch/Dockerfile --build-arg=EXTRAS="$extras" \
+    --build-arg=GIT_COMMIT="$commit" --tag="$image" .
   execute docker push "$image"
 }
 

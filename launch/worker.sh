@@ -57,8 +57,8 @@ status() {
   local training
   if is_running; then
     training=running
-  elif [[ -e $state/exit_code && -e $state/stopped ]]; then
-    training=stopped # by hand
+  elif [[ -e $state/stopped && $(cat "$state/exit_code" 2>/dev/null) =~ ^(0|75)$ ]]; then
+    training=stopped # by hand, and saved
   elif [[ -e $state/exit_code ]]; then
     training="ended $(<"$state/exit_code")"
   elif [[ -e $state/log ]]; then
@@ -71,9 +71,9 @@ status() {
 
 # Lets training save, and waits until it ended.
 stop() {
+  touch "$state/stopped" # a watch is not to start it again, also if it just ended
   if is_running; then
-    touch "$state/stopped" # a watch is not to start it again
-    kill -TERM "$(<"$state/pid")"
+    [[ ! -e $state/pid ]] || kill -TERM "$(<"$state/pid")"
     flock --wait "$1" "$state/lock" true || die "training still runs $1 s after SIGTERM"
   fi
   status

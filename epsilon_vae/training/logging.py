@@ -189,20 +189,28 @@ def write_run_files(workdir: str, config: ml_collections.ConfigDict, params: dic
     folder = epath.Path(workdir)
     table = parameter_overview.get_parameter_overview(params, include_stats=False)
     write_whole(folder / "config.json", to_json(config).encode())
-    write_whole(folder / "versions.json", f"{json.dumps(_versions(), indent=2)}\n".encode())
+    write_whole(folder / "versions.json", f"{json.dumps(versions(), indent=2)}\n".encode())
     write_whole(folder / "parameters.txt", f"{table}\n".encode())
     write_whole(folder / "sharding.txt", sharding_table(params).encode())
 
 
-def _versions() -> dict[str, str]:
-    """Git commit ('+' marks uncommitted changes), Python, packages and devices of this process."""
+def versions() -> dict[str, str]:
+    """Git commit ('+' marks uncommitted changes), Python, packages and devices of this process.
+
+    An image of launch/Dockerfile has no git, and its commit in GIT_COMMIT.
+    """
     here = pathlib.Path(__file__).parent
     git = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-    described = subprocess.run(git, cwd=here, capture_output=True, text=True, check=False)
-    versions = {
-        "git_commit": described.stdout.strip() or "unknown",
+    try:
+        described = subprocess.run(
+            git, cwd=here, capture_output=True, text=True, check=False
+        ).stdout
+    except OSError:  # a container without git
+        described = ""
+    found = {
+        "git_commit": described.strip() or os.environ.get("GIT_COMMIT", "unknown"),
         "python": platform.python_version(),
         "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
         "processes": str(jax.process_count()),
     }
-    return versions | {name: importlib.metadata.version(name) for name in PACKAGES}
+    return found | {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -1,4 +1,5 @@
 import math
+import subprocess
 
 import pytest
 import yaml
@@ -79,7 +80,7 @@ def test_kubernetes_expands_nothing_in_flags(cloud):
             ["build", "sd-m", IMAGE, "--extras=cuda,gcs"],
             [
                 "docker build --file=launch/Dockerfile --build-arg=EXTRAS=cuda,gcs "
-                f"--tag={IMAGE.removeprefix('--image=')} .",
+                f"--build-arg=GIT_COMMIT=@COMMIT@ --tag={IMAGE.removeprefix('--image=')} .",
                 f"docker push {IMAGE.removeprefix('--image=')}",
             ],
         ),
@@ -102,6 +103,9 @@ def test_kubernetes_expands_nothing_in_flags(cloud):
     ],
 )
 def test_a_dry_run_prints_what_a_run_runs(cloud, arguments, expected):
+    git = ["git", "rev-parse", "HEAD"]
+    commit = subprocess.run(git, cwd=cloud.clone, capture_output=True, text=True, check=True)
+    expected = [line.replace("@COMMIT@", commit.stdout.strip()) for line in expected]
     dash = arguments.index("--") if "--" in arguments else len(arguments)
     code, out, _ = gke(cloud, *arguments[:dash], "--dry-run", *arguments[dash:])
     assert (code, cloud.calls()) == (0, [])

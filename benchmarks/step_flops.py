@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from epsilon_vae import builders
 from epsilon_vae.losses.adversarial import r1_penalty
-from epsilon_vae.training.state import init_state
 
 BATCH_SIZE = 2
 
@@ -26,12 +25,7 @@ def parts(step, frozen, resolution: int) -> dict[str, tuple]:
     shape = (BATCH_SIZE, resolution, resolution, 3)
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
     t = jax.ShapeDtypeStruct((BATCH_SIZE,), jnp.float32)
-    state = jax.eval_shape(
-        lambda key: init_state(
-            key, objective, step.optimizer, step.discriminator_optimizer, resolution
-        ),
-        jax.random.key(0),
-    )
+    state = jax.eval_shape(lambda key: step.init(key, resolution), jax.random.key(0))
 
     def autoencode(params, images, t, weights):
         latents = networks.encode(params, images)

@@ -3,7 +3,6 @@
 import math
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh
@@ -12,7 +11,6 @@ from epsilon_vae import builders, checkpoint
 from epsilon_vae.config import ConfigError
 from epsilon_vae.data.transforms import to_float, to_uint8
 from epsilon_vae.diffusion.path import Process
-from epsilon_vae.diffusion.sampler import sample
 from epsilon_vae.diffusion.time import SPACINGS
 from epsilon_vae.models.autoencoder import Networks
 from epsilon_vae.parallel.batch import share_images
@@ -63,7 +61,7 @@ class Autoencoder:
         """
         images = _as_images(images)
         batch = images if images.ndim == 4 else images[None]
-        batch = _pad_to_multiple(batch, max(self.networks.f, self.networks.decoder_stride))
+        batch = _pad_to_multiple(batch, self.networks.multiple)
         latents = self._encode(self.params, batch)
         return latents if images.ndim == 4 else latents[0]
 
@@ -115,15 +113,9 @@ class Autoencoder:
         key = jax.random.key(seed)
 
         def decode_one(z: jax.Array) -> jax.Array:
-            z = z[None]
-            shape = (1, z.shape[1] * self.networks.f, z.shape[2] * self.networks.f, 3)
+            return self.networks.decode(params, self.process, z[None], times, key)[0]
 
-            def predict(x: jax.Array, t: jax.Array) -> jax.Array:
-                return self.networks.predict(params, x, t, z)
-
-            return sample(self.process, predict, times, key, shape)[0]
-
-        return jnp.clip(jax.lax.map(decode_one, latents), -1, 1)
+        return jax.lax.map(decode_one, latents)
 
 
 def restore(workdir: str, step: int | None = None, space: int = 1) -> Autoencoder:

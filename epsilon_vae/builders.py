@@ -78,20 +78,20 @@ def networks(config: ml_collections.ConfigDict) -> Networks:
     size = DECODER_SIZES[decoder.size] | (DDPM_UNET if decoder.name == "ddpm" else {})
     remat = config.model.remat
     unet = UNet(**size, conditioning=decoder.conditioning, dtype=dtype, remat=remat)
-    stride = 2 ** (len(unet.multipliers) - 1)
-    multiple = max(encoder.f, stride)
+    networks = Networks(
+        encoder=make_encoder(encoder.n_z, multipliers[encoder.f], dtype=dtype, remat=remat),
+        decoder=unet,
+        f=encoder.f,
+        decoder_stride=2 ** (len(unet.multipliers) - 1),
+    )
+    multiple = networks.multiple
     if config.data.resolution % multiple:
         near = max(multiple, round(config.data.resolution / multiple) * multiple)
         raise ConfigError(
             f"config.data.resolution = {config.data.resolution}: the networks take multiples of "
             f"{multiple}; {near} would do"
         )
-    return Networks(
-        encoder=make_encoder(encoder.n_z, multipliers[encoder.f], dtype=dtype, remat=remat),
-        decoder=unet,
-        f=encoder.f,
-        decoder_stride=stride,
-    )
+    return networks
 
 
 def process(config: ml_collections.ConfigDict) -> Process:

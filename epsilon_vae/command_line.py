@@ -1,7 +1,9 @@
 """What the doors that take a config share: their flags are checked before absl reads them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from absl import flags
 
 from epsilon_vae.config import check_key, check_override
 
@@ -18,6 +20,31 @@ def check_overrides(argv: Sequence[str]) -> None:
             check_key(override[1], following)
         elif override:
             check_override(override[1], override[2])
+
+
+def parse(
+    argv: Sequence[str], config: flags.FlagHolder, check: Callable[[], None], example: str
+) -> list[str]:
+    """absl's flags, parsed.
+
+    Args:
+      argv: the command line.
+      config: the door's `--config`.
+      check: of the door's other flags; raises `UsageError`.
+      example: of a config file, for the message.
+
+    Raises:
+      ValueError, OSError, flags.Error: what is wrong; `one_line` tells it.
+    """
+    check_overrides(argv)
+    rest = flags.FLAGS(argv)
+    if config.value is None:
+        raise UsageError(f"--config is missing: name a config file, as --config={example}")
+    check()
+    config.value.lock()  # a config file that failed to load says so at its first use
+    if len(rest) > 1:
+        raise UsageError(f"{rest[1]!r} is not a flag; flags start with --")
+    return rest
 
 
 def one_line(error: Exception) -> str:

@@ -15,9 +15,10 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from epsilon_vae import command_line
 from epsilon_vae.aot import advice, chips, measure, program, report
-from epsilon_vae.command_line import UsageError, check_overrides, one_line
-from epsilon_vae.config import ConfigError
+from epsilon_vae.command_line import UsageError, one_line
+from epsilon_vae.config import ConfigError, check_values
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as configs/sd_m.py.")
 TOPOLOGY = flags.DEFINE_string("topology", None, f"Kind and shape of a slice: {chips.EXAMPLES}.")
@@ -36,25 +37,23 @@ JSON = flags.DEFINE_string("json", None, "File to write the same numbers to.")
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """absl's flags; what is wrong with them ends the program with one line and code 2."""
     try:
-        check_overrides(argv)
-        rest = flags.FLAGS(argv)
-        if CONFIG.value is None:
-            raise UsageError("--config is missing: name a config file, as --config=configs/sd_m.py")
-        if TOPOLOGY.value is None:
-            raise UsageError(f"--topology is missing: name a slice, as {chips.EXAMPLES}")
-        CONFIG.value.lock()  # a config file that failed to load says so at its first use
-        if len(rest) > 1:
-            raise UsageError(f"{rest[1]!r} is not a flag; flags start with --")
-        if RESOLUTION.value and WHAT.value == "step":
-            raise UsageError(
-                f"--resolution={RESOLUTION.value}: is of --what=reconstruct; for the step set "
-                "--config.data.resolution"
-            )
-        if JSON.value and not pathlib.Path(JSON.value).absolute().parent.is_dir():
-            raise UsageError(f"--json={JSON.value}: no such folder")
+        return command_line.parse(argv, CONFIG, _check_flags, "configs/sd_m.py")
     except (flags.Error, ValueError, OSError) as error:
         _exit(2, one_line(error))
-    return rest
+
+
+def _check_flags() -> None:
+    if TOPOLOGY.value is None:
+        raise UsageError(f"--topology is missing: name a slice, as {chips.EXAMPLES}")
+    if RESOLUTION.value and WHAT.value == "step":
+        raise UsageError(
+            f"--resolution={RESOLUTION.value}: is of --what=reconstruct; for the step set "
+            "--config.data.resolution"
+        )
+    if JSON.value and pathlib.Path(JSON.value).is_dir():
+        raise UsageError(f"--json={JSON.value}: is a folder; name a file")
+    if JSON.value and not pathlib.Path(JSON.value).absolute().parent.is_dir():
+        raise UsageError(f"--json={JSON.value}: no such folder")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -80,8 +79,15 @@ def main(argv: Sequence[str]) -> None:
         traceback.print_exc()
         _exit(2, f"not compiled, for another reason than memory: {one_line(error)[:200]}")
     if JSON.value:
-        pathlib.Path(JSON.value).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        _write_json(result)
     sys.exit(0 if result["fits"] else 1)
+
+
+def _write_json(result: dict) -> None:
+    try:
+        pathlib.Path(JSON.value).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        _exit(2, f"--json={JSON.value}: cannot be written ({error.strerror})")
 
 
 def _step() -> tuple[ml_collections.ConfigDict, Callable, Callable]:
@@ -96,6 +102,7 @@ def _reconstruction() -> tuple[ml_collections.ConfigDict, Callable, Callable]:
     if len(sizes) > 2 or not all(size.isdecimal() and int(size) for size in sizes):
         raise UsageError(f"--resolution={text}: expected H or HxW, as 1024 or 768x1024")
     height, width = int(sizes[0]), int(sizes[-1])
+    check_values(CONFIG.value)
     config = program.prepare_reconstruction(CONFIG.value, BATCH.value or 1, height)
 
     def build(config: ml_collections.ConfigDict, topology: chips.Topology) -> program.Program:

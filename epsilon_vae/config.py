@@ -155,6 +155,12 @@ def check_override(key: str, text: str) -> None:
 
 def check(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
     """Raises `ConfigError` for a config that cannot run on `num_devices` devices."""
+    check_values(config)
+    _check_batch(flatten(config), num_devices)
+
+
+def check_values(config: ml_collections.ConfigDict) -> None:
+    """Raises `ConfigError` for a missing or unknown key, or a value out of range."""
     flat = flatten(config)
     for key, value in flat.items():
         check_key(key, value)
@@ -168,7 +174,6 @@ def check(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
             raise ConfigError(f"config.{key} = {value!r}: expected {expected.expected}")
     _check_source(flat)
     _check_init(flat)
-    _check_batch(flat, num_devices)
 
 
 def _check_source(flat: dict) -> None:

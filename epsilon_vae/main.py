@@ -16,8 +16,9 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from epsilon_vae import command_line
 from epsilon_vae.checkpoint import CheckpointError
-from epsilon_vae.command_line import UsageError, check_overrides, one_line
+from epsilon_vae.command_line import UsageError, one_line
 from epsilon_vae.config import ConfigError, check, to_json
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.parallel import hosts
@@ -49,18 +50,14 @@ HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """absl's flags; what is wrong with them ends the program with one line and code 2."""
     try:
-        check_overrides(argv)
-        rest = flags.FLAGS(argv)
-        if CONFIG.value is None:
-            raise UsageError("--config is missing: name a config file, as --config=configs/tiny.py")
-        if WORKDIR.value is None and not DRY_RUN.value:
-            raise UsageError("--workdir is missing: name a folder, as --workdir=runs/tiny")
-        CONFIG.value.lock()  # a config file that failed to load says so at its first use
-        if len(rest) > 1:
-            raise UsageError(f"{rest[1]!r} is not a flag; flags start with --")
+        return command_line.parse(argv, CONFIG, _check_flags, "configs/tiny.py")
     except (flags.Error, ValueError, OSError) as error:
         _exit(2, one_line(error))
-    return rest
+
+
+def _check_flags() -> None:
+    if WORKDIR.value is None and not DRY_RUN.value:
+        raise UsageError("--workdir is missing: name a folder, as --workdir=runs/tiny")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -80,16 +77,9 @@ def main(argv: Sequence[str]) -> None:
             HEARTBEAT_TIMEOUT.value,
         )
         stopped_by = train(CONFIG.value)
-    except (
-        UsageError,
-        hosts.HostsError,
-        WorkdirError,
-        ConfigError,
-        DataError,
-        CheckpointError,
-    ) as error:
+    except (hosts.HostsError, WorkdirError, ConfigError, DataError, CheckpointError) as error:
         _exit(2, str(error))
-    except FloatingPointError as error:
+    except (FloatingPointError, hosts.NotTogetherError) as error:
         _exit(1, str(error))
     except Exception as error:
         if not jax.distributed.is_initialized():

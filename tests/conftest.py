@@ -18,7 +18,9 @@ from epsilon_vae import builders
 from epsilon_vae.data.pipeline import BadRecords, TrainingBatches, evaluation_batches
 from epsilon_vae.data.sources import Photos
 from epsilon_vae.data.transforms import to_uint8
-from epsilon_vae.training.state import TrainState, init_state
+from epsilon_vae.parallel.mesh import make_mesh
+from epsilon_vae.training import sharded
+from epsilon_vae.training.state import TrainState
 
 ROOT = Path(__file__).parent.parent
 
@@ -67,32 +69,15 @@ def make_training(config) -> Training:
     """A jitted, not yet compiled step on crops of real photos."""
     step = builders.train_step(config)
     resolution = config.data.resolution
-    state = init_state(
-        jax.random.key(0),
-        step.objective,
-        step.optimizer,
-        step.discriminator_optimizer,
-        resolution,
-    )
+    state = jax.jit(step.init, static_argnums=1)(jax.random.key(0), resolution)
     images = training_images(config.batch_size, resolution)
     return Training(config, jax.jit(step), state, builders.frozen_weights(config), images)
 
 
 def state_shapes(config) -> TrainState:
     """Shapes of a config's state, as a checkpoint is asked for them."""
-    step = builders.train_step(config)
-    shapes = jax.eval_shape(
-        lambda key: init_state(
-            key,
-            step.objective,
-            step.optimizer,
-            step.discriminator_optimizer,
-            config.data.resolution,
-        ),
-        jax.random.key(0),
-    )
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    return sharded.state_shapes(builders.train_step(config), config.data.resolution, mesh)
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +112,7 @@ def run_module(xla_cache):
 SMALL_FLAGS = (
     "--config=configs/tiny.py",
     "--config.data.resolution=32",
-    "--config.batch_size=4",
+    "--config.batch_size=8",
     "--config.optim.warmup_steps=0",
     "--config.log.every_steps=1",
     "--config.eval.every_steps=100",
@@ -145,6 +130,10 @@ def flags(workdir, *more: str) -> tuple[str, ...]:
         "--config.checkpoint.every_steps=2",
         *more,
     )
+
+
+# For the runs that others are compared with: a trace of steps 3 and 4.
+PROFILE = ("--config.profile.start_step=3", "--config.profile.num_steps=2")
 
 
 def free_port() -> int:
@@ -215,5 +204,5 @@ def finish(process, timeout_seconds: float = 300) -> tuple[str, str]:
 def finished_run(tmp_path_factory, run_module):
     """Workdir of a run of `STEPS` steps in one go, and what it printed; not to be written to."""
     workdir = tmp_path_factory.mktemp("finished_run")
-    out, _ = finish(run_module("epsilon_vae.main", *flags(workdir)))
+    out, _ = finish(run_module("epsilon_vae.main", *flags(workdir, *PROFILE)))
     return workdir, out

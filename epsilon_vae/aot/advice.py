@@ -48,7 +48,7 @@ class Suggestion:
 def suggest_for_step(
     config: ml_collections.ConfigDict, topology: Topology, memory: dict
 ) -> list[Suggestion]:
-    """Each with those before it: fsdp, then remat, then accumulation.
+    """fsdp, with the smallest size that fits, then remat or accumulation on top of it.
 
     fsdp: arguments as they would be sharded, computed; the kernels that are then gathered whole
     come on top of the temporaries. Accumulation: activations by its parts, and one more set of
@@ -61,16 +61,19 @@ def suggest_for_step(
     """
     mesh = make_mesh(**config.mesh, devices=topology.devices)
     abreast = mesh.shape["data"] * mesh.shape["fsdp"]
-    state = _state_bytes(config, topology, mesh.shape["fsdp"])
+    space = mesh.shape["space"]
+    state = _state_bytes(config, topology, mesh.shape["fsdp"], space)
     suggestions, settings, total = [], {}, memory["total"]
     gradients = state["gradients"]
     for fsdp in _divisors(abreast // topology.num_slices):
         if fsdp <= mesh.shape["fsdp"]:
             continue
-        sharded = _state_bytes(config, topology, fsdp)
+        sharded = _state_bytes(config, topology, fsdp, space)
         gathered = sharded["gathered"] - state["gathered"]
         total = memory["total"] - state["all"] + sharded["all"] + gathered
-        settings = {"mesh.fsdp": fsdp} | ({"mesh.data": -1} if config.mesh.data != -1 else {})
+        settings = {"mesh.fsdp": fsdp}
+        if config.mesh.data != -1:
+            settings["mesh.data"] = abreast // fsdp
         gradients = sharded["gradients"]
         if total <= memory["usable"]:
             break
@@ -94,7 +97,10 @@ def suggest_for_step(
 def suggest_for_reconstruction(
     config: ml_collections.ConfigDict, topology: Topology, memory: dict
 ) -> list[Suggestion]:
-    """Rows over more chips: all that the images do not need side by side."""
+    """Rows over more chips: all that the images do not need side by side.
+
+    Weights stay whole on each chip; temporaries are taken to spread evenly.
+    """
     chips = len(topology.devices)
     mesh = make_mesh(**config.mesh, devices=topology.devices)
     suggestions = []
@@ -104,7 +110,8 @@ def suggest_for_reconstruction(
         if config.data.resolution % space:
             continue
         settings = {"mesh.data": chips // space, "mesh.fsdp": 1, "mesh.space": space}
-        estimate = memory["total"] * mesh.shape["space"] / space
+        spread = memory["temporaries"] * (1 - mesh.shape["space"] / space)
+        estimate = memory["total"] - spread
         suggestions.append(Suggestion(settings, estimate))
         if estimate <= memory["usable"]:
             break
@@ -118,11 +125,11 @@ def larger_topology(memory: dict) -> str:
 
 
 def _state_bytes(
-    config: ml_collections.ConfigDict, topology: Topology, fsdp: int
+    config: ml_collections.ConfigDict, topology: Topology, fsdp: int, space: int
 ) -> dict[str, int]:
     """Bytes on a chip: of the whole state, of gradients, of kernels that fsdp gathers."""
     step = builders.train_step(config)
-    mesh = make_mesh(-1, fsdp, config.mesh.space, devices=topology.devices)
+    mesh = make_mesh(-1, fsdp, space, devices=topology.devices)
     state = state_shapes(step, config.data.resolution, mesh)
     networks = (step.objective.trained(state.params), state.discriminator)
     sharded = [x for x in jax.tree.leaves(networks) if not x.sharding.is_fully_replicated]

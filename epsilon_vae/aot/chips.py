@@ -27,7 +27,6 @@ class Chip:
       hbm_bytes_per_second: peak.
       ici_bytes_per_second: of one link to one neighbour, in one direction: the data sheet's
         bidirectional bandwidth a chip, over its links, halved.
-      ici_links: of a chip: two along each axis of the torus.
       dcn_bytes_per_second: of the data centre's network, a chip's share, in one direction.
     """
 
@@ -36,7 +35,6 @@ class Chip:
     flops_per_second: float
     hbm_bytes_per_second: float
     ici_bytes_per_second: float
-    ici_links: int
     dcn_bytes_per_second: float
 
 
@@ -44,9 +42,9 @@ class Chip:
 # bandwidth, "Bidirectional ICI bandwidth (per chip)" of 400, 1200 and 800 GB/s over 4, 6 and 4
 # links, and DCN of 6.4 Tbps a pod of 256, 50 Gbps a chip, 25.6 Tbps a pod of 256.
 CHIPS = {
-    "v5e": Chip("v5e", int(15.75 * 2**30), 197e12, 819e9, 50e9, 4, 6.4e12 / 256 / 8),
-    "v5p": Chip("v5p", int(95.74 * 2**30), 459e12, 2765e9, 100e9, 6, 50e9 / 8),
-    "v6e": Chip("v6e", int(31.25 * 2**30), 918e12, 1638e9, 100e9, 4, 25.6e12 / 256 / 8),
+    "v5e": Chip("v5e", int(15.75 * 2**30), 197e12, 819e9, 50e9, 6.4e12 / 256 / 8),
+    "v5p": Chip("v5p", int(95.74 * 2**30), 459e12, 2765e9, 100e9, 50e9 / 8),
+    "v6e": Chip("v6e", int(31.25 * 2**30), 918e12, 1638e9, 100e9, 25.6e12 / 256 / 8),
 }
 
 

@@ -13,10 +13,8 @@ from jax.sharding import Mesh
 from epsilon_vae import builders
 from epsilon_vae.aot.chips import Topology
 from epsilon_vae.config import check
-from epsilon_vae.diffusion.sampler import sample
 from epsilon_vae.diffusion.time import SPACINGS
 from epsilon_vae.parallel.mesh import image_sharding, make_mesh, replicated
-from epsilon_vae.parallel.sharding import infer_sharding
 from epsilon_vae.training.flops import jaxpr_flops, parameter_counts
 from epsilon_vae.training.sharded import jit_step, state_shapes
 
@@ -32,7 +30,8 @@ class Program:
       parameter_counts: by network.
       function: jitted.
       arguments: trees of `jax.ShapeDtypeStruct`, with shardings.
-      model_flops: of one call, without what remat computes again.
+      model_flops: of one call, without what `config.model.remat` computes again; attention over
+        more than 4096 tokens computes its scores again in any case, which is counted.
     """
 
     what: str
@@ -107,8 +106,7 @@ def reconstruction(
       ConfigError: a config that cannot run on so many chips.
     """
     networks, process = builders.networks(config), builders.process(config)
-    multiple = max(networks.f, networks.decoder_stride)
-    width = math.ceil((width or config.data.resolution) / multiple) * multiple
+    width = math.ceil((width or config.data.resolution) / networks.multiple) * networks.multiple
     check(config, len(topology.devices))
     mesh = make_mesh(**config.mesh, devices=topology.devices)
     abreast = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -116,25 +114,20 @@ def reconstruction(
 
     def reconstruct_abreast(params: dict, images: jax.Array) -> jax.Array:
         latents = networks.encode(params, images)
-
-        def predict(x: jax.Array, t: jax.Array) -> jax.Array:
-            return networks.predict(params, x, t, latents)
-
-        return sample(process, predict, times, jax.random.key(0), images.shape)
+        return networks.decode(params, process, latents, times, jax.random.key(0))
 
     def reconstruct(params: dict, images: jax.Array) -> jax.Array:
         if images.shape[0] == abreast:
-            return jnp.clip(reconstruct_abreast(params, images), -1, 1)
+            return reconstruct_abreast(params, images)
         rounds = images.reshape(abreast, -1, *images.shape[1:]).swapaxes(0, 1)
         rounds = jax.lax.map(lambda some: reconstruct_abreast(params, some), rounds)
-        return jnp.clip(rounds.swapaxes(0, 1).reshape(images.shape), -1, 1)
+        return rounds.swapaxes(0, 1).reshape(images.shape)
 
     key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = jax.eval_shape(lambda k: networks.init(k, multiple), key)
+    shapes = jax.eval_shape(lambda k: networks.init(k, networks.multiple), key)
+    # Whole on each chip, as a restored `Autoencoder` has them.
     params = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        shapes,
-        infer_sharding(shapes, mesh),
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes
     )
     shape = (config.batch_size, config.data.resolution, width, 3)
     images = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=image_sharding(mesh))
@@ -154,14 +147,13 @@ def reconstruction(
 def prepare_reconstruction(
     config: ml_collections.ConfigDict, batch_size: int, height: int
 ) -> ml_collections.ConfigDict:
-    """A copy of the config for `reconstruction`, its mesh checked for `batch_size` images.
+    """A copy of the config for `reconstruction`, with `height` padded to what the networks take.
 
     Raises:
       ConfigError: the encoder has no such f.
     """
     config = copy.deepcopy(config)
-    networks = builders.networks(config)
-    multiple = max(networks.f, networks.decoder_stride)
+    multiple = builders.networks(config).multiple
     config.data.resolution = math.ceil(height / multiple) * multiple
     config.batch_size, config.optim.accumulate = batch_size, 1
     return config

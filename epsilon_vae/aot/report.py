@@ -54,7 +54,7 @@ def _memory_rows(memory: dict) -> list[Row]:
 def _flops_rows(result: dict) -> list[Row]:
     flops = result["flops"]
     rows = [
-        ("model FLOPs", f"{flops['model'] / 1e12:.4g} T", "of a call: products, no recomputation"),
+        ("model FLOPs", f"{flops['model'] / 1e12:.4g} T", "of a call: products, without remat"),
         ("  an image", f"{flops['model_an_image'] / 1e9:.4g} G", ""),
         ("executed FLOPs", f"{flops['executed'] / 1e12:.4g} T", "with what remat computes again"),
     ]

@@ -1,4 +1,4 @@
-"""The least time that a call can take on a chip: compute, memory, interconnect at their peaks."""
+"""About the least time of a call on a chip: compute, memory and interconnect, each at its peak."""
 
 import dataclasses
 

@@ -6,6 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from epsilon_vae.diffusion.path import Process
+from epsilon_vae.diffusion.sampler import sample
+
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
@@ -23,6 +26,11 @@ class Networks:
     f: int
     decoder_stride: int
 
+    @property
+    def multiple(self) -> int:
+        """Height and width of images are multiples of this."""
+        return max(self.f, self.decoder_stride)
+
     def init(self, key: jax.Array, image_size: int) -> dict:
         """Initial parameters `{'encoder': …, 'decoder': …}` for square images of `image_size`."""
         encoder_key, decoder_key = jax.random.split(key)
@@ -39,3 +47,15 @@ class Networks:
     def predict(self, params: dict, x: jax.Array, t: jax.Array, latents: jax.Array) -> jax.Array:
         """The decoder's prediction (velocity or noise) at normalised noisy images, times `t`."""
         return self.decoder.apply({"params": params["decoder"]}, x, t, latents)
+
+    def decode(
+        self, params: dict, process: Process, latents: jax.Array, times: jax.Array, key: jax.Array
+    ) -> jax.Array:
+        """Images `[B, f h, f w, 3]` in [-1, 1], sampled at `times` (`diffusion.sampler`)."""
+
+        def predict(x: jax.Array, t: jax.Array) -> jax.Array:
+            return self.predict(params, x, t, latents)
+
+        batch, height, width, _ = latents.shape
+        shape = (batch, height * self.f, width * self.f, 3)
+        return jnp.clip(sample(process, predict, times, key, shape), -1, 1)

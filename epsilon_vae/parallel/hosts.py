@@ -28,6 +28,10 @@ class HostsError(ValueError):
     """Processes that cannot start together; the message says why and what to check."""
 
 
+class NotTogetherError(RuntimeError):
+    """Processes that did not come together this time: one may be late, and the next start do."""
+
+
 def start(
     coordinator_address: str | None,
     num_processes: int | None,
@@ -44,11 +48,12 @@ def start(
       num_processes: of all hosts.
       process_id: of this one, from 0.
       startup_timeout_seconds: when it is over and the others are not there, this process ends with
-        one line and exit code 2.
+        one line and exit code 1: a host that was preempted may be there at the next start.
       heartbeat_timeout_seconds: a process that was silent for so long is lost, and all others end.
 
     Raises:
-      HostsError: contradictory arguments, or a start that failed.
+      HostsError: contradictory arguments, or a port that is taken.
+      NotTogetherError: a start that failed.
     """
     _check_arguments(coordinator_address, num_processes, process_id)
     by_flags = coordinator_address is not None
@@ -77,7 +82,9 @@ def start(
             jax.device_count()  # Here the backends of all hosts meet, which may hang too.
         except (RuntimeError, ValueError, OSError) as error:
             line = " ".join(str(error).split())
-            raise HostsError(f"{count} processes expected, but starting failed: {line}") from error
+            raise NotTogetherError(
+                f"{count} processes expected, but starting failed: {line}"
+            ) from error
 
 
 def expected_processes() -> int:
@@ -208,11 +215,11 @@ def _metadata(key: str) -> str:
 
 @contextlib.contextmanager
 def _within(seconds: float, message: str) -> Iterator[None]:
-    """Ends the process, with `message` and code 2, unless the block ends in time.
+    """Ends the process, with `message` and code 1, unless the block ends in time.
 
     What runs inside is C++ that waits and that nothing can interrupt.
     """
-    timer = _end_after(seconds, 2, f"epsilon_vae: {message}")
+    timer = _end_after(seconds, 1, f"epsilon_vae: {message}")
     try:
         yield
     finally:

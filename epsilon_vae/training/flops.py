@@ -9,7 +9,6 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 
 from epsilon_vae.training.objective import Objective
-from epsilon_vae.training.state import init_state
 from epsilon_vae.training.step import TrainStep
 
 
@@ -24,13 +23,8 @@ def parameter_counts(objective: Objective, image_size: int) -> dict[str, int]:
 
 def step_flops(step: TrainStep, frozen: dict, batch_size: int, image_size: int) -> float:
     """FLOPs of one step, R1 included, as `jaxpr_flops` counts them."""
-
-    def make_state(key: jax.Array):
-        return init_state(
-            key, step.objective, step.optimizer, step.discriminator_optimizer, image_size
-        )
-
-    state = jax.eval_shape(make_state, jax.eval_shape(lambda: jax.random.key(0)))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(lambda key: step.init(key, image_size), key)
     images = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.float32)
     return jaxpr_flops(jax.make_jaxpr(step)(state, frozen, images).jaxpr)
 

@@ -11,7 +11,7 @@ import jax
 import ml_collections
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from epsilon_vae import builders
 from epsilon_vae.checkpoint import Checkpointer, Restored, find_step, load_parts
@@ -76,7 +76,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
 
         # The step, compiled at its first call, and where its numbers go.
         step_fn = jit_step(train_step, state, mesh)
-        columns = _columns(config, step_fn, state, frozen)
+        columns = _columns(config, step_fn, state, frozen, images_at)
         log = NoLog()
         if hosts.is_first():
             networks = state.params | {"discriminator": state.discriminator}
@@ -85,7 +85,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
         to_close.callback(log.close)
         log.line(_opening_line(config, restored, workdir))
 
-        profiler = StepProfiler(workdir, config.profile.start_step, config.profile.num_steps)
+        # One trace: two processes on a host would write to the same file.
+        start_profile = config.profile.start_step if hosts.is_first() else 0
+        profiler = StepProfiler(workdir, start_profile, config.profile.num_steps)
         to_close.callback(profiler.close)
 
         stopped_by = None
@@ -206,10 +208,18 @@ def _open_training_batches(
     )
 
 
-def _columns(config: ml_collections.ConfigDict, step_fn, state: TrainState, frozen: dict) -> list:
+def _columns(
+    config: ml_collections.ConfigDict,
+    step_fn,
+    state: TrainState,
+    frozen: dict,
+    images_at: NamedSharding,
+) -> list:
     """Names of all scalars that the run will write."""
     size = config.data.resolution
-    images = jax.ShapeDtypeStruct((config.batch_size, size, size, 3), np.float32)
+    shape = (config.batch_size, size, size, 3)
+    # With the sharding of the first call, which then need not trace the step again.
+    images = jax.ShapeDtypeStruct(shape, np.float32, sharding=images_at)
     _, metrics = jax.eval_shape(step_fn, state, frozen, images)
     scores = (f"eval/{name}" for name in METRICS)
     return [*metrics, *SPEED_METRICS, *memory_metrics(), "bad_records", *scores]

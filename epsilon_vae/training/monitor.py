@@ -138,7 +138,7 @@ class StepProfiler:
     """Traces some steps into the run's folder, for TensorBoard's profile plugin and XProf.
 
     Args:
-      workdir: of the run; each host writes a file of its own below `plugins/profile`.
+      workdir: of the run; the trace goes below its `plugins/profile`.
       start_step: first step that is traced; 0 for none.
       num_steps: so many.
     """

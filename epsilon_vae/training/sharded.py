@@ -1,30 +1,18 @@
 """The state and the step on a mesh: where every array lives, known before any of it exists."""
 
-import functools
-
 import jax
 from jax.sharding import Mesh
 
 from epsilon_vae.parallel.mesh import image_sharding, replicated
 from epsilon_vae.parallel.sharding import infer_sharding
-from epsilon_vae.training.state import TrainState, init_state
+from epsilon_vae.training.state import TrainState
 from epsilon_vae.training.step import TrainStep
-
-
-def _make_state(train_step: TrainStep, image_size: int):
-    return functools.partial(
-        init_state,
-        objective=train_step.objective,
-        optimizer=train_step.optimizer,
-        discriminator_optimizer=train_step.discriminator_optimizer,
-        image_size=image_size,
-    )
 
 
 def state_shapes(train_step: TrainStep, image_size: int, mesh: Mesh) -> TrainState:
     """A tree of `jax.ShapeDtypeStruct` with shardings: the state of a run, none of it made."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = jax.eval_shape(_make_state(train_step, image_size), key)
+    shapes = jax.eval_shape(lambda key: train_step.init(key, image_size), key)
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,
@@ -38,8 +26,8 @@ def make_state(train_step: TrainStep, seed: int, image_size: int, target: TrainS
     No device ever holds what it will not keep.
     """
     shardings = jax.tree.map(lambda x: x.sharding, target)
-    make = jax.jit(_make_state(train_step, image_size), out_shardings=shardings)
-    return make(jax.random.key(seed))
+    make = jax.jit(train_step.init, static_argnums=1, out_shardings=shardings)
+    return make(jax.random.key(seed), image_size)
 
 
 def jit_step(train_step: TrainStep, target: TrainState, mesh: Mesh):
@@ -49,8 +37,12 @@ def jit_step(train_step: TrainStep, target: TrainState, mesh: Mesh):
     batch over `data` and `fsdp`, their rows over `space`.
     """
     shardings = jax.tree.map(lambda x: x.sharding, target)
+
+    def step(state: TrainState, frozen: dict, images: jax.Array):  # its name is a profile's too
+        return train_step(state, frozen, images)
+
     return jax.jit(
-        train_step,
+        step,
         in_shardings=(shardings, replicated(mesh), image_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,

@@ -2,10 +2,7 @@
 
 import flax.struct
 import jax
-import jax.numpy as jnp
 import optax
-
-from epsilon_vae.training.objective import Objective
 
 
 @flax.struct.dataclass
@@ -27,25 +24,3 @@ class TrainState:
     opt_state: optax.OptState
     discriminator: dict
     discriminator_opt_state: optax.OptState
-
-
-def init_state(
-    key: jax.Array,
-    objective: Objective,
-    optimizer: optax.GradientTransformation,
-    discriminator_optimizer: optax.GradientTransformation,
-    image_size: int,
-) -> TrainState:
-    """The state before the first step."""
-    networks_key, discriminator_key = jax.random.split(key)
-    params = objective.networks.init(networks_key, image_size)
-    discriminator = objective.adversary.init(discriminator_key, image_size)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        # A copy: buffers that two leaves share cannot be donated.
-        ema=jax.tree.map(jnp.copy, params),
-        opt_state=optimizer.init(objective.trained(params)),
-        discriminator=discriminator,
-        discriminator_opt_state=discriminator_optimizer.init(discriminator),
-    )

@@ -37,6 +37,21 @@ class TrainStep:
     ema_decay: float
     accumulate: int = 1
 
+    def init(self, key: jax.Array, image_size: int) -> TrainState:
+        """The state before the first step."""
+        networks_key, discriminator_key = jax.random.split(key)
+        params = self.objective.networks.init(networks_key, image_size)
+        discriminator = self.objective.adversary.init(discriminator_key, image_size)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            # A copy: buffers that two leaves share cannot be donated.
+            ema=jax.tree.map(jnp.copy, params),
+            opt_state=self.optimizer.init(self.objective.trained(params)),
+            discriminator=discriminator,
+            discriminator_opt_state=self.discriminator_optimizer.init(discriminator),
+        )
+
     def __call__(
         self, state: TrainState, frozen: dict, images: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:

@@ -74,6 +74,11 @@ REFUSALS = [
     (("--topology=v5e:2x2", "--what=reconstruct", "--resolution=12x"), "--resolution=12x: expect"),
     (("--topology=v5e:2x2", "--resolution=64"), "--resolution=64: is of --what=reconstruct"),
     (("--topology=v5e:2x2", "--json=no/where.json"), "--json=no/where.json: no such folder"),
+    (("--topology=v5e:2x2", "--json=tests"), "--json=tests: is a folder"),
+    (
+        ("--topology=v5e:2x2", "--what=reconstruct", "--config.model.encoder.name=vq"),
+        "config.model.encoder.name = 'vq': expected",
+    ),
     (("--topology=v5e:2x2", "--config.mesh.fsdp=3"), "config.mesh (data = -1, fsdp = 3"),
     (("--topology=v5e:2x2", "--config.optim.rate=3"), "config.optim.rate = '3': there is no such"),
     ((), "--topology is missing"),

@@ -6,7 +6,7 @@ from epsilon_vae.aot.chips import Chip
 from epsilon_vae.aot.collectives import Collective
 from epsilon_vae.aot.roofline import bytes_sent, roofline
 
-CHIP = Chip("x", 100, 1e12, 1e9, 1e6, 4, 1e5)
+CHIP = Chip("x", 100, 1e12, 1e9, 1e6, 1e5)
 
 
 @pytest.mark.parametrize(

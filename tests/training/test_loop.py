@@ -14,6 +14,7 @@ from PIL import Image
 
 from epsilon_vae.checkpoint import Checkpointer, CheckpointError
 from epsilon_vae.data.sources import Photos
+from epsilon_vae.training.logging import versions
 from epsilon_vae.training.loop import load_init_weights
 from epsilon_vae.training.monitor import MetricsWindow, NonFiniteError
 from tests.conftest import STEPS, finish, flags, read_metrics, read_until, state_shapes
@@ -59,8 +60,17 @@ def test_workdir_holds_what_users_script_against(finished_run):
     assert grid.size == (3 * 32, 3 * 32)  # original, NFE 1, NFE 3; three held-out photos
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["4", "6"]
     assert list(workdir.glob("events.out.tfevents.*"))
+    (trace,) = workdir.glob("plugins/profile/*/*.xplane.pb")
+    assert b"jit_step" in trace.read_bytes()
     assert "step 6/6" in out and "images/s" in out and "wait" in out and "ETA" in out
     assert "in all, goodput " in out.splitlines()[-1]
+
+
+def test_commit_where_there_is_no_git(monkeypatch):
+    """As in an image of launch/Dockerfile."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("GIT_COMMIT", "0123")
+    assert versions()["git_commit"] == "0123"
 
 
 def test_killed_run_ends_in_the_same_bits(finished_run, run_module, tmp_path):

@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from tests.conftest import (
+    PROFILE,
     STEPS,
     assert_same_metrics,
     finish,
@@ -21,7 +22,7 @@ from tests.training.test_loop import assert_same_state
 def finished_pair(tmp_path_factory, run_module):
     """Workdir of a run of `STEPS` steps on two processes; not to be written to."""
     workdir = tmp_path_factory.mktemp("finished_pair")
-    first, second = start_together(run_module, *flags(workdir))
+    first, second = start_together(run_module, *flags(workdir, *PROFILE))
     out, _ = finish(first)
     assert f"step {STEPS}/{STEPS}" in out
     out, _ = finish(second)
@@ -42,6 +43,7 @@ def test_two_processes_equal_one(finished_run, finished_pair):
         for workdir in (finished_pair, finished_run[0])
     )
     assert ours == theirs
+    assert len(list(finished_pair.glob("plugins/profile/*/*.xplane.pb"))) == 1
 
 
 def copy_checkpoint(workdir, step: int, target) -> None:

@@ -237,11 +237,18 @@ watch() {
     die 2 "--config=$config is not in the commit that would be installed: commit it"
   pack # once: what started is what goes on
   rehearsal=("" ACTIVE "training on worker: not installed" ACTIVE "training on worker: ended 0")
-  local failures=0 ours=false seen=
+  local failures=0 silent_looks=0 ours=false seen=
   while true; do
     look
     [[ $answer == "$seen" ]] || say "$answer"
     seen=$answer
+    # Fresh workers are silent for minutes, those whose key or firewall is wrong for ever.
+    if [[ $answer == "the workers do not answer" ]]; then
+      silent_looks=$((silent_looks + 1))
+      ((silent_looks % 20)) || failures=$((failures + 1))
+    else
+      silent_looks=0
+    fi
     # What ended before we came says nothing of our command.
     if ! $ours && [[ $answer =~ ^(stopped|ended|lost) ]]; then answer=idle; fi
     case $answer in

@@ -374,6 +374,14 @@ def test_watch_waits_for_a_cloud_that_does_not_answer(cloud):
     assert verbs(cloud) == ["create", "scp", "run"]
 
 
+def test_watch_gives_up_on_workers_that_never_answer(cloud):
+    cloud.set(states=["ACTIVE"], nodes="CREATING")
+    code, _, err = watch(cloud, "--max-failures=0")
+    assert code == 1
+    assert "the workers do not answer" in err and "failed more often" in err
+    assert verbs(cloud) == []
+
+
 def test_watch_joins_a_training_and_ends_when_it_is_stopped(cloud):
     installed(cloud)
     cloud.set(trainings=["runs"])

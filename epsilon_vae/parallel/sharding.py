@@ -61,6 +61,9 @@ def _gather_forward(leaf: jax.Array, spec: P, dtype: jnp.dtype) -> tuple[jax.Arr
 
 def _gather_backward(spec: P, dtype: jnp.dtype, _: None, grad: jax.Array) -> tuple[jax.Array]:
     del dtype
+    # Whole first, then each device's part: asked for the part at once, the compiler may gather the
+    # activations of all images to make it.
+    grad = jax.lax.with_sharding_constraint(grad, P())
     return (jax.lax.with_sharding_constraint(grad, spec).astype(jnp.float32),)
 
 
@@ -115,7 +118,8 @@ def _constrain(x: jax.Array, rows: str | None) -> jax.Array:
 def batch_places(sharding: NamedSharding, batch_size: int) -> np.ndarray:
     """Places of a global batch `[B, …]` that this process's devices hold, rising."""
     places = np.arange(batch_size)
-    indices = sharding.addressable_devices_indices_map((batch_size,))
+    of_batch = NamedSharding(sharding.mesh, P(sharding.spec[0]))
+    indices = of_batch.addressable_devices_indices_map((batch_size,))
     return np.unique(np.concatenate([places[index[0]] for index in indices.values()]))
 
 

@@ -11,6 +11,7 @@ from epsilon_vae.aot.collectives import Collective, replica_group
 from epsilon_vae.aot.hlo import parse
 from epsilon_vae.aot.traffic import traffic
 from epsilon_vae.parallel.mesh import make_mesh
+from epsilon_vae.parallel.sharding import gather_parameters, infer_sharding
 
 F32, BF16 = jnp.float32, jnp.bfloat16
 
@@ -164,3 +165,29 @@ def test_a_gradient_on_two_slices(topology):
         Collective("all-reduce", whole // 4, 2, crosses_slices=True): 1,
         Collective("all-gather", whole, 4): 1,
     }
+
+
+def test_a_sharded_kernel_is_gathered_and_its_gradient_scattered(mesh):
+    """Once each, and no activations travel."""
+    at = NamedSharding(mesh, P("fsdp"))
+    images = jax.ShapeDtypeStruct((64, 64, 64, 256), jnp.bfloat16, sharding=at)
+    shape = jax.ShapeDtypeStruct((3, 3, 256, 256), jnp.float32)
+    kernel = jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=infer_sharding(shape, mesh))
+
+    def loss(kernel, images):
+        (kernel,) = gather_parameters([kernel], jnp.bfloat16)
+        for _ in range(2):
+            images = jax.nn.silu(
+                jax.lax.conv_general_dilated(
+                    images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+                )
+            )
+            images = jax.lax.with_sharding_constraint(images, at)
+        return jnp.sum(images.astype(jnp.float32) ** 2)
+
+    with jax.set_mesh(mesh):
+        gradient = jax.jit(jax.grad(loss), out_shardings=kernel.sharding)
+        moved = traffic(parse(gradient.lower(kernel, images).compile().as_text()), 4)
+    sizes = {c.kind: (c.num_bytes, count) for c, count in moved.collectives.items()}
+    kernel_bytes = 2 * 3 * 3 * 256 * 256
+    assert sizes == {"all-gather": (kernel_bytes, 1), "reduce-scatter": (kernel_bytes, 1)}

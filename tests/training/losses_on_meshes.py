@@ -13,7 +13,7 @@ from epsilon_vae.autoencoder import Autoencoder
 from epsilon_vae.data.pipeline import BadRecords, TrainingBatches
 from epsilon_vae.data.sources import Photos
 from epsilon_vae.parallel.mesh import image_sharding, make_mesh, replicated
-from epsilon_vae.parallel.sharding import global_batch
+from epsilon_vae.parallel.sharding import batch_places, global_batch
 from epsilon_vae.training.sharded import jit_step, make_state, state_shapes
 from tests.conftest import make_small_config
 
@@ -44,11 +44,11 @@ def train(shape: tuple[int, int, int]) -> dict:
         state = make_state(train_step, config.seed, size, target)
         frozen = jax.device_put(builders.frozen_weights(config), replicated(mesh))
         step = jit_step(train_step, target, mesh)
+        images_at = image_sharding(mesh)
+        places = batch_places(images_at, BATCH_SIZE)
         rows = []
         for _ in range(STEPS):
-            images = global_batch(
-                image_sharding(mesh), BATCH_SIZE, range(BATCH_SIZE), next(batches)["image"]
-            )
+            images = global_batch(images_at, BATCH_SIZE, places, next(batches)["image"])
             state, metrics = step(state, frozen, images)
             rows.append({name: float(value) for name, value in metrics.items()})
     batches.close()

@@ -1,0 +1,58 @@
+"""A run goes on on another topology: the same losses, the data in the same order."""
+
+import shutil
+
+import pytest
+
+from tests.conftest import assert_same_metrics, finish, flags, read_metrics
+
+EIGHT_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+# Flags and environment of each topology.
+TOPOLOGIES = {
+    "one device": ((), {}),
+    "eight by data": ((), EIGHT_DEVICES),
+    "eight by fsdp": (("--config.mesh.fsdp=8",), EIGHT_DEVICES),
+    "two by two by two": (("--config.mesh.fsdp=2", "--config.mesh.space=2"), EIGHT_DEVICES),
+}
+
+
+@pytest.fixture(scope="module")
+def train(run_module):
+    def train_on(topology: str, workdir) -> str:
+        more, environment = TOPOLOGIES[topology]
+        out, _ = finish(run_module("epsilon_vae.main", *flags(workdir, *more), **environment), 600)
+        return out
+
+    return train_on
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, finished_run, train):
+    """Workdirs of runs in one go; not to be written to."""
+    workdirs = {"one device": finished_run[0]}
+    for topology in ("eight by data", "eight by fsdp"):
+        workdirs[topology] = tmp_path_factory.mktemp("run")
+        train(topology, workdirs[topology])
+    return workdirs
+
+
+def test_fsdp_alone_shards_what_is_saved(runs):
+    sharded = {name: "fsdp" in (runs[name] / "sharding.txt").read_text() for name in runs}
+    assert sharded == {"one device": False, "eight by data": False, "eight by fsdp": True}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("one device", "eight by fsdp"),
+        ("eight by fsdp", "one device"),
+        ("eight by fsdp", "eight by data"),
+        ("eight by data", "eight by fsdp"),
+        ("one device", "two by two by two"),
+    ],
+)
+def test_checkpoint_goes_on(runs, train, tmp_path, before, after):
+    saved = runs[before] / "checkpoints" / "4"
+    shutil.copytree(saved, tmp_path / "checkpoints" / "4")
+    assert "Resuming from step 4" in train(after, tmp_path)
+    assert_same_metrics(read_metrics(tmp_path), read_metrics(runs["one device"])[4:])

@@ -94,3 +94,15 @@ def test_lost_process_ends_the_other_and_both_resume(finished_pair, run_module, 
     assert_same_state(tmp_path, finished_pair)
     steps = [int(row["step"]) for row in read_metrics(tmp_path)]
     assert steps == [*range(1, STEPS + 1), STEPS]
+
+
+def test_killed_process_ends_the_other_with_one_line(run_module, tmp_path):
+    """Its connections close, which is seen at the next step."""
+    endless = ("--config.num_steps=1000", "--config.checkpoint.every_steps=1000")
+    first, second = start_together(run_module, *flags(tmp_path, *endless))
+    read_until(first, "step 3/")
+    second.kill()
+    second.communicate()
+    _, err = first.communicate(timeout=60)
+    assert first.returncode == 1, err[-2000:]
+    assert "epsilon_vae: another process was lost; start all again, to resume" in err

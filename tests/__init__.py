@@ -1,4 +1,13 @@
+import atexit
 import os
+import shutil
+import tempfile
 
 # With the TPU compiler installed, JAX would look for a TPU, loudly.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests compile more than they compute: half the time, for steps that run as fast (0 is slow).
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+# What one process of the tests has compiled, the others find.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="xla_cache_")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)

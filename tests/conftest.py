@@ -87,19 +87,14 @@ def training() -> Training:
 
 
 @pytest.fixture(scope="session")
-def xla_cache(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("xla")
-
-
-@pytest.fixture(scope="session")
-def run_module(xla_cache):
+def run_module():
     """Starts `python -m MODULE ARGS…` from the repository root, as a user would."""
 
     def start(module: str, *arguments: str, **environment: str) -> subprocess.Popen:
         return subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             cwd=ROOT,
-            env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(xla_cache)} | environment,
+            env=os.environ | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -117,7 +117,7 @@ def test_checkpoint_of_four_devices_restores_on_one(run_module, tmp_path, images
     process = run_module(
         "epsilon_vae.main",
         *flags(tmp_path, "--config.mesh.fsdp=2", "--config.num_steps=2"),
-        XLA_FLAGS="--xla_force_host_platform_device_count=4",
+        JAX_NUM_CPU_DEVICES="4",
     )
     finish(process)
     assert jax.device_count() == 1

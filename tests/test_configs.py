@@ -88,15 +88,26 @@ def train_a_little(config, steps: int = 3):
 
 
 @pytest.mark.parametrize("rung", RUNGS)
-def test_rung_trains(rung):
+def test_rung_has_its_terms(rung):
+    """Traced, not compiled: a rung that takes no step of its own differs in constants alone."""
     config = shrink(load("ablation", rung))
-    history = train_a_little(config)
-    assert all(np.isfinite(list(metrics.values())).all() for metrics in history)
+    step = builders.train_step(config)
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), np.float32)
+    state = state_shapes(config)
+    after, metrics = jax.eval_shape(step, state, builders.frozen_weights(config), images)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
     terms = {"flow"}
     terms |= {"lpips"} if rung >= "d" and rung != "baseline" else set()
     terms |= {"adv", "disc", "r1"} if rung >= "e" and rung != "baseline" else set()
-    logged = {name.removeprefix("loss/") for name in history[0] if name.startswith("loss/")}
+    logged = {name.removeprefix("loss/") for name in metrics if name.startswith("loss/")}
     assert logged == terms
+
+
+@pytest.mark.parametrize("rung", ["baseline", "b", "d"])
+def test_rung_trains(rung):
+    """With the GAN, the small config trains in the tests of the step."""
+    history = train_a_little(shrink(load("ablation", rung)))
+    assert all(np.isfinite(list(metrics.values())).all() for metrics in history)
     # The zero-initialised output makes the first prediction 0: noise prediction starts at E[eps²].
     if rung == "baseline":
         assert history[0]["loss/flow"] == pytest.approx(1.0, abs=0.05)
@@ -104,18 +115,20 @@ def test_rung_trains(rung):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    "options",
     [
-        ("model.decoder.conditioning", "adagn"),
-        ("loss.matching", "standard"),
-        ("loss.matching", "step"),
-        ("flow.normalization", "analytic"),
-        ("dtype", "bfloat16"),
+        {
+            "model.decoder.conditioning": "adagn",
+            "loss.matching": "step",
+            "flow.normalization": "analytic",
+            "dtype": "bfloat16",
+        },
+        {"loss.matching": "standard"},
     ],
 )
-def test_option_trains(key, value):
+def test_options_train(options):
     config = shrink(load("ablation", "g"))
-    config.update_from_flattened_dict({key: value})
+    config.update_from_flattened_dict(options)
     history = train_a_little(config, steps=2)
     assert all(np.isfinite(list(metrics.values())).all() for metrics in history)
 

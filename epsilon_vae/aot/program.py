@@ -8,13 +8,18 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import ml_collections
-from jax.sharding import Mesh
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from epsilon_vae import builders
 from epsilon_vae.aot.chips import Topology
+from epsilon_vae.autoencoder import decode_latents, encode_images
 from epsilon_vae.config import check
 from epsilon_vae.diffusion.time import SPACINGS
+from epsilon_vae.parallel.batch import jit_shared
 from epsilon_vae.parallel.mesh import image_sharding, make_mesh, replicated
+from epsilon_vae.parallel.sharding import BATCH_AXES
 from epsilon_vae.training.flops import jaxpr_flops, parameter_counts
 from epsilon_vae.training.sharded import jit_step, state_shapes
 
@@ -109,28 +114,24 @@ def reconstruction(
     width = math.ceil((width or config.data.resolution) / networks.multiple) * networks.multiple
     check(config, len(topology.devices))
     mesh = make_mesh(**config.mesh, devices=topology.devices)
-    abreast = mesh.shape["data"] * mesh.shape["fsdp"]
     times = SPACINGS[config.flow.spacing](config.flow.nfe)
 
-    def reconstruct_abreast(params: dict, images: jax.Array) -> jax.Array:
-        latents = networks.encode(params, images)
-        return networks.decode(params, process, latents, times, jax.random.key(0))
+    def reconstruct(whole: tuple, images: jax.Array) -> jax.Array:
+        latents = encode_images(networks, whole[0], images)
+        return decode_latents(networks, process, whole, latents)
 
-    def reconstruct(params: dict, images: jax.Array) -> jax.Array:
-        if images.shape[0] == abreast:
-            return reconstruct_abreast(params, images)
-        rounds = images.reshape(abreast, -1, *images.shape[1:]).swapaxes(0, 1)
-        rounds = jax.lax.map(lambda some: reconstruct_abreast(params, some), rounds)
-        return rounds.swapaxes(0, 1).reshape(images.shape)
+    def shape_of(x, *spec) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, P(*spec)))
 
     key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = jax.eval_shape(lambda k: networks.init(k, networks.multiple), key)
+    params = jax.eval_shape(lambda k: networks.init(k, networks.multiple), key)
     # Whole on each chip, as a restored `Autoencoder` has them.
-    params = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes
-    )
+    whole = jax.tree.map(shape_of, (params, times, np.uint32(0)))
     shape = (config.batch_size, config.data.resolution, width, 3)
-    images = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=image_sharding(mesh))
+    images = shape_of(jax.ShapeDtypeStruct(shape, jnp.float32), BATCH_AXES)
+    function = jit_shared(reconstruct, mesh)
+    with jax.set_mesh(mesh):
+        jaxpr = function.trace(whole, images).jaxpr
     plural = "s" if config.batch_size > 1 else ""
     return Program(
         f"reconstruction of {config.batch_size} image{plural}, {shape[1]} x {width} px, NFE "
@@ -138,9 +139,9 @@ def reconstruction(
         mesh,
         config.batch_size,
         {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in params.items()},
-        jax.jit(reconstruct, out_shardings=image_sharding(mesh)),
-        (params, images),
-        jaxpr_flops(jax.make_jaxpr(reconstruct)(params, images).jaxpr),
+        function,
+        (whole, images),
+        jaxpr_flops(jaxpr.jaxpr),
     )
 
 

@@ -12,8 +12,8 @@ from epsilon_vae.parallel.mesh import replicated
 from epsilon_vae.parallel.sharding import BATCH_AXES
 
 
-def share_images(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """`function`, compiled, with images shared over `data` and `fsdp`, rows of each over `space`.
+def jit_shared(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """`function`, jitted, with images shared over `data` and `fsdp`, rows of each over `space`.
 
     Args:
       function: `(whole, *batches) -> results`, a tree that is needed whole, such as parameters, and
@@ -21,11 +21,9 @@ def share_images(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]
       mesh: of one process or all.
 
     Returns:
-      A function of the same arguments to NumPy results. Batches are NumPy arrays of any size; all
-      processes give the same ones, and all get the results.
+      A function of the same arguments, B a multiple of `images_abreast(mesh)`; its results are
+      whole on each device. To be called, or traced, under `jax.set_mesh(mesh)`.
     """
-    images = P(BATCH_AXES)
-    abreast = mesh.shape["data"] * mesh.shape["fsdp"]
 
     def on_mesh(whole: Any, *batches: jax.Array) -> Any:
         # `space` stays the compiler's, and the networks' constraints. check_vma: a loop inside may
@@ -33,22 +31,35 @@ def share_images(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]
         shared = jax.shard_map(
             function,
             mesh=mesh,
-            in_specs=(P(), *(images for _ in batches)),
-            out_specs=images,
+            in_specs=(P(), *(P(BATCH_AXES) for _ in batches)),
+            out_specs=P(BATCH_AXES),
             axis_names=set(BATCH_AXES),
             check_vma=False,
         )
         return shared(whole, *batches)
 
-    compiled = jax.jit(on_mesh, out_shardings=replicated(mesh))
+    return jax.jit(on_mesh, out_shardings=replicated(mesh))
+
+
+def images_abreast(mesh: Mesh) -> int:
+    """How many images devices of `data` and `fsdp` work on at a time."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def share_images(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """`jit_shared(function, mesh)`, from NumPy arrays of any number of images to NumPy results.
+
+    All processes give the same batches, and all get the results.
+    """
+    compiled = jit_shared(function, mesh)
+    images_at = NamedSharding(mesh, P(BATCH_AXES))
 
     def call(whole: Any, *batches: np.ndarray) -> Any:
         size = len(batches[0])
-        padded = [np.concatenate([x, x[:1].repeat(-size % abreast, 0)]) for x in batches]
+        missing = -size % images_abreast(mesh)
+        padded = [np.concatenate([x, x[:1].repeat(missing, 0)]) for x in batches]
         placed = [
-            jax.make_array_from_callback(
-                x.shape, NamedSharding(mesh, images), lambda part, x=x: x[part]
-            )
+            jax.make_array_from_callback(x.shape, images_at, lambda part, x=x: x[part])
             for x in padded
         ]
         with jax.set_mesh(mesh):

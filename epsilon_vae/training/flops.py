@@ -58,7 +58,8 @@ def _equation_flops(equation: core.JaxprEqn) -> float:
     if name == "scan":
         repeats = equation.params["length"]
     elif name == "shard_map":  # its body is one device's part
-        repeats = math.prod(equation.params["mesh"].shape.values())
+        shape = equation.params["mesh"].shape
+        repeats = math.prod(shape[axis] for axis in equation.params["newly_manual_axes"])
     return repeats * sum(_flops(inner) for inner in core.jaxprs_in_params(equation.params))
 
 

@@ -98,8 +98,11 @@ def test_control_flow_by_hand():
 
 
 def test_a_shard_map_counts_on_every_device():
-    mesh = jax.sharding.AbstractMesh((4,), ("x",), axis_types=(AxisType.Auto,))
-    part = jax.shard_map(jnp.dot, mesh=mesh, in_specs=(P("x"), P()), out_specs=P("x"))
+    """Of the axes that it takes over; along the others the compiler shares out the work."""
+    mesh = jax.sharding.AbstractMesh((4, 2), ("x", "y"), axis_types=2 * (AxisType.Auto,))
+    part = jax.shard_map(
+        jnp.dot, mesh=mesh, in_specs=(P("x"), P()), out_specs=P("x"), axis_names={"x"}
+    )
     assert flops(part, A, A) == ONE
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import assert_same_metrics, finish, flags, read_metrics
 
-EIGHT_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+EIGHT_DEVICES = {"JAX_NUM_CPU_DEVICES": "8"}
 # Flags and environment of each topology.
 TOPOLOGIES = {
     "one device": ((), {}),

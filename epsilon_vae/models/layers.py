@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
-from epsilon_vae.parallel.sharding import gather_rows, shard_images
+from epsilon_vae.parallel.sharding import gather_rows, shard_images, space_devices
 
 # PyTorch's default, which ADM and LDM train with: uniform of variance 1 / (3 fan_in).
 torch_init: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 zeros_init: Initializer = nn.initializers.zeros_init()
 
-# Attention over more tokens than this goes block by block; the paper's 256 px has 4096 at most.
-MAX_WHOLE_TOKENS = 4096
-QUERY_BLOCK = 1024
+# Attention over more tokens than this goes block by block; the paper's 128 px has no more.
+MAX_WHOLE_TOKENS = 1024
+QUERY_BLOCK = 128  # on each device that shares an image's rows
 
 
 def _convolutions(primitive, *_, **__) -> bool:
@@ -149,11 +149,11 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     query, key, value = shard_images(query), gather_rows(key), gather_rows(value)
     if tokens <= MAX_WHOLE_TOKENS:
         return jax.nn.dot_product_attention(query, key, value)
-    blocks = -(-tokens // QUERY_BLOCK)
-    padding = blocks * QUERY_BLOCK - tokens
-    query = jnp.pad(query, ((0, 0), (0, padding), (0, 0), (0, 0)))
+    size = QUERY_BLOCK * space_devices()
+    blocks = -(-tokens // size)
+    query = jnp.pad(query, ((0, 0), (0, blocks * size - tokens), (0, 0), (0, 0)))
     # Block i takes queries i, i + blocks, …: some of every device's rows.
-    query = jnp.moveaxis(query.reshape(batch, QUERY_BLOCK, blocks, heads, head_dim), 2, 0)
+    query = jnp.moveaxis(query.reshape(batch, size, blocks, heads, head_dim), 2, 0)
 
     @jax.checkpoint
     def attend_block(block: jax.Array) -> jax.Array:

@@ -40,7 +40,7 @@ def gather_parameters(params, dtype: jnp.dtype):
     each convolution, which take more memory than whole kernels do. What is sharded is kernels,
     which layers use in `dtype` anyway.
     """
-    fsdp = dict(jax.sharding.get_abstract_mesh().shape).get("fsdp", 1)
+    fsdp = _size_of("fsdp")
 
     def gather(leaf: jax.Array) -> jax.Array:
         spec = _spec(leaf, fsdp)
@@ -80,6 +80,15 @@ def sharding_table(shapes) -> str:
         axes = ", ".join(str(axis) for axis in leaf.sharding.spec) or "replicated"
         lines.append(f"{name:60} {shape:18} {axes:24} {local:12,}")
     return "\n".join(lines) + "\n"
+
+
+def space_devices() -> int:
+    """How many devices share an image's rows; 1 without a mesh."""
+    return _size_of("space")
+
+
+def _size_of(axis: str) -> int:
+    return dict(jax.sharding.get_abstract_mesh().shape).get(axis, 1)
 
 
 def shard_images(x: jax.Array) -> jax.Array:

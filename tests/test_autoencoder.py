@@ -11,7 +11,7 @@ import epsilon_vae
 from epsilon_vae.autoencoder import Autoencoder
 from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.data.transforms import to_float
-from tests.conftest import ROOT, STEPS, finish, flags, held_out_images
+from tests.conftest import ROOT, STEPS, held_out_images
 
 
 @pytest.fixture(scope="module")
@@ -110,16 +110,3 @@ def test_missing_run_and_step_are_named(finished_run, tmp_path):
 def test_use_imports_no_tensorflow(module):
     code = f"import sys, {module}; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-
-
-def test_checkpoint_of_four_devices_restores_on_one(run_module, tmp_path, images):
-    """fsdp over two of four CPU devices while training; this process has one."""
-    process = run_module(
-        "epsilon_vae.main",
-        *flags(tmp_path, "--config.mesh.fsdp=2", "--config.num_steps=2"),
-        JAX_NUM_CPU_DEVICES="4",
-    )
-    finish(process)
-    assert jax.device_count() == 1
-    vae = epsilon_vae.restore(str(tmp_path))
-    assert vae.reconstruct(images, 1).shape == images.shape

@@ -2,9 +2,12 @@
 
 import shutil
 
+import jax
+import numpy as np
 import pytest
 
-from tests.conftest import assert_same_metrics, finish, flags, read_metrics
+import epsilon_vae
+from tests.conftest import assert_same_metrics, finish, flags, held_out_images, read_metrics
 
 EIGHT_DEVICES = {"JAX_NUM_CPU_DEVICES": "8"}
 # Flags and environment of each topology.
@@ -39,6 +42,16 @@ def runs(tmp_path_factory, finished_run, train):
 def test_fsdp_alone_shards_what_is_saved(runs):
     sharded = {name: "fsdp" in (runs[name] / "sharding.txt").read_text() for name in runs}
     assert sharded == {"one device": False, "eight by data": False, "eight by fsdp": True}
+
+
+def test_sharded_checkpoint_is_used_on_one_device(runs):
+    assert jax.device_count() == 1
+    images = held_out_images(32)
+    sharded, whole = (
+        epsilon_vae.restore(str(runs[name])).reconstruct(images, 1).astype(int)
+        for name in ("eight by fsdp", "one device")
+    )
+    assert np.std(whole) > 10 and np.abs(sharded - whole).mean() < 0.5
 
 
 @pytest.mark.parametrize(

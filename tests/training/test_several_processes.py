@@ -65,13 +65,14 @@ def test_two_processes_go_on_on_one(finished_run, finished_pair, run_module, tmp
     assert_same_metrics(read_metrics(tmp_path), read_metrics(finished_run[0])[4:])
 
 
-def test_notice_to_one_process_saves_on_all_at_the_same_step(run_module, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 0)])
+def test_notice_to_one_process_saves_on_all_at_the_same_step(run_module, tmp_path, number, code):
     processes = start_together(run_module, *flags(tmp_path, "--config.num_steps=1000"))
     read_until(processes[0], "step 3/")
-    processes[1].send_signal(signal.SIGTERM)
+    processes[1].send_signal(number)
     for process in processes:
         _, err = process.communicate(timeout=300)
-        assert process.returncode == 75, err[-2000:]
+        assert process.returncode == code, err[-2000:]
     assert 3 < saved_steps(tmp_path)[-1] < 1000
     assert saved_steps(tmp_path)[-1] == int(read_metrics(tmp_path)[-1]["step"])
 

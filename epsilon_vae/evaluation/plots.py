@@ -18,9 +18,9 @@ LABELS = {
     "fd_alexnet": "FD AlexNet",
     "fd_vgg16": "FD VGG16",
     "fd_efficientnet_lite0": "FD EfficientNet-Lite0",
-    "psnr": "PSNR, dB",
+    "psnr": "PSNR (dB)",
     "ssim": "SSIM",
-    "ssim_range2": "SSIM, range 2",
+    "ssim_range2": "SSIM (range 2)",
     "lpips_vgg16": "LPIPS VGG16",
     "lpips_alexnet": "LPIPS AlexNet",
     "decode_seconds": "ms an image",
@@ -172,5 +172,6 @@ def _make_logarithmic(axes: Axes) -> None:
 def _add_legend(figure: Figure) -> None:
     lines = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
     if lines:
-        columns = min(len(lines), max(1, int(figure.get_figwidth() // 1.8)))
+        entry_inches = 0.5 + 0.08 * max(map(len, lines))
+        columns = min(len(lines), max(1, int(figure.get_figwidth() / entry_inches)))
         figure.legend(handles=list(lines.values()), loc="outside lower center", ncols=columns)

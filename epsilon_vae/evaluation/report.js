@@ -145,9 +145,9 @@ function startWorst() {
 function showFilmTime() {
   const film = data.films[Number(byId("film").value)];
   const step = Number(byId("film-time").value);
-  const views = [["x at t", film.states[step]]];
-  if (step < film.estimates.length) views.push(["estimate of x at 0", film.estimates[step]]);
-  if (film.original !== null) views.push(["original", film.original]);
+  const views = film.original === null ? [] : [["original", film.original]];
+  views.push(["state at t", film.states[step]]);
+  if (step < film.estimates.length) views.push(["estimate of t = 0", film.estimates[step]]);
   byId("film-view").replaceChildren(
     ...views.map(([caption, id]) =>
       element("figure", {}, picture(id, film.size, caption), element("figcaption", {}, caption)),
@@ -176,7 +176,7 @@ function showFilm() {
       }),
     );
   byId("film-strip").tBodies[0].replaceChildren(
-    row("x at t", film.states.map((id, i) => picture(id, film.size, `t = ${film.times[i]}`))),
+    row("state", film.states.map((id, i) => picture(id, film.size, `t = ${film.times[i]}`))),
     row("estimate", film.estimates.map((id, i) => picture(id, film.size, `t = ${film.times[i]}`))),
     row("t", film.times),
   );

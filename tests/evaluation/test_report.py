@@ -1,0 +1,420 @@
+"""The report in a real browser, with the network off: what it shows and what it answers to."""
+
+import base64
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver import ActionChains, Keys
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.select import Select
+from skimage import data
+from skimage.filters import gaussian
+
+from epsilon_vae.evaluation import plots
+from epsilon_vae.evaluation.report import Film, Pictures, ReportImage, SeedVariation, write_report
+
+BAD_NAME = "vae </script><b>\"ε'</b>"
+KEYS = {("tiny", 1): 2.0, ("tiny", 3): 1.0, (BAD_NAME, None): 1.5}  # key → blur of its pictures
+RESOLUTIONS = (32, 64)
+NUM_IMAGES = 12
+NOTE = "fd_vgg16 over 512 features of 40 images: too few"
+
+
+def blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    return (255 * gaussian(image / 255, sigma, channel_axis=-1)).round().astype(np.uint8)
+
+
+def make_metrics(image: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    error = np.mean((image / 255 - other / 255) ** 2)
+    psnr = float(-10 * np.log10(error)) if error else float("inf")
+    return {"psnr": psnr, "ssim": 1 / (1 + 20 * error), "lpips_vgg16": float(np.sqrt(error))}
+
+
+def make_images() -> list[ReportImage]:
+    """Crops of photos and blurred ones; the first is reconstructed without error by one subject."""
+    photos = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
+    images = []
+    for resolution in RESOLUTIONS:
+        for i in range(NUM_IMAGES):
+            top, left = 8 * i, 20 * i
+            crop = photos[i % 4][top : top + 3 * resolution : 3, left : left + 3 * resolution : 3]
+            others = {key: blur(crop, sigma) for key, sigma in KEYS.items()}
+            if i == 0:
+                others[BAD_NAME, None] = crop
+            metrics = {key: make_metrics(crop, other) for key, other in others.items()}
+            name = f"photo_{i}{BAD_NAME if i == 1 else ''}.png"
+            images.append(ReportImage(10 * i, name, resolution, crop, others, metrics))
+    return images
+
+
+def worst_of(images: list[ReportImage], metric: str, key) -> list[ReportImage]:
+    sign = -1 if metric == "lpips_vgg16" else 1
+    return sorted(images, key=lambda image: sign * image.metrics[key][metric])[:10]
+
+
+def make_pictures() -> Pictures:
+    images = make_images()
+    worst, seeds, films = {}, [], []
+    for resolution in RESOLUTIONS:
+        own = [image for image in images if image.resolution == resolution]
+        for key in KEYS:
+            for metric in ("psnr", "ssim", "lpips_vgg16"):
+                found = worst_of(own, metric, key)
+                worst[resolution, metric, key] = [image.index for image in found]
+        deviation = np.abs(own[0].original / 1 - own[0].reconstructions["tiny", 1]).mean(-1)
+        seeds.append(SeedVariation(0, resolution, "tiny", 3, 8, deviation))
+        times = np.array([1, 0.75, 0.5, 0.25, 0])
+        noise = np.random.default_rng(0).integers(0, 256, own[0].original.shape)
+        states = [(1 - t) * own[0].original + t * noise for t in times]
+        estimates = [blur(own[0].original, 4 * t) for t in times[:-1]]
+        states = np.stack(states).astype(np.uint8)
+        films.append(Film(0, resolution, "tiny", times, states, np.stack(estimates)))
+    return Pictures(images, worst, seeds, films)
+
+
+def make_results(images: list[ReportImage]) -> dict:
+    rows = []
+    for resolution in RESOLUTIONS:
+        for subject, nfe in KEYS:
+            own = [i.metrics[subject, nfe] for i in images if i.resolution == resolution]
+            means = {name: float(np.mean([values[name] for values in own])) for name in own[0]}
+            seconds = 0.0123 * nfe if nfe else None
+            row = {"subject": subject, "resolution": resolution, "nfe": nfe, "num_images": 40}
+            row |= {"fd_vgg16": 123.456 / (nfe or 2), **means, "decode_seconds": seconds}
+            rows.append(row | {"notes": [NOTE] if nfe == 1 else []})
+    paper = {"subject": "tiny", "resolution": 64, "name": "ε-VAE M (paper)", "nfe": 3}
+    return {
+        "protocol": {"name": "local", "crop": "adm", "features": ["vgg16"], "seed": 0},
+        "data": {"source": "/data/photos", "num_images": 40},
+        "versions": {"git_commit": "0123abc", "jax": "0.10"},
+        "subjects": [{"name": "tiny", "step": 1000}, {"name": BAD_NAME, "kind": "folder"}],
+        "rows": rows,
+        "paper": [paper | {"rfid": 1.58, "psnr": None, "ssim": None}],
+    }
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Pictures:
+    return make_pictures()
+
+
+@pytest.fixture(scope="module")
+def report(pictures, tmp_path_factory):
+    """Path of the report of all that a report may hold."""
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    results = make_results(pictures.images)
+    write_report(path, results, plots.draw(results["rows"]), pictures)
+    return path
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """Headless Chromium without a network."""
+    programs = shutil.which("chromium"), shutil.which("chromedriver")
+    if None in programs:
+        pytest.skip("needs Chromium: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "hide-scrollbars"):
+        options.add_argument(f"--{flag}")
+    options.add_argument("--force-color-profile=srgb")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with webdriver.Chrome(options, webdriver.ChromeService(programs[1])) as driver:
+        conditions = {"latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+        driver.execute_cdp_cmd("Network.enable", {})
+        driver.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": True, **conditions})
+        yield driver
+
+
+def emulate(driver, width: int, color_scheme: str) -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    feature = {"name": "prefers-color-scheme", "value": color_scheme}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+
+def open_page(driver, path) -> None:
+    """Opens a page, light and 1280 px wide, where scrolling takes no time."""
+    emulate(driver, 1280, "light")
+    driver.get(path.as_uri())
+    driver.execute_script("document.documentElement.style.scrollBehavior = 'auto'")
+
+
+@pytest.fixture
+def page(chromium, report):
+    """The report, just opened; what it logs and what it asks for is checked in the end."""
+    open_page(chromium, report)
+    yield chromium
+    assert chromium.get_log("browser") == []
+    assert requests(chromium) == {report.as_uri()}
+
+
+def requests(driver) -> set[str]:
+    """URLs that were asked for, without data URIs."""
+    events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    urls = [
+        e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"
+    ]
+    return {re.sub("#.*", "", url) for url in urls if not url.startswith("data:")}
+
+
+def find(driver, selector: str):
+    return driver.find_element(By.CSS_SELECTOR, selector)
+
+
+def find_all(driver, selector: str) -> list:
+    return driver.find_elements(By.CSS_SELECTOR, selector)
+
+
+def choose(driver, id_: str, text: str) -> None:
+    Select(find(driver, f"#{id_}")).select_by_visible_text(text)
+
+
+def text_of(driver, selector: str) -> str:
+    return find(driver, selector).get_attribute("textContent").strip()
+
+
+def column(driver, table: str, number: int) -> list[str]:
+    """Texts of a column, from 1."""
+    cells = find_all(driver, f"#{table} tbody td:nth-child({number})")
+    return [cell.get_attribute("textContent").strip() for cell in cells]
+
+
+def stage_picture(driver, resolution: int, zoom: int) -> np.ndarray:
+    """What the viewer's stage shows, uint8 `[resolution, resolution, 3]`, where all of it fits."""
+    driver.execute_script("document.getElementById('wipe').style.visibility = 'hidden'")
+    png = find(driver, "#stage").screenshot_as_png
+    driver.execute_script("document.getElementById('wipe').style.visibility = ''")
+    screen = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    script = "const r = document.getElementById('left-picture').getBoundingClientRect();"
+    script += "const s = document.getElementById('stage').getBoundingClientRect();"
+    left, top = driver.execute_script(f"{script} return [r.left - s.left, r.top - s.top]")
+    at = zoom * np.arange(resolution) + zoom // 2
+    return screen[round(top) + at][:, round(left) + at]
+
+
+def test_pictures_are_embedded_once_and_without_loss(report, pictures):
+    html = report.read_text(encoding="utf-8")
+    uris = re.findall(r"data:image/webp;base64,[^\"]*", html)
+    assert len(uris) == len(set(uris))
+    shown = json.loads(re.search(r'id="data">(.*?)</script>', html, re.DOTALL)[1])
+    image = pictures.images[5]
+    for picture, place in (
+        (image.original, shown["images"][5]["original"]),
+        (image.reconstructions["tiny", 3], shown["images"][5]["results"][1]["picture"]),
+        (pictures.films[0].states[1], shown["films"][0]["states"][1]),
+    ):
+        webp = base64.b64decode(uris[place].split(",")[1])
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(webp))), picture)
+
+
+def test_same_arguments_same_page(report, pictures, tmp_path):
+    results = make_results(pictures.images)
+    write_report(tmp_path / "again.html", results, plots.draw(results["rows"]), pictures)
+    assert (tmp_path / "again.html").read_bytes() == report.read_bytes()
+
+
+def test_names_are_text(page):
+    assert BAD_NAME in text_of(page, "h1") and BAD_NAME in page.title
+    assert BAD_NAME in column(page, "results-table", 1)
+    choose(page, "viewer-right", BAD_NAME)
+    assert text_of(page, "#right-label") == BAD_NAME
+    assert any(BAD_NAME in name for name in column(page, "images-table", 2))
+    bold = page.execute_script("return [...document.querySelectorAll('b')].map(b => b.textContent)")
+    assert not any(text.startswith('"ε') for text in bold)
+
+
+def test_results_table(page):
+    head = [h.get_attribute("textContent").strip() for h in find_all(page, "#results-table th")]
+    assert head == [
+        "Subject",
+        "px",
+        "NFE",
+        "Images",
+        "rFID",
+        "FD VGG16",
+        "PSNR (dB)",
+        "SSIM",
+        "LPIPS VGG16",
+        "ms an image",
+    ]
+    resolutions, subjects = column(page, "results-table", 2), column(page, "results-table", 1)
+    assert resolutions == ["32"] * 3 + ["64"] * 4
+    assert subjects[5].endswith("ε-VAE M (paper)") and "tiny" in subjects[4]
+    assert find_all(page, "#results-table tr.paper .tag")[0].text == "paper"
+    assert column(page, "results-table", 5) == ["–"] * 5 + ["1.58", "–"]
+    assert column(page, "results-table", 6)[:3] == ["123.51", "41.15", "61.73"]  # note 1 of 123.5
+    assert column(page, "results-table", 7)[2] == "∞"
+    assert column(page, "results-table", 10)[:3] == ["12.3", "36.9", "–"]
+    assert text_of(page, "#note-1") == NOTE
+    find(page, "#results-table th:nth-child(6) button").click()
+    assert column(page, "results-table", 6)[:2] == ["41.15"] * 2
+    assert column(page, "results-table", 6)[-1] == "–"
+
+
+def test_protocol_unfolds(page):
+    assert text_of(page, ".stamp").split("\n")[1] == "crop adm"
+    assert not find(page, ".facts").is_displayed()
+    find(page, "summary").click()
+    assert "0123abc" in find(page, ".facts").text
+
+
+def test_plots_are_inline(page):
+    assert [figure.get_attribute("id") for figure in find_all(page, "#plots figure")] == [
+        "frechet_over_nfe",
+        "psnr_over_lpips",
+        "quality_over_decode_time",
+    ]
+    assert all(svg.size["width"] > 300 for svg in find_all(page, "#plots svg"))
+    ids = "[...document.querySelectorAll('[id]')].map(e => e.id)"
+    assert page.execute_script(f"return new Set({ids}).size === {ids}.length")
+
+
+def test_wipe_shows_left_and_right(page, pictures):
+    image = pictures.images[0]
+    choose(page, "viewer-right", "tiny, NFE 1")
+    find(page, "#zooms button[value='8']").click()
+    other, wipe = image.reconstructions["tiny", 1], find(page, "#wipe")
+    half = stage_picture(page, 32, 8)
+    # The labels of the sides lie over the lowest rows.
+    assert np.array_equal(half[:24, :16], image.original[:24, :16])
+    assert np.array_equal(half[:24, 16:], other[:24, 16:])
+    wipe.send_keys(Keys.END)
+    assert wipe.get_attribute("aria-valuenow") == "100"
+    assert np.array_equal(stage_picture(page, 32, 8)[:24], image.original[:24])
+    wipe.send_keys(Keys.HOME)
+    assert np.array_equal(stage_picture(page, 32, 8)[:24], other[:24])
+    ActionChains(page).drag_and_drop_by_offset(wipe, 64, 0).perform()
+    assert wipe.get_attribute("aria-valuenow") == "25"
+    assert np.array_equal(stage_picture(page, 32, 8)[:24, :8], image.original[:24, :8])
+    wipe.send_keys(Keys.ARROW_RIGHT)
+    assert wipe.get_attribute("aria-valuenow") == "27"
+
+
+def test_zoom_and_pan(page):
+    picture, stage = find(page, "#right-picture"), find(page, "#stage")
+    for zoom in (1, 4, 32):
+        find(page, f"#zooms button[value='{zoom}']").click()
+        assert picture.size["width"] == 32 * zoom
+        assert picture.value_of_css_property("image-rendering") == "pixelated"
+    x, y = picture.location["x"], picture.location["y"]
+    ActionChains(page).move_to_element_with_offset(stage, 100, 50).click_and_hold().move_by_offset(
+        -30, 20
+    ).release().perform()
+    assert (picture.location["x"], picture.location["y"]) == (x - 30, y + 20)
+    assert find(page, "#wipe").get_attribute("aria-valuenow") == "50"
+    event = "new WheelEvent('wheel', {deltaY: 1, ctrlKey: true, cancelable: true})"
+    page.execute_script(f"arguments[0].dispatchEvent({event})", stage)
+    assert picture.size["width"] == 32 * 16
+
+
+def test_viewer_keeps_the_image_at_another_resolution(page, pictures):
+    find_all(page, "#strip button")[2].click()
+    assert text_of(page, "#viewer-name") == "photo_2.png"
+    choose(page, "viewer-resolution", "64 px")
+    assert text_of(page, "#viewer-name") == "photo_2.png"
+    choose(page, "viewer-left", "tiny, NFE 1")
+    image = pictures.images[NUM_IMAGES + 2]
+    assert image.resolution == 64
+    values = [cell.text for cell in find_all(page, "#viewer-metrics tr.shown td")]
+    assert values[0] == f"{image.metrics['tiny', 1]['psnr']:.2f}" and len(values) == 6
+
+
+def test_images_table_sorts_and_opens_the_viewer(page, pictures):
+    choose(page, "images-resolution", "64 px")
+    choose(page, "images-key", "tiny, NFE 3")
+    images = [image for image in pictures.images if image.resolution == 64]
+    assert column(page, "images-table", 1) == [str(image.index) for image in images]
+    header = find(page, "#images-table th:nth-child(3)")
+    for order in ("ascending", "descending"):
+        header.find_element(By.TAG_NAME, "button").click()
+        assert header.get_attribute("aria-sort") == order
+        psnr = sorted(i.metrics["tiny", 3]["psnr"] for i in images)[:: 1 if order[0] == "a" else -1]
+        assert column(page, "images-table", 3) == [f"{value:.2f}" for value in psnr]
+    choose(page, "images-key", BAD_NAME)
+    assert column(page, "images-table", 3)[0] == "∞"  # still descending
+    find(page, "#images-table th:nth-child(2) button").click()
+    names = column(page, "images-table", 2)
+    assert header.get_attribute("aria-sort") == "none" and names == sorted(names)
+    find_all(page, "#images-table tbody tr")[-1].click()
+    assert text_of(page, "#viewer-name") == names[-1]
+    assert text_of(page, "#right-label") == BAD_NAME
+
+
+@pytest.mark.parametrize("metric", ["psnr", "lpips_vgg16"])
+def test_worst_images(page, pictures, metric):
+    label = plots.LABELS[metric]
+    choose(page, "worst-resolution", "64 px")
+    choose(page, "worst-key", "tiny, NFE 3")
+    choose(page, "worst-metric", label)
+    own = [image for image in pictures.images if image.resolution == 64]
+    expected = worst_of(own, metric, ("tiny", 3))
+    assert [name.text for name in find_all(page, "#worst-list .name")] == [i.name for i in expected]
+    digits = 2 if metric == "psnr" else 4
+    values = [f"{label} {image.metrics['tiny', 3][metric]:.{digits}f}" for image in expected]
+    assert [value.text for value in find_all(page, "#worst-list .card > b")] == values
+    find_all(page, "#worst-list button")[4].click()
+    assert text_of(page, "#viewer-name") == expected[4].name
+    assert text_of(page, "#right-label") == "tiny, NFE 3"
+
+
+def test_seeds_share_a_scale(page, pictures):
+    assert len(find_all(page, "#seeds .card")) == len(RESOLUTIONS)
+    deviations = np.concatenate([seeds.deviation.ravel() for seeds in pictures.seeds])
+    top = float(find_all(page, "#seeds .legend span")[-1].text.removeprefix("≥ "))
+    assert np.mean(deviations <= top) > 0.99 and top <= np.max(deviations) + 0.05
+
+
+def test_decoding_from_noise(page):
+    slider = find(page, "#film-time")
+    assert text_of(page, "#film-now") == "t = 1"
+    times = [cell.text for cell in find_all(page, "#film-strip tr:last-child td")]
+    assert times == ["1", "0.75", "0.5", "0.25", "0"]
+    slider.send_keys(Keys.ARROW_RIGHT)
+    assert text_of(page, "#film-now") == "t = 0.75"
+    strip = find_all(page, "#film-strip tr:first-child img")
+    state = find(page, "#film-view figure:nth-child(2) img")
+    assert state.get_attribute("src") == strip[1].get_attribute("src")
+    slider.send_keys(Keys.END)
+    assert text_of(page, "#film-now") == "t = 0" and len(find_all(page, "#film-view img")) == 2
+    choose(page, "film", "photo_0.png, 64 px, tiny, 4 steps")
+    assert text_of(page, "#film-now") == "t = 1"
+
+
+def luminance(color: str) -> float:
+    """Of a CSS color, 0 to 255."""
+    return float(np.mean([float(x) for x in re.findall(r"[\d.]+", color)[:3]]))
+
+
+@pytest.mark.parametrize("color_scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_page_fits_and_is_readable(page, color_scheme, width, tmp_path):
+    emulate(page, width, color_scheme)
+    fits = "return document.documentElement.scrollWidth <= window.innerWidth"
+    assert page.execute_script(fits) and page.execute_script("return window.innerWidth") == width
+    background = luminance(find(page, "body").value_of_css_property("background-color"))
+    assert background < 40 if color_scheme == "dark" else background > 230
+    for selector in ("h1", "td", "select", "#worst-list .name", ".notes", "figcaption"):
+        ink = luminance(find(page, selector).value_of_css_property("color"))
+        assert abs(ink - background) > 100, selector
+    ink = luminance(find(page, "#plots svg text").value_of_css_property("fill"))
+    assert abs(ink - background) > 100
+    assert page.save_screenshot(str(tmp_path / "report.png"))
+
+
+def test_parts_without_content_are_left_out(chromium, tmp_path):
+    results = make_results(make_images())
+    results |= {"paper": [], "rows": [row | {"notes": []} for row in results["rows"]]}
+    write_report(tmp_path / "report.html", results, {}, Pictures([], {}, [], []))
+    open_page(chromium, tmp_path / "report.html")
+    assert [section.get_attribute("id") for section in find_all(chromium, "main > section")] == [
+        "results"
+    ]
+    assert [link.text for link in find_all(chromium, "nav a")] == ["Results"]
+    assert not find_all(chromium, ".notes") and chromium.get_log("browser") == []

@@ -138,20 +138,26 @@ def free_port() -> int:
 
 
 def start_together(
-    run_module, *arguments: str, count: int = 2, ids: Sequence[int] = (0, 1), each=lambda index: ()
+    run_module,
+    *arguments: str,
+    count: int = 2,
+    ids: Sequence[int] = (0, 1),
+    each=lambda index: (),
+    module: str = "epsilon_vae.main",
 ) -> list[subprocess.Popen]:
-    """Processes of `epsilon_vae.main` that know of each other, with one device each.
+    """Processes of a module that know of each other, with one device each.
 
     Args:
       arguments: of all.
       count: of processes that are expected.
       ids: of those that are started.
       each: id → further arguments of one.
+      module: a door that takes several processes.
     """
     address = f"--coordinator_address=127.0.0.1:{free_port()}"
     return [
         run_module(
-            "epsilon_vae.main",
+            module,
             *arguments,
             address,
             f"--num_processes={count}",

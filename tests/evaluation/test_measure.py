@@ -72,7 +72,7 @@ def test_each_image_counts_once(measured):
     rows = results.rows(SIZE, measured.tallies)
     assert [(row["nfe"], row["num_images"]) for row in rows] == [(1, 14), (3, 14)]
     assert rows[0]["psnr"] > rows[1]["psnr"] and 0 < rows[0]["fd_alexnet"] < rows[1]["fd_alexnet"]
-    assert "14 images are too few for 256 features" in rows[0]["notes"][0]
+    assert "256 features of 14 images, which are too few" in rows[0]["notes"][0]
 
 
 def test_values_are_of_the_named_image(measured):

@@ -1,0 +1,113 @@
+"""Measures reconstructions: `python -m epsilon_vae.evaluate --workdir=DIR --output=DIR`.
+
+With `--compare A B …`, of several: runs' folders, folders of pictures that other tools made, and
+`diffusers:PATH`. Writes results.json, results.md, per_image_PX.csv, plots and report.html. Stopped
+or killed, it goes on when the same command is run again, also on several processes, each of which
+runs this command. Exit codes: 0 done; 1 stopped, or another process was lost; 2 the command cannot
+run.
+"""
+
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+
+from epsilon_vae import command_line
+from epsilon_vae.checkpoint import CheckpointError
+from epsilon_vae.command_line import UsageError, exit_codes, exit_with, one_line
+from epsilon_vae.config import ConfigError
+from epsilon_vae.data.decode import DataError
+from epsilon_vae.evaluation import protocol
+from epsilon_vae.evaluation.evaluation import evaluate, held_out_data, open_data
+from epsilon_vae.evaluation.protocol import ProtocolError
+from epsilon_vae.evaluation.subjects import Run, SubjectError, open_subjects
+from epsilon_vae.parallel import hosts
+from epsilon_vae.parallel.mesh import make_mesh
+from epsilon_vae.pretrained.weights import WeightsError
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
+COMPARE = flags.DEFINE_bool("compare", False, "Evaluate all that the arguments name, side by side.")
+STEP = flags.DEFINE_integer("checkpoint_step", None, "Checkpoint to use; the newest by default.")
+DATA = flags.DEFINE_string(
+    "data",
+    None,
+    "Images: 'photos', a folder of them, array_record:DIR or tfds:NAME; by default the held-out "
+    "ones of the run's config.",
+)
+SPLIT = flags.DEFINE_string("split", "val", "Of array_record: and tfds:.")
+RESOLUTIONS = flags.DEFINE_list("resolutions", None, "Of the crops; by default the run's.")
+STEPS = flags.DEFINE_list("steps", ["1", "3"], "Network evaluations (NFE) of the decoder.")
+PROTOCOL = flags.DEFINE_string(
+    "protocol", "paper", "paper or local; with changes, as paper,crop=bicubic,num_images=5000."
+)
+OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
+SAVE_IMAGES = flags.DEFINE_bool("save_images", False, "Write all pictures as PNG files too.")
+HOSTS = command_line.HostFlags()
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """absl's flags; what is wrong with them ends the program with one line and code 2."""
+    try:
+        rest = flags.FLAGS(argv)
+        _check_flags(rest)
+    except (flags.Error, UsageError) as error:
+        exit_with(2, one_line(error))
+    return rest
+
+
+def _check_flags(rest: Sequence[str]) -> None:
+    if OUTPUT.value is None:
+        raise UsageError("--output is missing: name a folder for results and report")
+    if COMPARE.value and WORKDIR.value is not None:
+        raise UsageError("--workdir and --compare: name all that is compared after --compare")
+    if COMPARE.value and len(rest) < 2:
+        raise UsageError("--compare: name runs' folders, folders of pictures or diffusers:PATH")
+    if not COMPARE.value and WORKDIR.value is None:
+        raise UsageError("--workdir is missing: name the folder of a run, or --compare A B …")
+    if not COMPARE.value and len(rest) > 1:
+        raise UsageError(f"{rest[1]!r} is not a flag; to evaluate several, --compare A B …")
+    for name, flag in (("resolutions", RESOLUTIONS), ("steps", STEPS)):
+        values = flag.value or []
+        if not all(value.isdecimal() and 0 < int(value) < 2**16 for value in values):
+            raise UsageError(f"--{name}={','.join(values)}: expected whole numbers, as 1,3")
+        if len(set(values)) < len(values):
+            raise UsageError(f"--{name}={','.join(values)}: one of them twice")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Joins the other processes, if any, opens all that is named, and measures."""
+    logging.set_verbosity(logging.WARNING)
+    with exit_codes(
+        CheckpointError,
+        ConfigError,
+        DataError,
+        ProtocolError,
+        SubjectError,
+        UsageError,
+        WeightsError,
+        OSError,
+    ):
+        HOSTS.start()
+        asked = protocol.parse(PROTOCOL.value)
+        protocol.check_features(asked)
+        mesh = make_mesh()
+        paths = argv[1:] if COMPARE.value else [WORKDIR.value]
+        data = open_data(DATA.value, SPLIT.value) if DATA.value else None
+        subjects = open_subjects(paths, STEP.value, asked, mesh)
+        config = next((s.autoencoder.config for s in subjects if isinstance(s, Run)), None)
+        if config is None and not (DATA.value and RESOLUTIONS.value):
+            raise UsageError("--data and --resolutions are missing: no run says which")
+        data = data or held_out_data(config)
+        resolutions = [int(x) for x in RESOLUTIONS.value or [config.data.resolution]]
+        steps = [int(x) for x in STEPS.value]
+        try:
+            evaluate(
+                subjects, data, resolutions, steps, asked, OUTPUT.value, mesh, SAVE_IMAGES.value
+            )
+        except KeyboardInterrupt:
+            exit_with(1, "stopped; to go on, run the same command again", wait=False)
+    if hosts.is_first():
+        print(f"{OUTPUT.value}/report.html")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,199 @@
+"""A whole evaluation: subjects, images and resolutions, to numbers, plots and the report."""
+
+import functools
+import hashlib
+import json
+import pathlib
+import shutil
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+from PIL import Image
+from tqdm import tqdm
+
+from epsilon_vae.data.decode import DataError
+from epsilon_vae.data.sources import (
+    Folder,
+    Record,
+    Subset,
+    evenly_spaced,
+    filesystem,
+    open_source,
+)
+from epsilon_vae.evaluation import plots, results
+from epsilon_vae.evaluation.batches import Batch
+from epsilon_vae.evaluation.measure import ORIGINALS, Key, measure
+from epsilon_vae.evaluation.measures import Measures
+from epsilon_vae.evaluation.pictures import Photographer
+from epsilon_vae.evaluation.protocol import CROPS, Protocol
+from epsilon_vae.evaluation.report import Pictures, write_report
+from epsilon_vae.evaluation.subjects import Run, Subject, picture_name
+from epsilon_vae.parallel import hosts
+from epsilon_vae.versions import versions
+
+LPIPS_NETS = ("vgg16", "alexnet")
+
+
+class Data(NamedTuple):
+    """Images, and how they were named."""
+
+    source: Sequence[Record]
+    name: str
+
+
+def open_data(text: str, split: str) -> Data:
+    """The images of 'photos', 'array_record:DIR', 'tfds:NAME', or of a folder.
+
+    Args:
+      text: which.
+      split: of the sets that have several.
+
+    Raises:
+      DataError: they cannot be read.
+    """
+    kind, _, rest = text.partition(":")
+    if text == "photos":
+        return Data(open_source("photos", "", "val"), text)
+    if kind == "array_record" and rest:
+        return Data(open_source("array_record", rest, split), f"{text}, {split}")
+    if kind == "tfds" and rest:
+        return Data(open_source("tfds", "", split, rest), f"{text}, {split}")
+    files, root = filesystem(text)
+    if not files.isdir(root):
+        raise DataError(
+            f"--data={text}: no such folder; name one with images, photos, array_record:DIR or "
+            "tfds:NAME"
+        )
+    return Data(Folder(text), text)
+
+
+def held_out_data(config: ml_collections.ConfigDict) -> Data:
+    """The held-out images of a run's config.
+
+    Raises:
+      DataError: they cannot be read.
+    """
+    data = config.data
+    source = open_source(data.source, data.path, data.val_split, data.tfds_name)
+    name = " ".join(filter(None, (data.source, data.tfds_name, data.path, data.val_split)))
+    return Data(source, name)
+
+
+def evaluate(
+    subjects: Sequence[Subject],
+    data: Data,
+    resolutions: Sequence[int],
+    steps: Sequence[int],
+    protocol: Protocol,
+    output: str,
+    mesh: Mesh,
+    save_images: bool = False,
+) -> None:
+    """Measures, and writes `output`; all processes call alike, process 0 writes.
+
+    Args:
+      subjects: to compare.
+      data: images, of which the protocol may take some.
+      resolutions: of the crops.
+      steps: NFEs.
+      protocol: how.
+      output: folder; what a stopped evaluation with the same arguments left in it is gone on from.
+      mesh: of one process or all.
+      save_images: writes originals and reconstructions too, as
+        `images/RESOLUTION/SUBJECT-nfeN/INDEX-NAME.png`.
+
+    Raises:
+      SubjectError: a resolution that a subject cannot take, or it has no such picture.
+      DataError: an image cannot be read.
+      WeightsError, OSError: weights that are missing, or a file that cannot be read or written.
+    """
+    for resolution in resolutions:
+        for subject in subjects:
+            subject.check(resolution)
+    source = data.source
+    if protocol.num_images:
+        source = Subset(source, evenly_spaced(len(source), protocol.num_images))
+    folder = pathlib.Path(output)
+    parts = folder / "unfinished"
+    parts.mkdir(parents=True, exist_ok=True)
+    found = {
+        "protocol": protocol.stamp(),
+        "data": {"source": data.name, "num_images": len(source)},
+        "versions": versions(),
+        "subjects": [{"name": subject.name} | subject.facts for subject in subjects],
+        "rows": [],
+        "paper": _paper_rows(subjects, resolutions),
+    }
+    saves = save_images and hosts.is_first()
+    keep = functools.partial(_save, folder / "images") if saves else None
+    measures = Measures(LPIPS_NETS, protocol.features, mesh)
+    crop = CROPS[protocol.crop]
+    photographer = Photographer(subjects, source, steps, crop, protocol.seed, measures.batch_size)
+    total = len(source) * len(resolutions)
+    hidden = None if hosts.is_first() else True  # None: shown on a terminal
+    with tqdm(total=total, unit="image", dynamic_ncols=True, disable=hidden) as bar:
+        for resolution in resolutions:
+            file = parts / f"{_fingerprint(found, resolution, steps)}.npz"
+            measured = measure(
+                subjects,
+                source,
+                resolution,
+                steps,
+                crop,
+                protocol.seed,
+                measures,
+                file,
+                bar.update,
+                keep,
+            )
+            photographer.add(resolution, measured.tallies if measured else {})
+            if measured:
+                found["rows"] += results.rows(resolution, measured.tallies)
+                table = folder / f"per_image_{resolution}.csv"
+                results.write_per_image(table, measured.names, measured.tallies)
+    if hosts.is_first():
+        _write(folder, found, photographer.pictures)
+        shutil.rmtree(parts)
+
+
+def _paper_rows(subjects: Sequence[Subject], resolutions: Sequence[int]) -> list[dict]:
+    return [
+        row
+        for subject in subjects
+        if isinstance(subject, Run)
+        for row in results.paper_rows(subject.name, subject.autoencoder.config, resolutions)
+    ]
+
+
+def _fingerprint(found: dict, resolution: int, steps: Sequence[int]) -> str:
+    """Of all that the numbers at a resolution depend on; not of devices and processes."""
+    what = {name: found[name] for name in ("protocol", "data", "subjects")}
+    code = {k: v for k, v in found["versions"].items() if k not in ("devices", "processes")}
+    text = json.dumps([what, code, resolution, list(steps)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _write(folder: pathlib.Path, found: dict, pictures: Pictures) -> None:
+    results.write_json(folder / "results.json", found)
+    table = results.markdown(found)
+    (folder / "results.md").write_text(table, encoding="utf-8")
+    figures = plots.draw(found["rows"])
+    (folder / "plots").mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(folder / "plots" / f"{name}.png", dpi=150)
+    write_report(folder / "report.html", found, figures, pictures)
+    print(table)
+
+
+def _save(folder: pathlib.Path, batch: Batch, key: Key, pictures: np.ndarray) -> None:
+    """Writes a batch's originals or reconstructions, which then can be compared as a folder."""
+    name, nfe = key
+    kind = "originals" if key == ORIGINALS else name if nfe is None else f"{name}-nfe{nfe}"
+    folder = folder / str(pictures.shape[1]) / kind.replace("/", "_")
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(batch.count):
+        file = folder / f"{picture_name(batch.indices[i], batch.names[i])}.png"
+        Image.fromarray(pictures[i]).save(file)

@@ -1,0 +1,57 @@
+"""Folders of pictures: which picture belongs to an image, and what is said when none does."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from epsilon_vae.checkpoint import CheckpointError
+from epsilon_vae.data.decode import DataError
+from epsilon_vae.evaluation import protocol
+from epsilon_vae.evaluation.batches import Batch
+from epsilon_vae.evaluation.subjects import PictureFolder, SubjectError, open_subjects
+from epsilon_vae.parallel.mesh import make_mesh
+
+LOCAL = protocol.parse("local")
+NAMES = np.array(["photos/a.jpg", "photos/b.jpg"])
+BATCH = Batch(np.zeros((2, 8, 8, 3), np.uint8), np.array([3, 4]), NAMES, 2)
+
+
+def write(path, value, size=8):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (size, size), (value,) * 3).save(path)
+
+
+def test_pictures_go_by_name_or_by_what_save_images_calls_them(tmp_path):
+    write(tmp_path / "b.png", 40)
+    write(tmp_path / "sub" / "000003-a.png", 30)
+    [subject] = open_subjects([str(tmp_path)], None, LOCAL, make_mesh())
+    assert subject.nfes((1, 3)) == (None,)
+    pictures = subject.decode(subject.encode(BATCH), None, 0)
+    assert pictures[:, 0, 0, 0].tolist() == [30, 40]
+
+
+def test_what_does_not_fit_is_named(tmp_path):
+    write(tmp_path / "a.png", 1)
+    with pytest.raises(SubjectError, match=r"no picture for photos/b.jpg; expected b.png, or 0000"):
+        PictureFolder(str(tmp_path)).encode(BATCH)
+    write(tmp_path / "b.png", 1, size=9)
+    with pytest.raises(SubjectError, match=r"b.png: 9x9 pixels, its original's crop has 8x8"):
+        PictureFolder(str(tmp_path)).encode(BATCH)
+    write(tmp_path / "other" / "a.png", 1)
+    with pytest.raises(DataError, match="two pictures of one name"):
+        PictureFolder(str(tmp_path))
+
+
+def test_subjects_of_one_name_are_told_apart(tmp_path):
+    paths = [str(tmp_path / parent / "pictures") for parent in "xy"]
+    for path in paths:
+        write(tmp_path / path / "a.png", 1)
+    subjects = open_subjects(paths, None, LOCAL, make_mesh())
+    assert [subject.name for subject in subjects] == paths
+    with pytest.raises(SubjectError, match="twice"):
+        open_subjects([paths[0]] * 2, None, LOCAL, make_mesh())
+
+
+def test_no_run_and_no_pictures(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoints in it; is it the --workdir of a run"):
+        open_subjects([str(tmp_path)], None, LOCAL, make_mesh())

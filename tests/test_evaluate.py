@@ -1,0 +1,165 @@
+"""The evaluation of a real run, by the command: numbers, report, comparison, kill and resume."""
+
+import csv
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import epsilon_vae
+from epsilon_vae.metrics.psnr_ssim import psnr
+from tests.conftest import finish, start_together
+
+PROTOCOL = "--protocol=local,features=alexnet"
+MODULE = "epsilon_vae.evaluate"
+
+
+def read(folder) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def evaluated(run_module, finished_run, tmp_path_factory):
+    """Folder of an evaluation at NFE 1 and 3, all pictures saved, and what it printed."""
+    workdir, _ = finished_run
+    output = tmp_path_factory.mktemp("evaluated")
+    arguments = f"--workdir={workdir}", PROTOCOL, f"--output={output}", "--save_images"
+    out, _ = finish(run_module(MODULE, *arguments))
+    return output, out
+
+
+def test_numbers_carry_their_protocol(evaluated, finished_run):
+    output, out = evaluated
+    results = read(output)
+    assert results["protocol"]["name"] == "local,features=alexnet"
+    assert results["data"]["num_images"] == 3
+    assert {"git_commit", "jax", "devices"} <= results["versions"].keys()
+    [subject] = results["subjects"]
+    assert (subject["kind"], subject["step"], subject["spacing"]) == ("run", 6, "reversed_log")
+    assert [(row["resolution"], row["nfe"]) for row in results["rows"]] == [(32, 1), (32, 3)]
+    for row in results["rows"]:
+        assert "256 features of 3 images, which are too few" in row["notes"][0]
+        assert row["fd_alexnet"] > 0 and row["decode_seconds"] > 0
+        assert 0 < row["ssim"] < row["ssim_range2"] < 1
+    table = (output / "results.md").read_text()
+    assert table in out and " [1] | " in table and "- [1] fd_alexnet is over 256" in table
+    assert not (output / "unfinished").exists()
+
+
+def test_numbers_are_those_of_the_restored_model(evaluated, finished_run):
+    output, _ = evaluated
+    images = output / "images" / "32"
+    files = sorted((images / "originals").iterdir())
+    originals = np.stack([np.asarray(Image.open(file)) for file in files])
+    pictures = epsilon_vae.restore(str(finished_run[0])).reconstruct(originals, steps=3)
+    name = read(output)["subjects"][0]["name"]
+    for file, picture in zip(files, pictures, strict=True):
+        saved = np.asarray(Image.open(images / f"{name}-nfe3" / file.name))
+        np.testing.assert_array_equal(saved, picture)
+    expected = np.mean(psnr(originals / 255.0, pictures / 255.0))
+    assert read(output)["rows"][1]["psnr"] == pytest.approx(expected, abs=1e-4)
+    with (output / "per_image_32.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["nfe"] == "3"]
+    assert np.mean([float(row["psnr"]) for row in rows]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_training_evaluates_by_the_same_code(evaluated, finished_run):
+    with (finished_run[0] / "metrics.csv").open(newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    row = read(evaluated[0])["rows"][1]
+    for name in ("psnr", "ssim", "ssim_range2", "lpips_alexnet"):
+        assert float(last[f"eval/{name}"]) == pytest.approx(row[name], rel=1e-5)
+
+
+def test_report_and_plots(evaluated):
+    output, _ = evaluated
+    html = (output / "report.html").read_text()
+    assert "astronaut" in html and "data:image/webp;base64," in html
+    assert "http://" not in html.replace("http://www.w3.org", "")
+    assert {path.name for path in (output / "plots").iterdir()} == {
+        "frechet_over_nfe.png",
+        "psnr_over_lpips.png",
+        "quality_over_decode_time.png",
+    }
+
+
+def test_compare_puts_a_run_and_its_own_pictures_side_by_side(
+    evaluated, run_module, finished_run, tmp_path
+):
+    output, _ = evaluated
+    folder = output / "images" / "32" / f"{finished_run[0].name}-nfe1"
+    arguments = "--compare", str(finished_run[0]), str(folder), "--steps=1", PROTOCOL
+    finish(run_module(MODULE, *arguments, f"--output={tmp_path}"))
+    run, pictures = read(tmp_path)["rows"]
+    assert (run["nfe"], pictures["nfe"]) == (1, None)
+    for name in ("psnr", "ssim", "lpips_vgg16", "lpips_alexnet", "fd_alexnet"):
+        assert run[name] == pictures[name] == read(output)["rows"][0][name]
+
+
+def test_two_processes_give_the_numbers_of_one(evaluated, run_module, finished_run, tmp_path):
+    arguments = f"--workdir={finished_run[0]}", PROTOCOL, f"--output={tmp_path}"
+    for process in start_together(run_module, *arguments, module=MODULE):
+        finish(process)
+    for one, two in zip(read(evaluated[0])["rows"], read(tmp_path)["rows"], strict=True):
+        for name in ("psnr", "ssim", "lpips_vgg16", "lpips_alexnet", "fd_alexnet"):
+            assert two[name] == pytest.approx(one[name], rel=1e-6)
+    assert (tmp_path / "report.html").exists()
+
+
+def test_killed_between_resolutions_it_goes_on(run_module, finished_run, tmp_path):
+    workdir, _ = finished_run
+    arguments = f"--workdir={workdir}", PROTOCOL, "--steps=1", f"--output={tmp_path}"
+    process = run_module(MODULE, *arguments, "--resolutions=32,64")
+    first = tmp_path / "per_image_32.csv"
+    while not first.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    [progress] = (tmp_path / "unfinished").iterdir()
+    written = progress.stat().st_mtime_ns
+    again = run_module(MODULE, *arguments, "--resolutions=32,64")
+    while not (tmp_path / "per_image_64.csv").exists():
+        assert again.poll() is None, again.stderr.read()
+        time.sleep(0.1)
+    finish(again)
+    assert [row["resolution"] for row in read(tmp_path)["rows"]] == [32, 64]
+    assert written
+
+
+BAD_INPUTS = {
+    "--workdir is missing": (),
+    "--output is missing": ("--workdir=runs/none",),
+    "no checkpoints in it": ("--workdir={empty}", "--output={out}"),
+    "--data={empty}: no image in it": ("--workdir={run}", "--data={empty}", "--output={out}"),
+    "--data={empty}/x: no such folder": ("--workdir={run}", "--data={empty}/x", "--output={out}"),
+    "not a readable image": ("--workdir={run}", "--data={broken}", "--output={out}"),
+    "take multiples of": ("--workdir={run}", "--resolutions=33", "--output={out}"),
+    "--resolutions=a: expected": ("--workdir={run}", "--resolutions=a", "--output={out}"),
+    "no weights of inception here": ("--workdir={run}", "--protocol=paper", "--output={out}"),
+    "no picture for": ("--compare", "{run}", "{pictures}", "--output={out}"),
+    "--data and --resolutions are missing": ("--compare", "{pictures}", "--output={out}"),
+}
+
+
+def test_bad_input_is_one_line(run_module, finished_run, tmp_path):
+    places = {name: tmp_path / name for name in ("empty", "broken", "pictures", "out", "cache")}
+    for place in places.values():
+        place.mkdir()
+    (places["broken"] / "a.png").write_bytes(b"no picture")
+    Image.new("RGB", (32, 32)).save(places["pictures"] / "other.png")
+    places["run"] = finished_run[0]
+    processes = {}
+    for words, arguments in BAD_INPUTS.items():
+        arguments = [argument.format(**places) for argument in (PROTOCOL, *arguments)]
+        cache = {"EPSILON_VAE_CACHE": str(places["cache"])}
+        processes[words] = run_module(MODULE, *arguments, **cache)
+    for words, process in processes.items():
+        out, err = process.communicate(timeout=300)
+        assert (process.returncode, out) == (2, ""), (words, err)
+        [line] = err.strip().splitlines()
+        assert words.format(**places) in line

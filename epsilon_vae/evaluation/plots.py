@@ -144,7 +144,8 @@ def _psnr_over_lpips(rows: list[dict]) -> Figure:
         axes.plot([row["lpips_vgg16"] for row in own], [row["psnr"] for row in own], **style)
         for row in (row for row in own if row["nfe"] is not None):
             at = row["lpips_vgg16"], row["psnr"]
-            axes.annotate(f"{row['nfe']}", at, (5, 4), textcoords="offset points", fontsize=8)
+            beside = {"xytext": (5, 4), "textcoords": "offset points", "fontsize": 8}
+            axes.annotate(f"{row['nfe']}", at, color=style["color"], **beside)
         axes.set(xlabel=LABELS["lpips_vgg16"], ylabel=LABELS["psnr"])
         axes.set_title("PSNR over LPIPS, at each NFE")
     _add_legend(figure)

@@ -162,7 +162,8 @@ class _Store:
         key = picture.shape, hashlib.sha256(picture).digest()
         if key not in self._ids:
             webp = io.BytesIO()
-            Image.fromarray(picture).save(webp, "webp", lossless=True)
+            # Method 2 takes a fifth of the default's time, for 4 % more bytes.
+            Image.fromarray(picture).save(webp, "webp", lossless=True, method=2)
             self._ids[key] = len(self.uris)
             self.uris.append(f"data:image/webp;base64,{base64.b64encode(webp.getvalue()).decode()}")
         return self._ids[key]

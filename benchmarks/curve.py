@@ -17,8 +17,9 @@ def main() -> None:
         rows = [row for row in csv.DictReader(file) if row["eval/psnr"]]
     steps = [int(row["step"]) for row in rows]
     figure, axes = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
-    for axis, name, label in zip(axes, ("psnr", "lpips"), ("PSNR, dB", "LPIPS"), strict=True):
-        axis.plot(steps, [float(row[f"eval/{name}"]) for row in rows], marker="o", markersize=3)
+    lpips = next(name for name in rows[0] if name.startswith("eval/lpips"))
+    for axis, name, label in zip(axes, ("eval/psnr", lpips), ("PSNR, dB", "LPIPS"), strict=True):
+        axis.plot(steps, [float(row[name]) for row in rows], marker="o", markersize=3)
         axis.set(xlabel="step", ylabel=label, ylim=(0, None))
         axis.grid(alpha=0.3)
     figure.savefig(arguments.output, dpi=120)

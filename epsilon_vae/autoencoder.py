@@ -32,6 +32,7 @@ class Autoencoder:
       params: `{'encoder', 'decoder'}`, by default the EMA.
       networks: the Flax modules.
       process: the diffusion process.
+      spacing: of the decoder's times, a key of `SPACINGS`.
     """
 
     def __init__(
@@ -46,10 +47,11 @@ class Autoencoder:
     ):
         self.networks, self.process, self.params = networks, process, params
         self.config, self.step = config, step
-        self._spacing = SPACINGS[spacing]
+        self.spacing = spacing
         mesh = mesh or _local_mesh(space=1)
         self._encode = share_images(functools.partial(encode_images, networks), mesh)
         self._decode = share_images(functools.partial(decode_latents, networks, process), mesh)
+        self._follow = jax.jit(functools.partial(follow_latents, networks, process))
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Latents, float32 `[(B,) h, w, n_z]`.
@@ -87,7 +89,7 @@ class Autoencoder:
         height, width = (size * self.networks.f for size in batch.shape[1:3])
         multiple = max(1, self.networks.decoder_stride // self.networks.f)
         batch = _pad_to_multiple(batch, multiple)
-        whole = self.params, self._spacing(steps), np.uint32(seed % 2**32)
+        whole = self.params, SPACINGS[self.spacing](steps), np.uint32(seed % 2**32)
         images = self._decode(whole, batch)
         images = images[:, :height, :width]
         return images if latents.ndim == 4 else images[0]
@@ -102,6 +104,21 @@ class Autoencoder:
         height, width = images.shape[-3:-1]
         decoded = self.decode(self.encode(images), steps, seed)[..., :height, :width, :]
         return to_uint8(decoded) if images.dtype == np.uint8 else decoded
+
+    def trajectory(
+        self, latents: np.ndarray, steps: int, seed: int = 0
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """How `decode` comes to the image of latents `[h, w, n_z]`, as `encode` makes them.
+
+        Returns:
+          times `[steps + 1]`, falling from 1 to 0; x_t at each, the last as the image, float32
+          `[steps + 1, f h, f w, 3]`; and the estimates of the image at all but the last, `[steps,
+          f h, f w, 3]`.
+        """
+        times = SPACINGS[self.spacing](steps)
+        whole = self.params, times, np.uint32(seed % 2**32)
+        states, estimates = jax.device_get(self._follow(whole, latents[None]))
+        return times, states[:, 0], estimates[:, 0]
 
 
 def encode_images(networks: Networks, params: dict, images: jax.Array) -> jax.Array:
@@ -131,6 +148,21 @@ def decode_latents(
     return jax.lax.map(lambda z: networks.decode(params, process, z[None], times, key)[0], latents)
 
 
+def follow_latents(
+    networks: Networks,
+    process: Process,
+    whole: tuple[dict, jax.Array, jax.Array],
+    latents: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """As `decode_latents`, x_t at all times, the last as images, and the estimates of x0.
+
+    Both have the times before the batch.
+    """
+    params, times, seed = whole
+    states, estimates = networks.trajectory(params, process, latents, times, jax.random.key(seed))
+    return states.at[-1].set(process.final(states[-1])), estimates
+
+
 def restore(workdir: str, step: int | None = None, space: int = 1) -> Autoencoder:
     """The autoencoder of a run, with its EMA parameters, on this machine's first devices.
 
@@ -143,7 +175,28 @@ def restore(workdir: str, step: int | None = None, space: int = 1) -> Autoencode
       CheckpointError: no checkpoint there, or not of this step.
       ConfigError: fewer devices than `space`.
     """
-    mesh = _local_mesh(space)
+    return restore_on(_local_mesh(space), workdir, step)
+
+
+def restore_on(
+    mesh: Mesh,
+    workdir: str,
+    step: int | None = None,
+    weights: str = "ema",
+    spacing: str | None = None,
+) -> Autoencoder:
+    """The autoencoder of a run, on a mesh; its processes call alike.
+
+    Args:
+      mesh: of one process or all.
+      workdir: of the run.
+      step: of the checkpoint; None for the newest.
+      weights: 'ema' or 'raw'.
+      spacing: of the decoder's times; None for the config's.
+
+    Raises:
+      CheckpointError: no checkpoint there, or not of this step.
+    """
     step_directory = checkpoint.find_step(workdir, step)
     config = checkpoint.load_config(step_directory)
     networks = builders.networks(config)
@@ -152,10 +205,16 @@ def restore(workdir: str, step: int | None = None, space: int = 1) -> Autoencode
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes
     )
-    ema = checkpoint.load_parts(step_directory, {"ema": target})["ema"]
-    process = builders.process(config)
+    field = {"ema": "ema", "raw": "params"}[weights]
+    params = checkpoint.load_parts(step_directory, {field: target})[field]
     return Autoencoder(
-        networks, process, config.flow.spacing, ema, config, int(step_directory.name), mesh
+        networks,
+        builders.process(config),
+        spacing or config.flow.spacing,
+        params,
+        config,
+        int(step_directory.name),
+        mesh,
     )
 
 

@@ -1,15 +1,88 @@
-"""What the doors that take a config share: their flags are checked before absl reads them."""
+"""What doors share: flags of a config, checked before absl reads them, and of several processes;
+and how errors become one line and an exit code.
+"""
 
+import contextlib
 import re
-from collections.abc import Callable, Sequence
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
+import jax
 from absl import flags
 
 from epsilon_vae.config import check_key, check_override
+from epsilon_vae.parallel import hosts
 
 
 class UsageError(ValueError):
     """A command line that cannot run."""
+
+
+class HostFlags:
+    """Defines the flags by which several processes find each other."""
+
+    def __init__(self):
+        self._coordinator = flags.DEFINE_string(
+            "coordinator_address",
+            None,
+            "HOST:PORT of process 0. Cloud TPU, GKE and SLURM need none.",
+        )
+        self._num_processes = flags.DEFINE_integer(
+            "num_processes", None, "With --coordinator_address."
+        )
+        self._process_id = flags.DEFINE_integer(
+            "process_id", None, "From 0, with --coordinator_address."
+        )
+        self._startup_timeout = flags.DEFINE_integer(
+            "startup_timeout_seconds", 300, "How long processes wait for each other.", lower_bound=1
+        )
+        self._heartbeat_timeout = flags.DEFINE_integer(
+            "heartbeat_timeout_seconds",
+            100,
+            "After so much silence a process counts as lost, and the others end.",
+            lower_bound=1,
+        )
+
+    def start(self) -> None:
+        """Joins the other processes, if any: `hosts.start`."""
+        hosts.start(
+            self._coordinator.value,
+            self._num_processes.value,
+            self._process_id.value,
+            self._startup_timeout.value,
+            self._heartbeat_timeout.value,
+        )
+
+
+@contextlib.contextmanager
+def exit_codes(*usage_errors: type[Exception]) -> Iterator[None]:
+    """Ends the program, with one line, where the block raises.
+
+    Code 2 where the command cannot run (`usage_errors`), 1 where the run failed, or another process
+    was lost or did not come. Alone, other errors pass.
+    """
+    try:
+        yield
+    except (hosts.HostsError, *usage_errors) as error:
+        exit_with(2, str(error))
+    except (FloatingPointError, hosts.NotTogetherError) as error:
+        exit_with(1, str(error))
+    except Exception as error:
+        if not jax.distributed.is_initialized():
+            raise
+        if hosts.is_loss_of_a_process(error):
+            message = f"another process was lost; start all again, to resume ({one_line(error)})"
+            exit_with(1, message, wait=False)
+        traceback.print_exc()
+        exit_with(1, f"process {jax.process_index()} failed: {one_line(error)}")
+
+
+def exit_with(code: int, message: str, wait: bool = True) -> NoReturn:
+    """Ends this process, as `hosts.leave` does, with a line on stderr."""
+    print(f"epsilon_vae: {message}", file=sys.stderr)
+    hosts.leave(code, wait)
 
 
 def check_overrides(argv: Sequence[str]) -> None:

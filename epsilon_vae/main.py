@@ -7,9 +7,7 @@ command or its config cannot run; 75 preempted (SIGTERM) and saved, to be starte
 
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
-from typing import NoReturn
 
 import jax
 import ml_collections
@@ -18,7 +16,7 @@ from ml_collections import config_flags
 
 from epsilon_vae import command_line
 from epsilon_vae.checkpoint import CheckpointError
-from epsilon_vae.command_line import UsageError, one_line
+from epsilon_vae.command_line import UsageError, exit_codes, exit_with, one_line
 from epsilon_vae.config import ConfigError, check, to_json
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.parallel import hosts
@@ -31,20 +29,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics 
 DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print the resolved config, parameter counts and FLOPs a step, and exit."
 )
-COORDINATOR = flags.DEFINE_string(
-    "coordinator_address", None, "HOST:PORT of process 0. Cloud TPU, GKE and SLURM need none."
-)
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator_address.")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "From 0, with --coordinator_address.")
-STARTUP_TIMEOUT = flags.DEFINE_integer(
-    "startup_timeout_seconds", 300, "How long processes wait for each other.", lower_bound=1
-)
-HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
-    "heartbeat_timeout_seconds",
-    100,
-    "After so much silence a process counts as lost, and the others end.",
-    lower_bound=1,
-)
+HOSTS = command_line.HostFlags()
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -52,7 +37,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         return command_line.parse(argv, CONFIG, _check_flags, "configs/tiny.py")
     except (flags.Error, ValueError, OSError) as error:
-        _exit(2, one_line(error))
+        exit_with(2, one_line(error))
 
 
 def _check_flags() -> None:
@@ -64,31 +49,13 @@ def main(argv: Sequence[str]) -> None:
     """Joins the other processes, if any, checks the config, then hands over to the loop."""
     del argv
     logging.set_verbosity(logging.WARNING)
-    try:
+    with exit_codes(WorkdirError, ConfigError, DataError, CheckpointError):
         if DRY_RUN.value:
             check(CONFIG.value, jax.device_count())
             dry_run(CONFIG.value)
             return
-        hosts.start(
-            COORDINATOR.value,
-            NUM_PROCESSES.value,
-            PROCESS_ID.value,
-            STARTUP_TIMEOUT.value,
-            HEARTBEAT_TIMEOUT.value,
-        )
+        HOSTS.start()
         stopped_by = train(CONFIG.value)
-    except (hosts.HostsError, WorkdirError, ConfigError, DataError, CheckpointError) as error:
-        _exit(2, str(error))
-    except (FloatingPointError, hosts.NotTogetherError) as error:
-        _exit(1, str(error))
-    except Exception as error:
-        if not jax.distributed.is_initialized():
-            raise
-        if hosts.is_loss_of_a_process(error):
-            message = f"another process was lost; start all again, to resume ({one_line(error)})"
-            _exit(1, message, wait=False)
-        traceback.print_exc()
-        _exit(1, f"process {jax.process_index()} failed: {one_line(error)}")
     if stopped_by:
         if hosts.is_first():
             print("Stopped and saved. To go on, run the same command again.")
@@ -120,11 +87,6 @@ def dry_run(config) -> None:
     frozen = builders.frozen_weights(config)
     flops = step_flops(step, frozen, config.batch_size, config.data.resolution)
     print(f"FLOPs a step: {flops:.4g} ({flops / config.batch_size:.4g} an image)")
-
-
-def _exit(code: int, message: str, wait: bool = True) -> NoReturn:
-    print(f"epsilon_vae: {message}", file=sys.stderr)
-    hosts.leave(code, wait)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,10 @@ THREADS = 4
 # Bad records one after another, whose place the next good one takes.
 MAX_BAD_IN_A_ROW = 100
 
+# Of one length, so that names of a batch can be stacked, and pass between processes.
+_NAME_LENGTH = 200
+_NAME = f"U{_NAME_LENGTH}"
+
 Batch = dict[str, np.ndarray]
 
 
@@ -57,10 +61,16 @@ class BadRecords:
     Args:
       max_share: of the data set that may be bad; 0 raises at the first.
       num_records: of the data set.
+      way_out: what to do about the first, where none may be bad; for the message.
     """
 
-    def __init__(self, max_share: float, num_records: int):
-        self._max_share, self._num_records = max_share, num_records
+    def __init__(
+        self,
+        max_share: float,
+        num_records: int,
+        way_out: str = "replace it, or set config.data.on_bad_record = skip",
+    ):
+        self._max_share, self._num_records, self._way_out = max_share, num_records, way_out
         self._messages: set[str] = set()
 
     def __len__(self) -> int:
@@ -76,7 +86,7 @@ class BadRecords:
             return
         self._messages.add(message)
         if self._max_share == 0:
-            raise DataError(f"{message}; replace it, or set config.data.on_bad_record = skip")
+            raise DataError(f"{message}; {self._way_out}")
         if len(self) > self._max_share * self._num_records:
             raise DataError(
                 f"{len(self)} of {self._num_records} records cannot be used, more than "
@@ -176,8 +186,9 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Batches that hold each record of the source exactly once, in its order.
 
-    As `TrainingBatches`, and with `mask`, bool `[P]`: False where a batch is filled up to its
-    size, or a record cannot be used. All processes get the same number of batches.
+    As `TrainingBatches`, and with `name`, strings `[P]`, of the record, the last of it if it is
+    long; and `mask`, bool `[P]`: False where a batch is filled up to its size, or a record cannot
+    be used. All processes get the same number of batches.
 
     Args:
       crop: one of `transforms.EVALUATION_CROPS`.
@@ -251,14 +262,16 @@ class _EvaluationImage(grain.transforms.Map):
             except DataError as error:
                 message = str(error)
         empty = np.zeros((self._resolution, self._resolution, 3), np.uint8)
-        label, mask = np.int32(-1), np.bool_(False)
-        return {"image": empty, "label": label, "mask": mask, "bad": _as_array(message)}
+        label, mask, name = np.int32(-1), np.bool_(False), np.array("", _NAME)
+        bad = _as_array(message)
+        return {"image": empty, "label": label, "name": name, "mask": mask, "bad": bad}
 
     def _load(self, index: int) -> Batch:
         record = self._source[index]
         with _named(record):
             image = self._crop(EncodedImage(record.data).rgb(), self._resolution)
-        return {"image": image, "label": _label(record)}
+        name = np.array(record.name[-_NAME_LENGTH:], _NAME)
+        return {"image": image, "label": _label(record), "name": name}
 
 
 def _iterate(

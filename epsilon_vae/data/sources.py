@@ -346,18 +346,22 @@ class TFDS(Sequence[Record]):
         return Record(example["image"], int(example["label"]) if self._has_class else None, name)
 
 
-class EvenlySpaced(Sequence[Record]):
-    """`count` records of a source, evenly spaced over it; all of them if it has no more."""
+class Subset(Sequence[Record]):
+    """Some records of a source, by their indices in it, in the order given."""
 
-    def __init__(self, source: Sequence[Record], count: int):
-        self._source = source
-        self._indices = np.linspace(0, len(source) - 1, min(count, len(source)), dtype=int)
+    def __init__(self, source: Sequence[Record], indices: Sequence[int]):
+        self._source, self._indices = source, indices
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def __getitem__(self, index: int) -> Record:
         return self._source[int(self._indices[index])]
+
+
+def evenly_spaced(size: int, count: int) -> np.ndarray:
+    """`count` indices, evenly spaced over 0 … size - 1; all of them if there are no more."""
+    return np.linspace(0, size - 1, min(count, size), dtype=int)
 
 
 def open_source(source: str, path: str, split: str, tfds_name: str = "") -> Sequence[Record]:

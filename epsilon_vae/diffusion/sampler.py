@@ -27,16 +27,46 @@ def sample(
       key: random key of the noise.
       shape: of the result.
     """
+    start, step = _start_and_step(process, predict, times, key, shape)
+    x = jax.lax.fori_loop(0, len(times) - 1, lambda i, x: step(i, x)[0], start)
+    return process.final(x)
+
+
+def trajectory(
+    process: Process,
+    predict: Callable[[jax.Array, jax.Array], jax.Array],
+    times: jax.Array,
+    key: jax.Array,
+    shape: tuple[int, int, int, int],
+) -> tuple[jax.Array, jax.Array]:
+    """The way that `sample` goes, of the same arguments.
+
+    Returns:
+      x_t at each of the times, `[nfe + 1, B, H, W, C]`, and the estimates of x0 at all of them but
+      the last, `[nfe, B, H, W, C]`.
+    """
+    start, step = _start_and_step(process, predict, times, key, shape)
+
+    def keep(x: jax.Array, i: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        x, estimate = step(i, x)
+        return x, (x, estimate)
+
+    _, (states, estimates) = jax.lax.scan(keep, start, jnp.arange(len(times) - 1))
+    return jnp.concatenate([start[None], states]), estimates
+
+
+def _start_and_step(process, predict, times, key, shape):
+    """Noise, and the step from `times[i]` to the next, which also gives the estimate of x0."""
     times = jnp.asarray(times, jnp.float32)
     noise_shape = (1, *shape[1:])
 
-    def step(i: jax.Array, x: jax.Array) -> jax.Array:
+    def step(i: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         t = jnp.broadcast_to(times[i], shape[:1])
         s = jnp.broadcast_to(times[i + 1], shape[:1])
         prediction = predict(process.network_input(x, t), t)
         noise = jax.random.normal(jax.random.fold_in(key, i + 1), noise_shape)
-        return process.step_back(x, prediction, t, s, noise)
+        estimate = process.denoised(x, prediction, t)
+        return process.step_back(x, prediction, t, s, noise), estimate
 
     start = jax.random.normal(jax.random.fold_in(key, 0), noise_shape)
-    x = jax.lax.fori_loop(0, len(times) - 1, step, jnp.broadcast_to(start, shape))
-    return process.final(x)
+    return jnp.broadcast_to(start, shape), step

@@ -1,13 +1,14 @@
 """The ε-VAE's two networks as one object: an encoder and a denoising decoder."""
 
 import dataclasses
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from epsilon_vae.diffusion.path import Process
-from epsilon_vae.diffusion.sampler import sample
+from epsilon_vae.diffusion.sampler import sample, trajectory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +53,20 @@ class Networks:
         self, params: dict, process: Process, latents: jax.Array, times: jax.Array, key: jax.Array
     ) -> jax.Array:
         """Images `[B, f h, f w, 3]` in [-1, 1], sampled at `times` (`diffusion.sampler`)."""
+        predict, shape = self._denoiser(params, latents)
+        return jnp.clip(sample(process, predict, times, key, shape), -1, 1)
 
-        def predict(x: jax.Array, t: jax.Array) -> jax.Array:
-            return self.predict(params, x, t, latents)
+    def trajectory(
+        self, params: dict, process: Process, latents: jax.Array, times: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """How `decode` comes to its images: `diffusion.sampler.trajectory`."""
+        predict, shape = self._denoiser(params, latents)
+        return trajectory(process, predict, times, key, shape)
 
+    def _denoiser(
+        self, params: dict, latents: jax.Array
+    ) -> tuple[Callable[[jax.Array, jax.Array], jax.Array], tuple[int, int, int, int]]:
+        """The decoder as a function of noisy images and times, and the images' shape."""
         batch, height, width, _ = latents.shape
         shape = (batch, height * self.f, width * self.f, 3)
-        return jnp.clip(sample(process, predict, times, key, shape), -1, 1)
+        return lambda x, t: self.predict(params, x, t, latents), shape

@@ -46,17 +46,39 @@ def images_abreast(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def share_images(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+def in_groups(function: Callable[..., Any], size: int) -> Callable[..., Any]:
+    """`function(whole, *batches)`, given `size` images at a time, one group after the other.
+
+    What it gives for an image then is the same to the bit, however many images there are in all and
+    on however many devices: another number in a convolution may change the last digit.
+    """
+
+    def call(whole: Any, *batches: jax.Array) -> Any:
+        groups = [x.reshape(-1, size, *x.shape[1:]) for x in batches]
+        results = jax.lax.map(lambda group: function(whole, *group), groups)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
+
+    return call
+
+
+def share_images(
+    function: Callable[..., Any], mesh: Mesh, group_size: int = 1
+) -> Callable[..., Any]:
     """`jit_shared(function, mesh)`, from NumPy arrays of any number of images to NumPy results.
 
     All processes give the same batches, and all get the results.
+
+    Args:
+      function: as `jit_shared`'s.
+      mesh: as `jit_shared`'s.
+      group_size: the number of images on a device is a multiple of this.
     """
     compiled = jit_shared(function, mesh)
     images_at = NamedSharding(mesh, P(BATCH_AXES))
 
     def call(whole: Any, *batches: np.ndarray) -> Any:
         size = len(batches[0])
-        missing = -size % images_abreast(mesh)
+        missing = -size % (group_size * images_abreast(mesh))
         padded = [np.concatenate([x, x[:1].repeat(missing, 0)]) for x in batches]
         placed = [
             jax.make_array_from_callback(x.shape, images_at, lambda part, x=x: x[part])

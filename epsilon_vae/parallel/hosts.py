@@ -122,9 +122,23 @@ def total(number: int) -> int:
     return int(np.sum(multihost_utils.process_allgather(np.int32(number)), dtype=np.int64))
 
 
+def concatenate(array: np.ndarray) -> np.ndarray:
+    """The processes' arrays, of one shape, one after the other along the first axis."""
+    if jax.process_count() == 1:
+        return array
+    return multihost_utils.process_allgather(array, tiled=True)
+
+
 def from_first(number: int) -> int:
     """The number, below 2**32, that process 0 gave."""
     return int(multihost_utils.broadcast_one_to_all(np.uint32(number)))
+
+
+def array_from_first(array: np.ndarray) -> np.ndarray:
+    """The array that process 0 gave; all have one shape and type."""
+    if jax.process_count() == 1:
+        return array
+    return np.asarray(multihost_utils.broadcast_one_to_all(array))
 
 
 def same_everywhere(text: str) -> bool:

@@ -4,16 +4,11 @@ Process 0 writes them. The only file that imports clu's writers, and through the
 """
 
 import csv
-import importlib.metadata
 import io
 import json
 import os
-import pathlib
-import platform
-import subprocess
 import sys
 
-import jax
 import ml_collections
 import numpy as np
 from etils import epath
@@ -23,12 +18,11 @@ from tqdm import tqdm
 from epsilon_vae.config import to_json
 from epsilon_vae.parallel.sharding import sharding_table
 from epsilon_vae.training.workdir import Heartbeat, write_whole
+from epsilon_vae.versions import versions
 
 # TensorFlow, which clu's writers bring, only writes events here: it need not announce its kernels.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 from clu import metric_writers, parameter_overview  # noqa: E402
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 class MetricsCSV:
@@ -192,25 +186,3 @@ def write_run_files(workdir: str, config: ml_collections.ConfigDict, params: dic
     write_whole(folder / "versions.json", f"{json.dumps(versions(), indent=2)}\n".encode())
     write_whole(folder / "parameters.txt", f"{table}\n".encode())
     write_whole(folder / "sharding.txt", sharding_table(params).encode())
-
-
-def versions() -> dict[str, str]:
-    """Git commit ('+' marks uncommitted changes), Python, packages and devices of this process.
-
-    An image of launch/Dockerfile has no git, and its commit in GIT_COMMIT.
-    """
-    here = pathlib.Path(__file__).parent
-    git = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-    try:
-        described = subprocess.run(
-            git, cwd=here, capture_output=True, text=True, check=False
-        ).stdout
-    except OSError:  # a container without git
-        described = ""
-    found = {
-        "git_commit": described.strip() or os.environ.get("GIT_COMMIT", "unknown"),
-        "python": platform.python_version(),
-        "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
-        "processes": str(jax.process_count()),
-    }
-    return found | {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -6,6 +6,7 @@ that was killed and started again ends in the state of one that was not.
 
 import contextlib
 import signal
+from collections.abc import Sequence
 
 import jax
 import ml_collections
@@ -18,7 +19,7 @@ from epsilon_vae.checkpoint import Checkpointer, Restored, find_step, load_parts
 from epsilon_vae.config import differences
 from epsilon_vae.data.pipeline import BadRecords, TrainingBatches
 from epsilon_vae.data.sources import open_source
-from epsilon_vae.evaluation.reconstruction import METRICS, HeldOutEvaluation
+from epsilon_vae.evaluation.reconstruction import HeldOutEvaluation
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import image_sharding, make_mesh, replicated
 from epsilon_vae.parallel.sharding import batch_places, global_batch
@@ -76,7 +77,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
 
         # The step, compiled at its first call, and where its numbers go.
         step_fn = jit_step(train_step, state, mesh)
-        columns = _columns(config, step_fn, state, frozen, images_at)
+        columns = _columns(config, step_fn, state, frozen, images_at, evaluation.names)
         log = NoLog()
         if hosts.is_first():
             networks = state.params | {"discriminator": state.discriminator}
@@ -214,6 +215,7 @@ def _columns(
     state: TrainState,
     frozen: dict,
     images_at: NamedSharding,
+    scores: Sequence[str],
 ) -> list:
     """Names of all scalars that the run will write."""
     size = config.data.resolution
@@ -221,8 +223,8 @@ def _columns(
     # With the sharding of the first call, which then need not trace the step again.
     images = jax.ShapeDtypeStruct(shape, np.float32, sharding=images_at)
     _, metrics = jax.eval_shape(step_fn, state, frozen, images)
-    scores = (f"eval/{name}" for name in METRICS)
-    return [*metrics, *SPEED_METRICS, *memory_metrics(), "bad_records", *scores]
+    held_out = (f"eval/{name}" for name in scores)
+    return [*metrics, *SPEED_METRICS, *memory_metrics(), "bad_records", *held_out]
 
 
 def _opening_line(

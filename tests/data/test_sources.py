@@ -18,9 +18,10 @@ from PIL import Image
 from epsilon_vae.data.decode import DataError, read_image
 from epsilon_vae.data.sources import (
     PHOTOS,
-    EvenlySpaced,
     Photos,
     Record,
+    Subset,
+    evenly_spaced,
     open_source,
     pack,
     unpack,
@@ -203,8 +204,8 @@ def test_more_shards_than_files_that_may_be_open(tmp_path):
 
 def test_evenly_spaced_records():
     source = [Record(b"", i, "") for i in range(10)]
-    assert [record.label for record in EvenlySpaced(source, 4)] == [0, 3, 6, 9]
-    assert [record.label for record in EvenlySpaced(source, 40)] == list(range(10))
+    for count, expected in ((4, [0, 3, 6, 9]), (40, list(range(10)))):
+        assert [r.label for r in Subset(source, evenly_spaced(10, count))] == expected
 
 
 BUILD_TFDS = """

@@ -14,9 +14,9 @@ from PIL import Image
 
 from epsilon_vae.checkpoint import Checkpointer, CheckpointError
 from epsilon_vae.data.sources import Photos
-from epsilon_vae.training.logging import versions
 from epsilon_vae.training.loop import load_init_weights
 from epsilon_vae.training.monitor import MetricsWindow, NonFiniteError
+from epsilon_vae.versions import versions
 from tests.conftest import STEPS, finish, flags, read_metrics, read_until, state_shapes
 
 
@@ -49,7 +49,7 @@ def test_workdir_holds_what_users_script_against(finished_run):
     rows = read_metrics(workdir)
     assert [int(row["step"]) for row in rows] == [*range(1, STEPS + 1), STEPS]
     assert all(float(row["loss/flow"]) > 0 for row in rows[:-1])
-    assert {"eval/psnr", "eval/ssim", "eval/lpips"} <= rows[-1].keys()
+    assert {"eval/psnr", "eval/ssim", "eval/lpips_alexnet"} <= rows[-1].keys()
     assert 3 < float(rows[-1]["eval/psnr"]) < 50
     for row in rows[:-1]:
         assert 0 < float(row["step_seconds"]) <= float(row["step_seconds_max"])

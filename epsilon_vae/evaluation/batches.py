@@ -1,0 +1,75 @@
+"""Held-out images as every process sees them: crops in batches of one size, with their names."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from epsilon_vae.data.pipeline import BadRecords, evaluation_batches
+from epsilon_vae.data.sources import Record, Subset
+from epsilon_vae.data.transforms import to_uint8
+from epsilon_vae.parallel import hosts
+
+
+class Batch(NamedTuple):
+    """Images, filled up by repeating the last, so that nothing is compiled for another number.
+
+    Attributes:
+      images: uint8 `[B, H, W, 3]`.
+      indices: of them in their source, `[B]`.
+      names: of their records, `[B]`.
+      count: how many are not repeated.
+    """
+
+    images: np.ndarray
+    indices: np.ndarray
+    names: np.ndarray
+    count: int
+
+    def cut(self, results: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Results `[B, …]` by name, without those of repeated images."""
+        return {name: array[: self.count] for name, array in results.items()}
+
+
+def batches(
+    source: Sequence[Record],
+    indices: Sequence[int],
+    batch_size: int,
+    resolution: int,
+    crop: str,
+    bad_records: BadRecords,
+) -> Iterator[Batch]:
+    """Some images of a source, in order. Processes share the reading, and all get all of it.
+
+    Args:
+      source: of the images.
+      indices: of those to read.
+      batch_size: a multiple of the number of processes.
+      resolution: of the crops.
+      crop: one of `transforms.EVALUATION_CROPS`.
+      bad_records: where records that cannot be used, which are left out, are reported.
+
+    Raises:
+      DataError: while iterating; a record cannot be used, or too many cannot.
+    """
+    places = np.split(np.arange(batch_size), jax.process_count())[jax.process_index()]
+    local_batches = evaluation_batches(
+        Subset(source, indices), batch_size, resolution, crop, bad_records, places=places
+    )
+    for number, local in enumerate(local_batches):
+        good = np.flatnonzero(hosts.concatenate(local["mask"]))
+        if good.size:
+            filled = good[np.minimum(np.arange(batch_size), good.size - 1)]
+            yield Batch(
+                hosts.concatenate(to_uint8(local["image"]))[filled],
+                np.asarray(indices)[number * batch_size + filled],
+                _concatenate_names(local["name"])[filled],
+                good.size,
+            )
+
+
+def _concatenate_names(names: np.ndarray) -> np.ndarray:
+    """As `hosts.concatenate`, which takes numbers: of characters."""
+    numbers = np.ascontiguousarray(names).view(np.uint32).reshape(len(names), -1)
+    return np.ascontiguousarray(hosts.concatenate(numbers)).view(names.dtype)[:, 0]

@@ -1,0 +1,192 @@
+"""One pass over the images at one resolution: every subject's numbers, and where it stopped.
+
+Sums are float64 on process 0; batch size, devices and stops do not change what they come to, but
+for last digits of the order in which features are added.
+"""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from epsilon_vae.data.pipeline import BadRecords
+from epsilon_vae.data.sources import Record
+from epsilon_vae.evaluation.batches import Batch, batches
+from epsilon_vae.evaluation.measures import Measures
+from epsilon_vae.evaluation.subjects import Subject
+from epsilon_vae.metrics.frechet import FeatureStatistics
+from epsilon_vae.parallel import hosts
+
+SAVE_EVERY_SECONDS = 60
+
+Key = tuple[str, int | None]  # a subject's name, and NFE or None
+
+
+class Tally:
+    """What has been measured of one subject at one NFE, or of the originals.
+
+    Attributes:
+      values: metric → an array of each batch, `[B]`.
+      statistics: name of features → their moments.
+      seconds: that decoding took, an image; of each batch.
+    """
+
+    def __init__(self):
+        self.values: dict[str, list[np.ndarray]] = {}
+        self.statistics: dict[str, FeatureStatistics] = {}
+        self.seconds: list[float] = []
+
+    def add(
+        self,
+        values: dict[str, np.ndarray],
+        features: dict[str, np.ndarray],
+        seconds: Sequence[float] = (),
+    ) -> None:
+        """A batch's metrics `[B]`, features `[B, d]`, and the time of an image."""
+        for name, array in values.items():
+            self.values.setdefault(name, []).append(array)
+        for name, array in features.items():
+            empty = FeatureStatistics.empty(array.shape[1])
+            self.statistics.setdefault(name, empty).update(array)
+        self.seconds.extend(seconds)
+
+    def per_image(self, name: str) -> np.ndarray:
+        """A metric of each image, `[N]`, float64."""
+        return np.concatenate(self.values[name]).astype(np.float64)
+
+    def means(self) -> dict[str, float]:
+        """Of each metric, over images."""
+        return {name: float(self.per_image(name).mean()) for name in self.values}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it by name, for `np.savez`."""
+        arrays = {f"values/{name}": np.concatenate(parts) for name, parts in self.values.items()}
+        for name, statistics in self.statistics.items():
+            arrays |= {f"statistics/{name}/{k}": v for k, v in vars(statistics).items()}
+        return arrays | {"seconds": np.array(self.seconds)}
+
+    @classmethod
+    def of_arrays(cls, arrays: dict[str, np.ndarray]) -> "Tally":
+        """What `arrays` gave."""
+        tally = cls()
+        moments: dict[str, dict] = {}
+        for path, array in arrays.items():
+            kind, _, name = path.partition("/")
+            if kind == "values":
+                tally.values[name] = [array]
+            elif kind == "statistics":
+                features, part = name.split("/")
+                moments.setdefault(features, {})[part] = array if array.ndim else int(array)
+        tally.statistics = {name: FeatureStatistics(**parts) for name, parts in moments.items()}
+        tally.seconds = list(arrays["seconds"])
+        return tally
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a pass has come: names of the images that are done, and the tallies."""
+
+    names: list[str]
+    tallies: dict[Key, Tally]
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes the file, whole or not at all."""
+        arrays = {"names": np.array(self.names)}
+        for index, tally in enumerate(self.tallies.values()):
+            arrays |= {f"{index}/{name}": array for name, array in tally.arrays().items()}
+        partial = path.with_name(f".{path.name}.tmp")
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: pathlib.Path, keys: Sequence[Key]) -> "Progress":
+        """What `save` wrote of tallies of these keys; or, without a file, the start."""
+        if not path.exists():
+            return cls([], {key: Tally() for key in keys})
+        parts: dict[str, dict] = {}
+        with np.load(path, allow_pickle=False) as arrays:
+            names = arrays["names"].tolist()
+            for name in arrays.files:
+                index, _, rest = name.partition("/")
+                if rest:
+                    parts.setdefault(index, {})[rest] = arrays[name]
+        tallies = {key: Tally.of_arrays(parts[str(i)]) for i, key in enumerate(keys)}
+        return cls(names, tallies)
+
+
+ORIGINALS: Key = ("", None)
+
+
+def measure(
+    subjects: Sequence[Subject],
+    source: Sequence[Record],
+    resolution: int,
+    steps: Sequence[int],
+    crop: str,
+    seed: int,
+    measures: Measures,
+    file: pathlib.Path,
+    advance: Callable[[int], None],
+    keep: Callable[[Batch, Key, np.ndarray], None] | None = None,
+) -> Progress | None:
+    """All subjects on all images of a source at one resolution, in one pass.
+
+    Args:
+      subjects: at all of `steps`, if they have NFEs.
+      source: of the images.
+      resolution: of the crops.
+      steps: NFEs.
+      crop: one of `transforms.EVALUATION_CROPS`.
+      seed: of the noise.
+      measures: what is measured.
+      file: of the progress, saved every minute; what is there is gone on from.
+      advance: called with numbers of images that are done.
+      keep: called with each batch's originals and pictures.
+
+    Returns:
+      On process 0, the names of all images, and the tallies of each subject at each NFE and of the
+      `ORIGINALS`; None on the others.
+
+    Raises:
+      DataError, SubjectError: an image or a picture cannot be used.
+    """
+    keys = [(s.name, nfe) for s in subjects for nfe in s.nfes(steps)]
+    progress = Progress.load(file, [ORIGINALS, *keys]) if hosts.is_first() else None
+    start = hosts.from_first(len(progress.names) if progress else 0)
+    advance(start)
+    bad_records = BadRecords(0, len(source), "replace it, or take it out of --data")
+    saved_at, warm = time.monotonic(), False
+    rest = range(start, len(source))
+    for batch in batches(source, rest, measures.batch_size, resolution, crop, bad_records):
+        if keep:
+            keep(batch, ORIGINALS, batch.images)
+        results = {ORIGINALS: ({}, batch.cut(measures.features(batch.images)), ())}
+        for subject in subjects:
+            code = subject.encode(batch)
+            for nfe in subject.nfes(steps):
+                if not warm:
+                    subject.decode(code, nfe, seed)  # compiles, and is not timed
+                begin = time.perf_counter()
+                pictures = subject.decode(code, nfe, seed)
+                seconds = (time.perf_counter() - begin) / len(pictures)
+                if keep:
+                    keep(batch, (subject.name, nfe), pictures)
+                results[subject.name, nfe] = (
+                    batch.cut(measures.compare(batch.images, pictures)),
+                    batch.cut(measures.features(pictures)),
+                    (seconds,),
+                )
+        warm = True
+        start += batch.count
+        advance(batch.count)
+        if progress:
+            for key, result in results.items():
+                progress.tallies[key].add(*result)
+            progress.names.extend(batch.names[: batch.count].tolist())
+            if time.monotonic() - saved_at > SAVE_EVERY_SECONDS or start == len(source):
+                progress.save(file)
+                saved_at = time.monotonic()
+    return progress

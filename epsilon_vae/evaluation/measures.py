@@ -1,0 +1,69 @@
+"""What is computed of images on the mesh: similarity to their originals, and features."""
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from epsilon_vae.data.transforms import to_float
+from epsilon_vae.evaluation.features import FEATURES
+from epsilon_vae.losses.perceptual import LPIPS
+from epsilon_vae.metrics.psnr_ssim import psnr, ssim
+from epsilon_vae.parallel.batch import images_abreast, in_groups, share_images
+from epsilon_vae.parallel.mesh import replicated
+from epsilon_vae.pretrained import registry
+
+GROUP_SIZE = 8
+
+
+class Measures:
+    """The devices of a mesh share the images of a batch; what is said of one depends on no other.
+
+    Args:
+      lpips_nets: of LPIPS, in `losses.perceptual.NETS`.
+      features: in `features.FEATURES`.
+      mesh: of one process or all, which then call alike.
+
+    Attributes:
+      names: of what `compare` gives, in the order of tables.
+      batch_size: of batches that leave no device idle.
+
+    Raises:
+      WeightsError: of LPIPS or the features.
+    """
+
+    def __init__(self, lpips_nets: tuple[str, ...], features: tuple[str, ...], mesh: Mesh):
+        self.names = ("psnr", "ssim", "ssim_range2", *(f"lpips_{net}" for net in lpips_nets))
+        self.batch_size = GROUP_SIZE * images_abreast(mesh)
+        distances = {net: LPIPS(net) for net in lpips_nets}
+
+        def compare(params: dict, images: jax.Array, others: jax.Array) -> dict[str, jax.Array]:
+            a, b = images / 255.0, others / 255.0
+            values = {"psnr": psnr(a, b), "ssim": ssim(a, b), "ssim_range2": ssim(a, b, 2.0)}
+            with jax.default_matmul_precision("highest"):
+                for net, distance in distances.items():
+                    values[f"lpips_{net}"] = distance(
+                        params[net], to_float(images), to_float(others)
+                    )
+            return values
+
+        def extract(params: dict, images: jax.Array) -> dict[str, jax.Array]:
+            return {name: FEATURES[name](params[name], images) for name in features}
+
+        self._compare = share_images(in_groups(compare, GROUP_SIZE), mesh, GROUP_SIZE)
+        self._extract = share_images(in_groups(extract, GROUP_SIZE), mesh, GROUP_SIZE)
+        # LPIPS's weights hold those of the network whose features these are.
+        params = {name: registry.load(name) for name in {*lpips_nets, *features}}
+        self._params = jax.device_put(params, replicated(mesh))
+
+    def compare(self, images: np.ndarray, others: np.ndarray) -> dict[str, np.ndarray]:
+        """Each of `names`, `[B]`, of pairs of uint8 images `[B, H, W, 3]`.
+
+        PSNR is in dB; SSIM is of [0, 1], with data range 1 and, as `ssim_range2`, 2 in its
+        constants. Means over images are the caller's.
+        """
+        values = self._compare(self._params, images, others)
+        return {name: values[name] for name in self.names}
+
+    def features(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Features `[B, d]` by name, of uint8 images `[B, H, W, 3]`."""
+        return self._extract(self._params, images)

@@ -1,0 +1,140 @@
+"""Protocols: all that a number depends on besides the model and the images, under a name.
+
+`--protocol=paper` takes one as it is, `--protocol=paper,crop=bicubic,num_images=5000` with changes.
+Every result carries the whole protocol, changes marked in its name.
+"""
+
+import dataclasses
+
+from epsilon_vae.evaluation.features import FEATURES
+from epsilon_vae.pretrained.registry import REGISTRY
+
+CROPS = {"adm": "center_crop_adm", "bicubic": "center_crop_bicubic"}
+SPACINGS = ("run", "reversed_log", "uniform")
+
+# What is the same in all protocols, in the words that results carry.
+FIXED = {
+    "rounding": "reconstructions clipped to [-1, 1] and rounded to uint8",
+    "reference": "the same crops of the originals, uint8",
+    "psnr": "dB, peak 1 on [0, 1], mean over images",
+    "ssim": "Gaussian 11 x 11, sigma 1.5, data range 1 on [0, 1], RGB, mean over images",
+    "ssim_range2": "as ssim, with data range 2 in its constants on images in [0, 1]",
+    "lpips": "version 0.1, linear layers, on [-1, 1] at full size, mean over images",
+    "frechet": "float64, unbiased covariance; rfid is over inception's 2048 features, resized as "
+    "torch-fidelity does",
+}
+
+
+class ProtocolError(ValueError):
+    """A protocol that does not exist or cannot be had; the message says what would do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How reconstructions are measured.
+
+    Attributes:
+      name: with the changes that were asked for.
+      crop: 'adm' (guided-diffusion's) or 'bicubic' (torchvision's on PIL images).
+      features: names in `features.FEATURES` that Fréchet distances are computed over.
+      weights: of a run, 'ema' or 'raw'.
+      spacing: of the decoder's times, 'reversed_log', 'uniform', or 'run': as the run's config.
+      seed: of the noise that decoding starts from.
+      num_images: evenly spaced over the data; 0 for all.
+    """
+
+    name: str
+    crop: str = "adm"
+    features: tuple[str, ...] = ("inception",)
+    weights: str = "ema"
+    spacing: str = "run"
+    seed: int = 0
+    num_images: int = 0
+
+    def stamp(self) -> dict:
+        """All of it, and what is the same in all protocols, for JSON."""
+        return dataclasses.asdict(self) | FIXED
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("paper"),
+        # For where Inception's weights are not to be had.
+        Protocol("local", features=("alexnet", "vgg16")),
+    )
+}
+
+
+def distance_name(features: str) -> str:
+    """'rfid' over Inception's features; over others 'fd_' and their name, which is no FID."""
+    return "rfid" if features == "inception" else f"fd_{features}"
+
+
+def parse(text: str) -> Protocol:
+    """The protocol of `NAME` or `NAME,KEY=VALUE,…`; several features are joined by '+'.
+
+    Raises:
+      ProtocolError: no such name, key or value.
+    """
+    name, *changes = text.split(",")
+    if name not in PROTOCOLS:
+        raise ProtocolError(f"--protocol={text}: no protocol {name!r}; {_or(PROTOCOLS)} would do")
+    values = {}
+    for change in changes:
+        key, _, value = change.partition("=")
+        if key not in _READERS:
+            raise ProtocolError(f"--protocol={text}: no key {key!r}; {_or(_READERS)} would do")
+        try:
+            values[key] = _READERS[key](value)
+        except ValueError as error:
+            raise ProtocolError(f"--protocol={text}: {key} = {value!r}: {error}") from None
+    return dataclasses.replace(PROTOCOLS[name], name=text, **values)
+
+
+def check_features(protocol: Protocol) -> None:
+    """Raises `ProtocolError` where weights of its features are not here."""
+    for name in protocol.features:
+        if REGISTRY[name].find() is None:
+            raise ProtocolError(
+                f"--protocol={protocol.name}: no weights of {name} here; get them "
+                f"({REGISTRY[name].remedy}), or take --protocol=local, whose features come with "
+                "the package and give no FID"
+            )
+
+
+def _one_of(*choices: str):
+    def read(value: str) -> str:
+        if value not in choices:
+            raise ValueError(f"expected {_or(choices)}")
+        return value
+
+    return read
+
+
+def _features(value: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(value.split("+")))
+    if unknown := [name for name in names if name not in FEATURES]:
+        raise ValueError(f"no features {unknown[0]!r}; {_or(FEATURES)}, or several joined by +")
+    return names
+
+
+def _whole_number(value: str) -> int:
+    if not value.isdecimal() or int(value) >= 2**32:
+        raise ValueError("expected a whole number of at least 0, below 2**32")
+    return int(value)
+
+
+_READERS = {
+    "crop": _one_of(*CROPS),
+    "features": _features,
+    "weights": _one_of("ema", "raw"),
+    "spacing": _one_of(*SPACINGS),
+    "seed": _whole_number,
+    "num_images": _whole_number,
+}
+
+
+def _or(names) -> str:
+    *first, last = names
+    return f"{', '.join(first)} or {last}" if first else last

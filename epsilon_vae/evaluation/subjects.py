@@ -1,0 +1,259 @@
+"""What is evaluated: a run, a folder of pictures that another tool made, or a diffusers VAE."""
+
+import abc
+import hashlib
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from epsilon_vae.autoencoder import Autoencoder, restore_on
+from epsilon_vae.config import to_json
+from epsilon_vae.data.decode import SUFFIXES, DataError, read_image
+from epsilon_vae.data.transforms import to_float, to_uint8
+from epsilon_vae.evaluation.batches import Batch
+from epsilon_vae.evaluation.protocol import Protocol
+
+DIFFUSERS = "diffusers:"
+
+
+class SubjectError(ValueError):
+    """What cannot be evaluated as asked; the message says why."""
+
+
+class Subject(abc.ABC):
+    """Makes pictures of originals; every process of a mesh calls alike.
+
+    Attributes:
+      name: in tables; unlike the others'.
+      facts: of it, for results: kind, path and more.
+    """
+
+    name: str
+    facts: dict[str, Any]
+
+    def nfes(self, steps: Sequence[int]) -> tuple[int | None, ...]:
+        """Which NFEs it decodes at, of those asked for; (None,) where that says nothing."""
+        del steps
+        return (None,)
+
+    def check(self, resolution: int) -> None:
+        """Raises `SubjectError` for a resolution that it cannot take."""
+        del resolution
+
+    @abc.abstractmethod
+    def encode(self, batch: Batch) -> Any:
+        """What `decode` takes, of originals.
+
+        Raises:
+          SubjectError, DataError: it has no such picture.
+        """
+
+    @abc.abstractmethod
+    def decode(self, code: Any, nfe: int | None, seed: int) -> np.ndarray:
+        """uint8 pictures `[B, H, W, 3]`."""
+
+
+class Run(Subject):
+    """A run of `epsilon_vae.main`.
+
+    Args:
+      workdir: of the run.
+      step: of the checkpoint; None for the newest.
+      protocol: says which weights and which spacing.
+      mesh: of one process or all.
+
+    Raises:
+      CheckpointError: no checkpoint there, or not of this step.
+    """
+
+    def __init__(self, workdir: str, step: int | None, protocol: Protocol, mesh: Mesh):
+        spacing = None if protocol.spacing == "run" else protocol.spacing
+        self.autoencoder = restore_on(mesh, workdir, step, protocol.weights, spacing)
+        self.name = workdir.rstrip("/").rsplit("/", 1)[-1]
+        self.facts = {"kind": "run", "path": workdir} | facts_of(self.autoencoder)
+
+    def nfes(self, steps: Sequence[int]) -> tuple[int, ...]:
+        """All."""
+        return tuple(steps)
+
+    def check(self, resolution: int) -> None:
+        """Raises `SubjectError` for a resolution that the networks cannot take."""
+        multiple = self.autoencoder.networks.multiple
+        if resolution % multiple:
+            near = max(multiple, round(resolution / multiple) * multiple)
+            raise SubjectError(
+                f"resolution {resolution}: the networks of {self.name} take multiples of "
+                f"{multiple}; {near} would do"
+            )
+
+    def encode(self, batch: Batch) -> np.ndarray:
+        """Latents."""
+        return self.autoencoder.encode(batch.images)
+
+    def decode(self, code: np.ndarray, nfe: int, seed: int) -> np.ndarray:
+        """uint8 pictures of latents."""
+        return to_uint8(self.autoencoder.decode(code, nfe, seed))
+
+
+def facts_of(autoencoder: Autoencoder) -> dict[str, Any]:
+    """Which checkpoint, of which config (SHA-256 of its JSON, 12 digits), and the spacing."""
+    config = to_json(autoencoder.config)
+    return {
+        "step": autoencoder.step,
+        "config_hash": hashlib.sha256(config.encode()).hexdigest()[:12],
+        "spacing": autoencoder.spacing,
+    }
+
+
+class PictureFolder(Subject):
+    """A folder of pictures, each named as its original, or as `--save_images` names it.
+
+    The suffix may be another, and subfolders count too.
+
+    Args:
+      folder: of them.
+
+    Raises:
+      DataError: no picture in it, or two of one name.
+    """
+
+    def __init__(self, folder: str):
+        path = pathlib.Path(folder)
+        files = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
+        if not files:
+            raise DataError(f"{folder}: no picture in it; looked for {', '.join(SUFFIXES)}")
+        self._files: dict[str, pathlib.Path] = {}
+        for file in files:
+            if file.stem in self._files:
+                raise DataError(f"{file} and {self._files[file.stem]}: two pictures of one name")
+            self._files[file.stem] = file
+        self._folder = folder
+        self.name = folder.rstrip("/").rsplit("/", 1)[-1]
+        changed = max(file.stat().st_mtime for file in files)
+        self.facts = {
+            "kind": "pictures",
+            "path": folder,
+            "num_pictures": len(files),
+            "changed_unix_seconds": round(changed),
+        }
+
+    def encode(self, batch: Batch) -> list[np.ndarray]:
+        """The pictures themselves, which `decode` gives."""
+        pictures = []
+        for original, index, name in zip(batch.images, batch.indices, batch.names, strict=True):
+            file = self._files.get(picture_name(index, name)) or self._files.get(stem(name))
+            if file is None:
+                raise SubjectError(
+                    f"{self._folder}: no picture for {name}; expected {stem(name)}.png, or "
+                    f"{picture_name(index, name)}.png as --save_images calls it"
+                )
+            picture = read_image(file)
+            if picture.shape != original.shape:
+                found, asked = ("x".join(map(str, x.shape[1::-1])) for x in (picture, original))
+                raise SubjectError(f"{file}: {found} pixels, its original's crop has {asked}")
+            pictures.append(picture)
+        return pictures
+
+    def decode(self, code: list[np.ndarray], nfe: None, seed: int) -> np.ndarray:
+        """The pictures."""
+        del nfe, seed
+        return np.stack(code)
+
+
+def stem(name: str) -> str:
+    """'dog' of 'photos/val/dog.jpg': what pictures of an image are called."""
+    return pathlib.PurePosixPath(name).stem
+
+
+def picture_name(index: int, name: str) -> str:
+    """'000012-dog': what `--save_images` calls image 12, the only one of this name."""
+    return f"{index:06d}-{stem(name)}"
+
+
+class DiffusersVAE(Subject):
+    """An `AutoencoderKL` of diffusers, in PyTorch on this machine's CPU or GPU: its mode, decoded.
+
+    Needs `pip install -e '.[parity]'`.
+
+    Args:
+      path: folder of its `config.json` and weights, or a name on the Hugging Face hub.
+
+    Raises:
+      SubjectError: diffusers is not installed, or has no such VAE.
+    """
+
+    def __init__(self, path: str):
+        try:
+            import torch
+            from diffusers import AutoencoderKL
+        except ImportError as error:
+            raise SubjectError(
+                f"{DIFFUSERS}{path}: {error.name} is missing; pip install -e '.[parity]'"
+            ) from error
+        try:
+            vae = AutoencoderKL.from_pretrained(path)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise SubjectError(f"{DIFFUSERS}{path}: cannot be loaded ({reason})") from error
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._vae = vae.eval().to(self._device)
+        self._torch = torch
+        self.name = path.rstrip("/").rsplit("/", 1)[-1]
+        self.facts = {"kind": "diffusers", "path": path}
+
+    def check(self, resolution: int) -> None:
+        """Raises `SubjectError` for a resolution that its downsampling does not divide."""
+        f = 2 ** (len(self._vae.config.block_out_channels) - 1)
+        if resolution % f:
+            raise SubjectError(f"resolution {resolution}: {self.name} takes multiples of {f}")
+
+    def encode(self, batch: Batch) -> list:
+        """Its latents."""
+        images = to_float(batch.images).transpose(0, 3, 1, 2)
+        x = self._torch.from_numpy(images).to(self._device)
+        with self._torch.no_grad():
+            return [self._vae.encode(image[None]).latent_dist.mode() for image in x]
+
+    def decode(self, code: list, nfe: None, seed: int) -> np.ndarray:
+        """uint8 pictures of its latents."""
+        del nfe, seed
+        with self._torch.no_grad():
+            images = [self._vae.decode(z).sample[0].cpu().numpy() for z in code]
+        return to_uint8(np.stack(images).transpose(0, 2, 3, 1))
+
+
+def open_subjects(
+    paths: Sequence[str], step: int | None, protocol: Protocol, mesh: Mesh
+) -> list[Subject]:
+    """Of runs' folders, folders of pictures, and 'diffusers:PATH'; names that are alike get longer.
+
+    Args:
+      paths: as the command line names them.
+      step: of runs' checkpoints; None for the newest.
+      protocol: of runs' weights and spacing.
+      mesh: of one process or all.
+
+    Raises:
+      SubjectError, CheckpointError, DataError: one cannot be evaluated, or is there twice.
+    """
+    if len(set(paths)) < len(paths):
+        raise SubjectError(f"--compare {' '.join(paths)}: one of them twice")
+    subjects = [_open(path, step, protocol, mesh) for path in paths]
+    names = [subject.name for subject in subjects]
+    for subject, name, path in zip(subjects, names, paths, strict=True):
+        if names.count(name) > 1:
+            subject.name = path
+    return subjects
+
+
+def _open(path: str, step: int | None, protocol: Protocol, mesh: Mesh) -> Subject:
+    if path.startswith(DIFFUSERS):
+        return DiffusersVAE(path.removeprefix(DIFFUSERS))
+    folder = pathlib.Path(path)
+    is_run = (folder / "checkpoints").is_dir()
+    if not is_run and any(p.suffix.lower() in SUFFIXES for p in folder.rglob("*")):
+        return PictureFolder(path)
+    return Run(path, step, protocol, mesh)

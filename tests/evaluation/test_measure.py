@@ -1,0 +1,148 @@
+"""The pass over the images: what it measures, and that stops and devices do not change it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from skimage.metrics import peak_signal_noise_ratio
+
+from epsilon_vae.data.decode import DataError
+from epsilon_vae.data.sources import Photos, Record
+from epsilon_vae.evaluation import measure, results
+from epsilon_vae.evaluation.measures import Measures
+from epsilon_vae.evaluation.subjects import Subject
+from epsilon_vae.parallel.mesh import make_mesh
+from tests.conftest import ROOT
+
+SIZE, STEPS = 32, (1, 3)
+
+
+class Darker(Subject):
+    """Takes a tenth of the light, and one more in 256 for each step."""
+
+    name = "darker"
+    facts = {"kind": "test"}
+
+    def nfes(self, steps):
+        return tuple(steps)
+
+    def encode(self, batch):
+        return batch.images * np.float32(0.9)
+
+    def decode(self, code, nfe, seed):
+        return np.clip(code - nfe, 0, 255).astype(np.uint8)
+
+
+class Stops(Darker):
+    """Fails as it is asked for the second batch."""
+
+    calls = 0
+
+    def encode(self, batch):
+        self.calls += 1
+        if self.calls == 2:
+            raise KeyboardInterrupt
+        return super().encode(batch)
+
+
+@pytest.fixture(scope="module")
+def measures():
+    return Measures(("alexnet",), ("alexnet",), make_mesh())
+
+
+def run(subject, measures, file):
+    source = Photos("train")  # 14 images: a batch of 8, and one of 6 filled up
+    return measure.measure(
+        [subject], source, SIZE, STEPS, "center_crop_adm", 0, measures, file, lambda count: None
+    )
+
+
+@pytest.fixture(scope="module")
+def measured(measures, tmp_path_factory):
+    return run(Darker(), measures, tmp_path_factory.mktemp("measured") / "progress.npz")
+
+
+def test_each_image_counts_once(measured):
+    assert len(measured.names) == len(set(measured.names)) == 14
+    assert set(measured.tallies) == {("", None), ("darker", 1), ("darker", 3)}
+    for tally in measured.tallies.values():
+        assert tally.statistics["alexnet"].count == 14
+    rows = results.rows(SIZE, measured.tallies)
+    assert [(row["nfe"], row["num_images"]) for row in rows] == [(1, 14), (3, 14)]
+    assert rows[0]["psnr"] > rows[1]["psnr"] and 0 < rows[0]["fd_alexnet"] < rows[1]["fd_alexnet"]
+    assert "14 images are too few for 256 features" in rows[0]["notes"][0]
+
+
+def test_values_are_of_the_named_image(measured):
+    source = Photos("train")
+    [batch, _] = measure.batches(
+        source, range(14), 8, SIZE, "center_crop_adm", measure.BadRecords(0, 14)
+    )
+    original = batch.images[5]
+    picture = Darker().decode(original * np.float32(0.9), 3, 0)
+    expected = peak_signal_noise_ratio(original, picture)
+    assert measured.names[5] == source[5].name
+    psnr = measured.tallies["darker", 3].per_image("psnr")
+    assert psnr[5] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_stop_changes_nothing(measured, measures, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "SAVE_EVERY_SECONDS", 0)
+    file = tmp_path / "progress.npz"
+    with pytest.raises(KeyboardInterrupt):
+        run(Stops(), measures, file)
+    halfway = measure.Progress.load(file, list(measured.tallies))
+    assert halfway.names == measured.names[:8]
+    resumed = run(Darker(), measures, file)
+    assert resumed.names == measured.names
+    for key, tally in measured.tallies.items():
+        again = resumed.tallies[key]
+        for name in tally.values:
+            np.testing.assert_array_equal(again.per_image(name), tally.per_image(name))
+        for part, value in vars(tally.statistics["alexnet"]).items():
+            np.testing.assert_array_equal(vars(again.statistics["alexnet"])[part], value)
+
+
+def test_an_image_that_cannot_be_read_is_named(measures, tmp_path):
+    source = [*Photos("val"), Record(b"none", None, "broken.jpg")]
+    with pytest.raises(DataError, match=r"broken.jpg: not a readable image.*out of --data"):
+        measure.measure(
+            [Darker()],
+            source,
+            SIZE,
+            STEPS,
+            "center_crop_adm",
+            0,
+            measures,
+            tmp_path / "progress.npz",
+            lambda count: None,
+        )
+
+
+ON_DEVICES = """
+import json, pathlib, sys, tempfile
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+from epsilon_vae.evaluation import results
+from epsilon_vae.evaluation.measures import Measures
+from epsilon_vae.parallel.mesh import make_mesh
+from tests.evaluation.test_measure import SIZE, Darker, run
+found = []
+for devices in (jax.devices(), jax.devices()[:1]):
+    measures = Measures(("alexnet",), ("alexnet",), make_mesh(devices=devices))
+    file = pathlib.Path(tempfile.mkdtemp()) / "progress.npz"
+    found.append(results.rows(SIZE, run(Darker(), measures, file).tallies))
+print(json.dumps(found))
+"""
+
+
+def test_eight_devices_give_the_numbers_of_one():
+    process = subprocess.run(
+        [sys.executable, "-c", ON_DEVICES], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    eight, one = json.loads(process.stdout.splitlines()[-1])
+    for a, b in zip(eight, one, strict=True):
+        for name in ("fd_alexnet", "psnr", "ssim", "ssim_range2", "lpips_alexnet"):
+            assert a[name] == pytest.approx(b[name], rel=1e-9), name

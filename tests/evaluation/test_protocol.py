@@ -1,0 +1,44 @@
+"""Protocols: named, changed, stamped, refused."""
+
+import pytest
+
+from epsilon_vae.evaluation import protocol
+from epsilon_vae.evaluation.protocol import ProtocolError
+
+
+def test_paper_is_fid_on_adm_crops_of_ema_weights():
+    paper = protocol.parse("paper")
+    assert (paper.crop, paper.features, paper.weights) == ("adm", ("inception",), "ema")
+    assert [protocol.distance_name(name) for name in paper.features] == ["rfid"]
+
+
+def test_changes_are_in_the_name_and_the_stamp():
+    text = "local,crop=bicubic,features=vgg16+efficientnet_lite0,seed=7,num_images=500,weights=raw"
+    stamp = protocol.parse(text).stamp()
+    assert stamp["name"] == text
+    assert stamp["features"] == ("vgg16", "efficientnet_lite0")
+    assert (stamp["crop"], stamp["seed"], stamp["num_images"]) == ("bicubic", 7, 500)
+    assert {"rounding", "reference", "psnr", "ssim", "ssim_range2", "weights"} <= stamp.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("papper", "no protocol 'papper'; paper or local"),
+        ("paper,corp=adm", "no key 'corp'; crop, features"),
+        ("paper,crop=center", "crop = 'center': expected adm or bicubic"),
+        ("paper,features=alexnet+resnet", "no features 'resnet'; inception, alexnet"),
+        ("paper,seed=-1", "seed = '-1': expected a whole number"),
+        ("paper,seed", "seed = '': expected a whole number"),
+    ],
+)
+def test_what_is_wrong_is_named(text, words):
+    with pytest.raises(ProtocolError, match=words):
+        protocol.parse(text)
+
+
+def test_missing_weights_are_said_with_two_ways_out(monkeypatch, tmp_path):
+    monkeypatch.setenv("EPSILON_VAE_CACHE", str(tmp_path))
+    with pytest.raises(ProtocolError, match="--get=inception.*--protocol=local"):
+        protocol.check_features(protocol.parse("paper"))
+    protocol.check_features(protocol.parse("local"))

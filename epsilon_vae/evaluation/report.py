@@ -21,8 +21,8 @@ from epsilon_vae.evaluation.tables import all_facts, cell, plain, results_table
 
 Key = tuple[str, int | None]  # a subject's name, and NFE or None
 
-# What of the protocol is said without asking.
-STAMP = ("name", "crop", "features", "weights", "spacing", "seed", "rounding", "reference")
+# What of the protocol is said without asking; the rest unfolds.
+STAMP = ("name", "crop", "features", "weights", "spacing", "seed")
 HEAT_COLORS = "magma"
 # Of the deviations over seeds; few outliers would darken all maps.
 HEAT_QUANTILE = 0.999

@@ -4,6 +4,7 @@ Drawn on `matplotlib.figure.Figure` itself, so that nothing depends on a display
 """
 
 import io
+import math
 import re
 from collections.abc import Iterator
 
@@ -118,9 +119,11 @@ def _series(rows: list[dict], *columns: str) -> Iterator[tuple[list[dict], dict]
 def _frechet_over_nfe(rows: list[dict]) -> Figure:
     all_nfe = sorted({row["nfe"] for row in rows if row["nfe"] is not None})
     present = [name for name in DISTANCES if any(True for _ in _series(rows, name))]
-    figure = Figure(figsize=(max(4.2, 3.4 * len(present)), 3.4), layout="constrained")
+    columns = min(2, len(present))
+    lines = math.ceil(len(present) / 2)
+    figure = Figure(figsize=(6.8 if columns == 2 else 5.2, 0.8 + 2.7 * lines), layout="constrained")
     for i, name in enumerate(present if all_nfe else []):
-        axes = figure.add_subplot(1, len(present), i + 1)
+        axes = figure.add_subplot(lines, columns, i + 1)
         for own, style in _series(rows, name):
             points = [(row["nfe"], row[name]) for row in own if row["nfe"] is not None]
             if points:
@@ -141,7 +144,8 @@ def _psnr_over_lpips(rows: list[dict]) -> Figure:
         axes.plot([row["lpips_vgg16"] for row in own], [row["psnr"] for row in own], **style)
         for row in (row for row in own if row["nfe"] is not None):
             at = row["lpips_vgg16"], row["psnr"]
-            axes.annotate(f"{row['nfe']}", at, (5, 4), textcoords="offset points", fontsize=8)
+            beside = {"xytext": (5, 4), "textcoords": "offset points", "fontsize": 8}
+            axes.annotate(f"{row['nfe']}", at, color=style["color"], **beside)
         axes.set(xlabel=LABELS["lpips_vgg16"], ylabel=LABELS["psnr"])
         axes.set_title("PSNR over LPIPS, at each NFE")
     _add_legend(figure)

@@ -16,12 +16,13 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from epsilon_vae.evaluation.measure import Key
 from epsilon_vae.evaluation.plots import LABELS, svg
 from epsilon_vae.evaluation.tables import all_facts, cell, plain, results_table
 
-# What of the protocol is said without asking.
-STAMP = ("name", "crop", "features", "weights", "spacing", "seed", "rounding", "reference")
+Key = tuple[str, int | None]  # a subject's name, and NFE or None
+
+# What of the protocol is said without asking; the rest unfolds.
+STAMP = ("name", "crop", "features", "weights", "spacing", "seed")
 HEAT_COLORS = "magma"
 # Of the deviations over seeds; few outliers would darken all maps.
 HEAT_QUANTILE = 0.999
@@ -161,7 +162,8 @@ class _Store:
         key = picture.shape, hashlib.sha256(picture).digest()
         if key not in self._ids:
             webp = io.BytesIO()
-            Image.fromarray(picture).save(webp, "webp", lossless=True)
+            # Method 2 takes a fifth of the default's time, for 4 % more bytes.
+            Image.fromarray(picture).save(webp, "webp", lossless=True, method=2)
             self._ids[key] = len(self.uris)
             self.uris.append(f"data:image/webp;base64,{base64.b64encode(webp.getvalue()).decode()}")
         return self._ids[key]

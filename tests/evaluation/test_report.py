@@ -13,90 +13,18 @@ from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
-from skimage import data
-from skimage.filters import gaussian
 
 from epsilon_vae.evaluation import plots
-from epsilon_vae.evaluation.report import Film, Pictures, ReportImage, SeedVariation, write_report
-
-BAD_NAME = "vae </script><b>\"ε'</b>"
-KEYS = {("tiny", 1): 2.0, ("tiny", 3): 1.0, (BAD_NAME, None): 1.5}  # key → blur of its pictures
-RESOLUTIONS = (32, 64)
-NUM_IMAGES = 12
-NOTE = "fd_vgg16 over 512 features of 40 images: too few"
-
-
-def blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    return (255 * gaussian(image / 255, sigma, channel_axis=-1)).round().astype(np.uint8)
-
-
-def make_metrics(image: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    error = np.mean((image / 255 - other / 255) ** 2)
-    psnr = float(-10 * np.log10(error)) if error else float("inf")
-    return {"psnr": psnr, "ssim": 1 / (1 + 20 * error), "lpips_vgg16": float(np.sqrt(error))}
-
-
-def make_images() -> list[ReportImage]:
-    """Crops of photos and blurred ones; the first is reconstructed without error by one subject."""
-    photos = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
-    images = []
-    for resolution in RESOLUTIONS:
-        for i in range(NUM_IMAGES):
-            top, left = 8 * i, 20 * i
-            crop = photos[i % 4][top : top + 3 * resolution : 3, left : left + 3 * resolution : 3]
-            others = {key: blur(crop, sigma) for key, sigma in KEYS.items()}
-            if i == 0:
-                others[BAD_NAME, None] = crop
-            metrics = {key: make_metrics(crop, other) for key, other in others.items()}
-            name = f"photo_{i}{BAD_NAME if i == 1 else ''}.png"
-            images.append(ReportImage(10 * i, name, resolution, crop, others, metrics))
-    return images
-
-
-def worst_of(images: list[ReportImage], metric: str, key) -> list[ReportImage]:
-    sign = -1 if metric == "lpips_vgg16" else 1
-    return sorted(images, key=lambda image: sign * image.metrics[key][metric])[:10]
-
-
-def make_pictures() -> Pictures:
-    images = make_images()
-    worst, seeds, films = {}, [], []
-    for resolution in RESOLUTIONS:
-        own = [image for image in images if image.resolution == resolution]
-        for key in KEYS:
-            for metric in ("psnr", "ssim", "lpips_vgg16"):
-                found = worst_of(own, metric, key)
-                worst[resolution, metric, key] = [image.index for image in found]
-        deviation = np.abs(own[0].original / 1 - own[0].reconstructions["tiny", 1]).mean(-1)
-        seeds.append(SeedVariation(0, resolution, "tiny", 3, 8, deviation))
-        times = np.array([1, 0.75, 0.5, 0.25, 0])
-        noise = np.random.default_rng(0).integers(0, 256, own[0].original.shape)
-        states = [(1 - t) * own[0].original + t * noise for t in times]
-        estimates = [blur(own[0].original, 4 * t) for t in times[:-1]]
-        states = np.stack(states).astype(np.uint8)
-        films.append(Film(0, resolution, "tiny", times, states, np.stack(estimates)))
-    return Pictures(images, worst, seeds, films)
-
-
-def make_results(images: list[ReportImage]) -> dict:
-    rows = []
-    for resolution in RESOLUTIONS:
-        for subject, nfe in KEYS:
-            own = [i.metrics[subject, nfe] for i in images if i.resolution == resolution]
-            means = {name: float(np.mean([values[name] for values in own])) for name in own[0]}
-            seconds = 0.0123 * nfe if nfe else None
-            row = {"subject": subject, "resolution": resolution, "nfe": nfe, "num_images": 40}
-            row |= {"fd_vgg16": 123.456 / (nfe or 2), **means, "decode_seconds": seconds}
-            rows.append(row | {"notes": [NOTE] if nfe == 1 else []})
-    paper = {"subject": "tiny", "resolution": 64, "name": "ε-VAE M (paper)", "nfe": 3}
-    return {
-        "protocol": {"name": "local", "crop": "adm", "features": ["vgg16"], "seed": 0},
-        "data": {"source": "/data/photos", "num_images": 40},
-        "versions": {"git_commit": "0123abc", "jax": "0.10"},
-        "subjects": [{"name": "tiny", "step": 1000}, {"name": BAD_NAME, "kind": "folder"}],
-        "rows": rows,
-        "paper": [paper | {"rfid": 1.58, "psnr": None, "ssim": None}],
-    }
+from epsilon_vae.evaluation.report import Pictures, write_report
+from tests.evaluation.example_report import (
+    BAD_NAME,
+    NOTE,
+    NUM_IMAGES,
+    RESOLUTIONS,
+    make_pictures,
+    make_results,
+    worst_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -408,8 +336,8 @@ def test_page_fits_and_is_readable(page, color_scheme, width, tmp_path):
     assert page.save_screenshot(str(tmp_path / "report.png"))
 
 
-def test_parts_without_content_are_left_out(chromium, tmp_path):
-    results = make_results(make_images())
+def test_parts_without_content_are_left_out(chromium, pictures, tmp_path):
+    results = make_results(pictures.images)
     results |= {"paper": [], "rows": [row | {"notes": []} for row in results["rows"]]}
     write_report(tmp_path / "report.html", results, {}, Pictures([], {}, [], []))
     open_page(chromium, tmp_path / "report.html")

@@ -44,7 +44,7 @@ def test_numbers_carry_their_protocol(evaluated, finished_run):
     for row in results["rows"]:
         assert "256 features of 3 images, which are too few" in row["notes"][0]
         assert row["fd_alexnet"] > 0 and row["decode_seconds"] > 0
-        assert 0 < row["ssim"] < row["ssim_range2"] < 1
+        assert -1 < row["ssim"] < row["ssim_range2"] < 1
     table = (output / "results.md").read_text()
     assert table in out and " [1] | " in table and "- [1] fd_alexnet is over 256" in table
     assert not (output / "unfinished").exists()

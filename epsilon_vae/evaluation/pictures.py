@@ -13,7 +13,8 @@ from epsilon_vae.evaluation.report import Film, Pictures, ReportImage, SeedVaria
 from epsilon_vae.evaluation.subjects import Run, Subject, stem
 from epsilon_vae.parallel import hosts
 
-GALLERY_IMAGES = 16
+# At least 16 images; at 128 px, 64.
+GALLERY_IMAGES, GALLERY_PIXELS = 16, 2**20
 WORST_IMAGES = 10
 # Of the gallery, for which seeds are varied and films made.
 CLOSE_IMAGES = 4
@@ -71,7 +72,8 @@ class Photographer:
     def add(self, resolution: int, tallies: dict[Key, Tally]) -> None:
         """The pictures of a resolution, from its tallies, which process 0 has, the others not."""
         chosen = np.zeros(len(self._source), bool)
-        gallery = evenly_spaced(len(self._source), GALLERY_IMAGES)
+        count = max(GALLERY_IMAGES, GALLERY_PIXELS // resolution**2)
+        gallery = evenly_spaced(len(self._source), count)
         chosen[gallery] = True
         if tallies:
             keys = [(s.name, main_nfe(s.nfes(self._steps))) for s in self._subjects]

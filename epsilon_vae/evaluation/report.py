@@ -16,10 +16,9 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
+from epsilon_vae.evaluation.measure import Key
 from epsilon_vae.evaluation.plots import LABELS, svg
 from epsilon_vae.evaluation.tables import all_facts, cell, plain, results_table
-
-Key = tuple[str, int | None]  # a subject's name, and NFE or None
 
 # What of the protocol is said without asking; the rest unfolds.
 STAMP = ("name", "crop", "features", "weights", "spacing", "seed")

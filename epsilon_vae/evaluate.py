@@ -2,9 +2,9 @@
 
 With `--compare A B …`, of several: runs' folders, folders of pictures that other tools made, and
 `diffusers:PATH`. Writes results.json, results.md, per_image_PX.csv, plots and report.html. Stopped
-or killed, it goes on when the same command is run again, also on several processes, each of which
-runs this command. Exit codes: 0 done; 1 stopped, or another process was lost; 2 the command cannot
-run.
+or killed, it goes on when the same command is run again. `--samples=A --reference=B` measures
+generated images instead: folders or .npz files as ADM's. On several processes, each runs the
+command. Exit codes: 0 done; 1 stopped, or another process was lost; 2 the command cannot run.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from epsilon_vae.config import ConfigError
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.evaluation import protocol
 from epsilon_vae.evaluation.evaluation import evaluate, held_out_data, open_data
+from epsilon_vae.evaluation.generation import evaluate_samples
 from epsilon_vae.evaluation.protocol import ProtocolError
 from epsilon_vae.evaluation.subjects import Run, SubjectError, open_subjects
 from epsilon_vae.parallel import hosts
@@ -39,6 +40,8 @@ STEPS = flags.DEFINE_list("steps", ["1", "3"], "Network evaluations (NFE) of the
 PROTOCOL = flags.DEFINE_string(
     "protocol", "paper", "paper or local; with changes, as paper,crop=bicubic,num_images=5000."
 )
+SAMPLES = flags.DEFINE_string("samples", None, "Generated images: a folder or an .npz file.")
+REFERENCE = flags.DEFINE_string("reference", None, "What --samples are measured against.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
 SAVE_IMAGES = flags.DEFINE_bool("save_images", False, "Write all pictures as PNG files too.")
 HOSTS = command_line.HostFlags()
@@ -57,11 +60,14 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 def _check_flags(rest: Sequence[str]) -> None:
     if OUTPUT.value is None:
         raise UsageError("--output is missing: name a folder for results and report")
-    if COMPARE.value and WORKDIR.value is not None:
-        raise UsageError("--workdir and --compare: name all that is compared after --compare")
+    if (SAMPLES.value is None) != (REFERENCE.value is None):
+        raise UsageError("--samples and --reference: give both")
+    subjects = [COMPARE.value, WORKDIR.value is not None, SAMPLES.value is not None]
+    if sum(subjects) > 1:
+        raise UsageError("--workdir, --compare and --samples: one of them at a time")
     if COMPARE.value and len(rest) < 2:
         raise UsageError("--compare: name runs' folders, folders of pictures or diffusers:PATH")
-    if not COMPARE.value and WORKDIR.value is None:
+    if not any(subjects):
         raise UsageError("--workdir is missing: name the folder of a run, or --compare A B …")
     if not COMPARE.value and len(rest) > 1:
         raise UsageError(f"{rest[1]!r} is not a flag; to evaluate several, --compare A B …")
@@ -74,7 +80,7 @@ def _check_flags(rest: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Joins the other processes, if any, opens all that is named, and measures."""
+    """Joins the other processes, if any, and measures."""
     logging.set_verbosity(logging.WARNING)
     with exit_codes(
         CheckpointError,
@@ -87,24 +93,40 @@ def main(argv: Sequence[str]) -> None:
         OSError,
     ):
         HOSTS.start()
-        asked = protocol.parse(PROTOCOL.value)
-        protocol.check_features(asked)
-        mesh = make_mesh()
-        paths = argv[1:] if COMPARE.value else [WORKDIR.value]
-        data = open_data(DATA.value, SPLIT.value) if DATA.value else None
-        subjects = open_subjects(paths, STEP.value, asked, mesh)
-        config = next((s.autoencoder.config for s in subjects if isinstance(s, Run)), None)
-        if config is None and not (DATA.value and RESOLUTIONS.value):
-            raise UsageError("--data and --resolutions are missing: no run says which")
-        data = data or held_out_data(config)
-        resolutions = [int(x) for x in RESOLUTIONS.value or [config.data.resolution]]
-        steps = [int(x) for x in STEPS.value]
         try:
-            evaluate(
-                subjects, data, resolutions, steps, asked, OUTPUT.value, mesh, SAVE_IMAGES.value
-            )
+            if SAMPLES.value is not None:
+                _evaluate_samples()
+            else:
+                _evaluate_subjects(argv[1:] if COMPARE.value else [WORKDIR.value])
         except KeyboardInterrupt:
             exit_with(1, "stopped; to go on, run the same command again", wait=False)
+
+
+def _evaluate_samples() -> None:
+    asked = protocol.parse(PROTOCOL.value)
+    protocol.check_features(asked)
+    evaluate_samples(SAMPLES.value, REFERENCE.value, asked, OUTPUT.value, make_mesh())
+
+
+def _evaluate_subjects(paths: Sequence[str]) -> None:
+    asked = protocol.parse(PROTOCOL.value)
+    protocol.check_features(asked)
+    mesh = make_mesh()
+    data = open_data(DATA.value, SPLIT.value) if DATA.value else None
+    subjects = open_subjects(paths, STEP.value, asked, mesh)
+    config = next((s.autoencoder.config for s in subjects if isinstance(s, Run)), None)
+    if config is None and not (DATA.value and RESOLUTIONS.value):
+        raise UsageError("--data and --resolutions are missing: no run says which")
+    evaluate(
+        subjects,
+        data or held_out_data(config),
+        [int(x) for x in RESOLUTIONS.value or [config.data.resolution]],
+        [int(x) for x in STEPS.value],
+        asked,
+        OUTPUT.value,
+        mesh,
+        SAVE_IMAGES.value,
+    )
     if hosts.is_first():
         print(f"{OUTPUT.value}/report.html")
 

@@ -127,15 +127,16 @@ def markdown(results: dict) -> str:
         f"{protocol['crop']}, {protocol['weights']} weights, seed {protocol['seed']}, features "
         f"{', '.join(protocol['features'])}. The rest is in results.json.",
         "",
-        _line(table["columns"]),
+        table_line(table["columns"]),
         "|---" * len(table["columns"]) + "|",
     ]
     for row in table["rows"]:
         texts = [cell["text"] + "".join(f" [{n}]" for n in cell["notes"]) for cell in row["cells"]]
-        lines.append(_line(f"*{text}*" if row["is_paper"] else text for text in texts))
+        lines.append(table_line(f"*{text}*" if row["is_paper"] else text for text in texts))
     notes = [f"- [{number}] {note}" for number, note in enumerate(table["notes"], 1)]
     return "\n".join([*lines, "", *notes]).rstrip() + "\n"
 
 
-def _line(cells: Iterable[str]) -> str:
+def table_line(cells: Iterable[str]) -> str:
+    """A line of a Markdown table."""
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"

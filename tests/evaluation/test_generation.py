@@ -1,0 +1,84 @@
+"""Generated images against a reference: folders and ADM's files, and plain NumPy beside it."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import linalg
+
+from epsilon_vae.data.decode import DataError
+from epsilon_vae.evaluation import generation, protocol
+from epsilon_vae.evaluation.measures import Measures
+from epsilon_vae.parallel.mesh import make_mesh
+from tests.conftest import training_images
+
+ALEXNET = protocol.parse("local,features=alexnet")
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    """Two dozen crops of photos, uint8."""
+    return ((training_images(24, 32) + 1) * 127.5).astype(np.uint8)
+
+
+def write_folder(folder, images):
+    folder.mkdir()
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{index:03d}.png")
+    return str(folder)
+
+
+def write_npz(path, **arrays):
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def measure(samples, reference, output) -> dict:
+    generation.evaluate_samples(samples, reference, ALEXNET, str(output), make_mesh())
+    results = json.loads((output / "results.json").read_text())
+    assert results["protocol"]["features"] == ["alexnet"]
+    return results["rows"][0]
+
+
+def test_a_folder_and_a_file_of_the_same_images_are_equal(images, tmp_path):
+    samples = write_folder(tmp_path / "samples", images)
+    row = measure(samples, write_npz(tmp_path / "real.npz", arr_0=images), tmp_path / "out")
+    assert row["fd_alexnet"] == pytest.approx(0, abs=1e-6)
+    assert (row["precision"], row["recall"]) == (1, 1)
+    assert (row["num_images"], row["num_reference_images"]) == (24, 24)
+    assert "| samples |" in (tmp_path / "out" / "results.md").read_text()
+
+
+def test_distance_is_that_of_the_definition(images, tmp_path):
+    samples = write_npz(tmp_path / "samples.npz", arr_0=images[:12])
+    row = measure(samples, write_npz(tmp_path / "real.npz", arr_0=images), tmp_path / "out")
+    measures = Measures((), ("alexnet",), make_mesh())
+    a, b = (measures.features(x)["alexnet"].astype(np.float64) for x in (images[:12], images))
+    covariances = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    # Of singular covariances, sqrtm needs a little on the diagonal.
+    eye = 1e-10 * np.eye(256)
+    root = linalg.sqrtm((covariances[0] + eye) @ (covariances[1] + eye)).real
+    expected = np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(sum(covariances) - 2 * root)
+    assert row["fd_alexnet"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_what_cannot_be_read_is_named(images, tmp_path):
+    with pytest.raises(DataError, match="no images in it"):
+        generation.ImageSet(str(tmp_path))
+    floats = write_npz(tmp_path / "floats.npz", arr_0=images.astype(np.float32))
+    with pytest.raises(DataError, match=r"arr_0 is float32 \(24, 32, 32, 3\), not uint8"):
+        list(generation.ImageSet(floats).batches(8))
+    (tmp_path / "broken.npz").write_bytes(b"no archive")
+    with pytest.raises(DataError, match=r"broken.npz: cannot be read"):
+        generation.ImageSet(str(tmp_path / "broken.npz"))
+    few = write_npz(tmp_path / "few.npz", arr_0=images[:9])
+    with pytest.raises(DataError, match="9 images are too few"):
+        measure(few, few, tmp_path / "out")
+
+
+def test_statistics_alone_are_a_reference(tmp_path):
+    path = write_npz(tmp_path / "statistics.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    reference = generation.ImageSet(path)
+    assert len(reference) == 0 and list(reference.batches(8)) == []
+    assert reference.gaussian().covariance.shape == (2048, 2048)

@@ -60,7 +60,7 @@ def test_numbers_are_those_of_the_restored_model(evaluated, finished_run):
     for file, picture in zip(files, pictures, strict=True):
         saved = np.asarray(Image.open(images / f"{name}-nfe3" / file.name))
         np.testing.assert_array_equal(saved, picture)
-    expected = np.mean(psnr(originals / 255.0, pictures / 255.0))
+    expected = np.mean(np.asarray(psnr(originals / 255.0, pictures / 255.0)))
     assert read(output)["rows"][1]["psnr"] == pytest.approx(expected, abs=1e-4)
     with (output / "per_image_32.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["nfe"] == "3"]
@@ -132,10 +132,10 @@ def test_killed_between_resolutions_it_goes_on(run_module, finished_run, tmp_pat
 
 
 BAD_INPUTS = {
-    "--workdir is missing": (),
+    "--workdir is missing": ("--output={out}",),
     "--output is missing": ("--workdir=runs/none",),
     "no checkpoints in it": ("--workdir={empty}", "--output={out}"),
-    "--data={empty}: no image in it": ("--workdir={run}", "--data={empty}", "--output={out}"),
+    "{empty}: no image in it": ("--workdir={run}", "--data={empty}", "--output={out}"),
     "--data={empty}/x: no such folder": ("--workdir={run}", "--data={empty}/x", "--output={out}"),
     "not a readable image": ("--workdir={run}", "--data={broken}", "--output={out}"),
     "take multiples of": ("--workdir={run}", "--resolutions=33", "--output={out}"),

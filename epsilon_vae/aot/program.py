@@ -36,7 +36,7 @@ class Program:
       function: jitted.
       arguments: trees of `jax.ShapeDtypeStruct`, with shardings.
       model_flops: of one call, without what `config.model.remat` computes again; attention over
-        more than 4096 tokens computes its scores again in any case, which is counted.
+        more than 1024 tokens computes its scores again in any case, which is counted.
     """
 
     what: str

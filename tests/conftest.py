@@ -25,6 +25,23 @@ from epsilon_vae.training.state import TrainState
 ROOT = Path(__file__).parent.parent
 
 
+# Files that take minutes come first, so that the workers of pytest-xdist end at about one time.
+LONG_FILES = (
+    "test_topologies",
+    "test_loop",
+    "test_meshes",
+    "test_evaluate",
+    "test_several_processes",
+    "test_configs",
+    "test_compile",
+    "test_prepare",
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: (*LONG_FILES, item.path.stem).index(item.path.stem))
+
+
 def make_small_config():
     """`tiny` at 32 px and batch 4: all losses on, seconds to compile."""
     config = tiny.get_config()

@@ -12,7 +12,8 @@ from epsilon_vae.parallel.batch import images_abreast, in_groups, share_images
 from epsilon_vae.parallel.mesh import replicated
 from epsilon_vae.pretrained import registry
 
-GROUP_SIZE = 8
+# Of images that a device works on together.
+GROUP_SIZE = 4
 
 
 class Measures:

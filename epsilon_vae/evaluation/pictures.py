@@ -120,7 +120,8 @@ class Photographer:
             if not isinstance(subject, Run):
                 continue
             latents, nfe = subject.encode(batch), main_nfe(subject.nfes(self._steps))
-            draws = [subject.decode(latents, nfe, self._seed + i) for i in range(SEEDS)]
+            seeds = range(self._seed, self._seed + SEEDS)
+            draws = [subject.decode(latents, nfe, seed)[: batch.count] for seed in seeds]
             deviation = np.std(np.asarray(draws, np.float32), axis=0).mean(axis=-1)
             for i, index in enumerate(batch.indices[: batch.count].tolist()):
                 place = index, batch.images.shape[1], subject.name

@@ -53,7 +53,7 @@ def measures():
 
 
 def run(subject, measures, file):
-    source = Photos("train")  # 14 images: a batch of 8, and one of 6 filled up
+    source = Photos("train")  # 14 images: three batches of 4, and one of 2, filled up
     return measure.measure(
         [subject], source, SIZE, STEPS, "center_crop_adm", 0, measures, file, lambda count: None
     )
@@ -94,7 +94,7 @@ def test_a_stop_changes_nothing(measured, measures, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(Stops(), measures, file)
     halfway = measure.Progress.load(file, list(measured.tallies))
-    assert halfway.names == measured.names[:8]
+    assert halfway.names == measured.names[:4]
     resumed = run(Darker(), measures, file)
     assert resumed.names == measured.names
     for key, tally in measured.tallies.items():

@@ -1,0 +1,55 @@
+"""The table, and the paper's row beside a run's."""
+
+from configs import sd_m, sd_m_256, tiny
+from epsilon_vae.evaluation import protocol, results
+
+
+def paper(config, *resolutions):
+    return results.paper_rows("run", config, resolutions)
+
+
+def test_paper_rows_are_of_the_same_networks_and_resolution():
+    first = paper(sd_m.get_config(), 64, 128, 256)
+    assert [(row["resolution"], row["rfid"], row["psnr"]) for row in first] == [
+        (128, 1.58, None),
+        (256, 0.55, None),
+    ]
+    second_stage = sd_m_256.get_config()
+    second_stage.init_from = "runs/sd_m"
+    [row] = paper(second_stage, 128, 256)
+    assert (row["rfid"], row["psnr"], row["ssim"]) == (0.47, 27.65, 0.841)
+    assert paper(tiny.get_config(), 64, 128, 256) == []
+
+
+def test_table_has_the_paper_under_the_run_and_marks_what_is_biased():
+    rows = [
+        {
+            "subject": "run|1",
+            "resolution": 128,
+            "nfe": nfe,
+            "num_images": 40,
+            "rfid": 12.3456,
+            "psnr": 21.345,
+            "ssim": 0.7,
+            "decode_seconds": 0.0123,
+            "notes": ["rfid is over 2048 features of 40 images"],
+        }
+        for nfe in (1, 3)
+    ]
+    found = {
+        "protocol": protocol.parse("paper").stamp(),
+        "data": {"source": "photos", "num_images": 40},
+        "rows": rows,
+        "paper": paper(sd_m.get_config(), 128),
+    }
+    found["paper"][0]["subject"] = "run|1"
+    lines = results.markdown(found).splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert table[0].startswith("| Subject | px | NFE | Images | rFID | PSNR (dB) | SSIM |")
+    assert table[2] == "| run/1 | 128 | 1 | 40 | 12.35 [1] | 21.34 | 0.7000 | 12.3 |"
+    assert (
+        table[4]
+        == "| *paper, sd f 8, M, ImageNet* | *128* | *3* | *50000* | *1.58* | *–* | *–* | *–* |"
+    )
+    assert lines[-1] == "- [1] rfid is over 2048 features of 40 images"
+    assert "`paper`: 40 images of `photos`, crop adm, ema weights, seed 0" in lines[0]

@@ -9,7 +9,6 @@ import pathlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
 import ml_collections
 from absl import app, flags, logging
@@ -17,7 +16,7 @@ from ml_collections import config_flags
 
 from epsilon_vae import command_line
 from epsilon_vae.aot import advice, chips, measure, program, report
-from epsilon_vae.command_line import UsageError, one_line
+from epsilon_vae.command_line import UsageError, exit_with, one_line
 from epsilon_vae.config import ConfigError, check_values
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as configs/sd_m.py.")
@@ -39,7 +38,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         return command_line.parse(argv, CONFIG, _check_flags, "configs/sd_m.py")
     except (flags.Error, ValueError, OSError) as error:
-        _exit(2, one_line(error))
+        exit_with(2, one_line(error))
 
 
 def _check_flags() -> None:
@@ -74,10 +73,10 @@ def main(argv: Sequence[str]) -> None:
             if TRY.value:
                 result["tried"] = list(_try(suggestions, config, topology, build))
     except (UsageError, ConfigError, chips.TopologyError) as error:
-        _exit(2, str(error))
+        exit_with(2, str(error))
     except Exception as error:  # Python's own exit code would be 1: does not fit
         traceback.print_exc()
-        _exit(2, f"not compiled, for another reason than memory: {one_line(error)[:200]}")
+        exit_with(2, f"not compiled, for another reason than memory: {one_line(error)[:200]}")
     if JSON.value:
         _write_json(result)
     sys.exit(0 if result["fits"] else 1)
@@ -87,7 +86,7 @@ def _write_json(result: dict) -> None:
     try:
         pathlib.Path(JSON.value).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        _exit(2, f"--json={JSON.value}: cannot be written ({error.strerror})")
+        exit_with(2, f"--json={JSON.value}: cannot be written ({error.strerror})")
 
 
 def _step() -> tuple[ml_collections.ConfigDict, Callable, Callable]:
@@ -140,11 +139,6 @@ def _announce(compiled: program.Program, topology: chips.Topology) -> None:
         f"chips: {mesh}). Large configs take ten minutes.",
         flush=True,
     )
-
-
-def _exit(code: int, message: str) -> NoReturn:
-    print(f"epsilon_vae: {message}", file=sys.stderr)
-    sys.exit(code)
 
 
 if __name__ == "__main__":

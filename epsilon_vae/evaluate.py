@@ -10,6 +10,7 @@ command. Exit codes: 0 done; 1 stopped, or another process was lost; 2 the comma
 from collections.abc import Sequence
 
 from absl import app, flags, logging
+from jax.sharding import Mesh
 
 from epsilon_vae import command_line
 from epsilon_vae.checkpoint import CheckpointError
@@ -19,7 +20,7 @@ from epsilon_vae.data.decode import DataError
 from epsilon_vae.evaluation import protocol
 from epsilon_vae.evaluation.evaluation import evaluate, held_out_data, open_data
 from epsilon_vae.evaluation.generation import evaluate_samples
-from epsilon_vae.evaluation.protocol import ProtocolError
+from epsilon_vae.evaluation.protocol import Protocol, ProtocolError
 from epsilon_vae.evaluation.subjects import Run, SubjectError, open_subjects
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
@@ -93,25 +94,20 @@ def main(argv: Sequence[str]) -> None:
         OSError,
     ):
         HOSTS.start()
+        asked = protocol.parse(PROTOCOL.value)
+        protocol.check_features(asked)
+        mesh = make_mesh()
         try:
             if SAMPLES.value is not None:
-                _evaluate_samples()
+                evaluate_samples(SAMPLES.value, REFERENCE.value, asked, OUTPUT.value, mesh)
             else:
-                _evaluate_subjects(argv[1:] if COMPARE.value else [WORKDIR.value])
+                paths = argv[1:] if COMPARE.value else [WORKDIR.value]
+                _evaluate_subjects(paths, asked, mesh)
         except KeyboardInterrupt:
             exit_with(1, "stopped; to go on, run the same command again", wait=False)
 
 
-def _evaluate_samples() -> None:
-    asked = protocol.parse(PROTOCOL.value)
-    protocol.check_features(asked)
-    evaluate_samples(SAMPLES.value, REFERENCE.value, asked, OUTPUT.value, make_mesh())
-
-
-def _evaluate_subjects(paths: Sequence[str]) -> None:
-    asked = protocol.parse(PROTOCOL.value)
-    protocol.check_features(asked)
-    mesh = make_mesh()
+def _evaluate_subjects(paths: Sequence[str], asked: Protocol, mesh: Mesh) -> None:
     data = open_data(DATA.value, SPLIT.value) if DATA.value else None
     subjects = open_subjects(paths, STEP.value, asked, mesh)
     config = next((s.autoencoder.config for s in subjects if isinstance(s, Run)), None)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from epsilon_vae.autoencoder import restore
 from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.config import ConfigError
-from epsilon_vae.data.decode import SUFFIXES, DataError, read_image
+from epsilon_vae.data.decode import SUFFIXES, DataError, list_images, read_image
 from epsilon_vae.metrics.psnr_ssim import psnr
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
@@ -37,7 +37,7 @@ def find_pictures(inputs: Sequence[str], output: str) -> list[tuple[pathlib.Path
     for name in inputs:
         path = pathlib.Path(name)
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            files = list_images(path)
             if not files:
                 raise DataError(f"{path}: no image in it; looked for {', '.join(SUFFIXES)}")
             sources += [(file, file.relative_to(path)) for file in files]

@@ -96,6 +96,7 @@ def test_compare_puts_a_run_and_its_own_pictures_side_by_side(
     finish(run_module(MODULE, *arguments, f"--output={tmp_path}"))
     run, pictures = read(tmp_path)["rows"]
     assert (run["nfe"], pictures["nfe"]) == (1, None)
+    assert run["decode_seconds"] > 0 and pictures["decode_seconds"] is None
     for name in ("psnr", "ssim", "lpips_vgg16", "lpips_alexnet", "fd_alexnet"):
         assert run[name] == pictures[name] == read(output)["rows"][0][name]
 

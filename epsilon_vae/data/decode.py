@@ -31,6 +31,11 @@ class DecodeError(ValueError):
     """Bytes that are not an image that can be used; the message says why."""
 
 
+def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Image files below a folder, by their suffixes, sorted; none where there is no such folder."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
 class EncodedImage:
     """An image whose header has been read; upright, as its EXIF orientation says.
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from epsilon_vae.data.decode import SUFFIXES, DataError, read_image
+from epsilon_vae.data.decode import DataError, list_images, read_image
 from epsilon_vae.evaluation import results
 from epsilon_vae.evaluation.measures import Measures
 from epsilon_vae.evaluation.protocol import Protocol
@@ -61,8 +61,7 @@ class ImageSet:
             self._count = shape[0]
         else:
             self.arrays = set()
-            files = sorted(self.path.rglob("*"))
-            self._files = [file for file in files if file.suffix.lower() in SUFFIXES]
+            self._files = list_images(self.path)
             self._count = len(self._files)
         if not self._count and "mu" not in self.arrays:
             raise DataError(f"{path}: no images in it; name a folder of them, or an .npz file")

@@ -177,7 +177,7 @@ def measure(
                 results[subject.name, nfe] = (
                     batch.cut(measures.compare(batch.images, pictures)),
                     batch.cut(measures.features(pictures)),
-                    (seconds,),
+                    (seconds,) if subject.decodes else (),
                 )
         warm = True
         start += batch.count

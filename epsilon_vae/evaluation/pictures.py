@@ -81,8 +81,12 @@ class Photographer:
                 chosen[indices] = True
                 self.pictures.worst[resolution, metric, key] = indices
         chosen = np.flatnonzero(hosts.array_from_first(chosen))
+        values = {
+            key: {name: tally.per_image(name) for name in tally.values}
+            for key, tally in tallies.items()
+        }
         for batch in self._batches(resolution, chosen):
-            self._add_images(batch, tallies)
+            self._add_images(batch, values)
         close = gallery[evenly_spaced(len(gallery), CLOSE_IMAGES)]
         for batch in self._batches(resolution, close):
             self._look_closely(batch)
@@ -91,17 +95,16 @@ class Photographer:
         unread = BadRecords(0, len(indices))  # All have been read before.
         return batches(self._source, indices, self._batch_size, resolution, self._crop, unread)
 
-    def _add_images(self, batch: Batch, tallies: dict[Key, Tally]) -> None:
+    def _add_images(self, batch: Batch, values: dict[Key, dict[str, np.ndarray]]) -> None:
         pictures: dict[Key, np.ndarray] = {}
         for subject in self._subjects:
             code = subject.encode(batch)
             for nfe in subject.nfes(self._steps):
                 pictures[subject.name, nfe] = subject.decode(code, nfe, self._seed)
-        for i, index in enumerate(batch.indices[: batch.count].tolist() if tallies else ()):
+        for i, index in enumerate(batch.indices[: batch.count].tolist() if values else ()):
             metrics = {
-                key: {name: float(tally.per_image(name)[index]) for name in tally.values}
-                for key, tally in tallies.items()
-                if key in pictures
+                key: {name: float(array[index]) for name, array in values[key].items()}
+                for key in pictures
             }
             self.pictures.images.append(
                 ReportImage(

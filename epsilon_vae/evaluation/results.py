@@ -70,7 +70,7 @@ def _row(key: Key, resolution: int, tally: Tally, originals: Tally) -> dict:
                 "biased upwards, and compares only with others of the same images"
             )
     found |= tally.means()
-    found["decode_seconds"] = float(np.median(tally.seconds))
+    found["decode_seconds"] = float(np.median(tally.seconds)) if tally.seconds else None
     return found | {"notes": notes}
 
 

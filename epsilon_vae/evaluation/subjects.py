@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from epsilon_vae.autoencoder import Autoencoder, restore_on
+from epsilon_vae.autoencoder import restore_on
 from epsilon_vae.config import to_json
-from epsilon_vae.data.decode import SUFFIXES, DataError, read_image
+from epsilon_vae.data.decode import SUFFIXES, DataError, list_images, read_image
 from epsilon_vae.data.transforms import to_float, to_uint8
 from epsilon_vae.evaluation.batches import Batch
 from epsilon_vae.evaluation.protocol import Protocol
@@ -29,8 +29,10 @@ class Subject(abc.ABC):
     Attributes:
       name: in tables; unlike the others'.
       facts: of it, for results: kind, path and more.
+      decodes: whether `decode` is what is worth timing.
     """
 
+    decodes = True
     name: str
     facts: dict[str, Any]
 
@@ -73,7 +75,14 @@ class Run(Subject):
         spacing = None if protocol.spacing == "run" else protocol.spacing
         self.autoencoder = restore_on(mesh, workdir, step, protocol.weights, spacing)
         self.name = workdir.rstrip("/").rsplit("/", 1)[-1]
-        self.facts = {"kind": "run", "path": workdir} | facts_of(self.autoencoder)
+        config = to_json(self.autoencoder.config)
+        self.facts = {
+            "kind": "run",
+            "path": workdir,
+            "step": self.autoencoder.step,
+            "config_hash": hashlib.sha256(config.encode()).hexdigest()[:12],
+            "spacing": self.autoencoder.spacing,
+        }
 
     def nfes(self, steps: Sequence[int]) -> tuple[int, ...]:
         """All."""
@@ -98,16 +107,6 @@ class Run(Subject):
         return to_uint8(self.autoencoder.decode(code, nfe, seed))
 
 
-def facts_of(autoencoder: Autoencoder) -> dict[str, Any]:
-    """Which checkpoint, of which config (SHA-256 of its JSON, 12 digits), and the spacing."""
-    config = to_json(autoencoder.config)
-    return {
-        "step": autoencoder.step,
-        "config_hash": hashlib.sha256(config.encode()).hexdigest()[:12],
-        "spacing": autoencoder.spacing,
-    }
-
-
 class PictureFolder(Subject):
     """A folder of pictures, each named as its original, or as `--save_images` names it.
 
@@ -120,9 +119,10 @@ class PictureFolder(Subject):
       DataError: no picture in it, or two of one name.
     """
 
+    decodes = False
+
     def __init__(self, folder: str):
-        path = pathlib.Path(folder)
-        files = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
+        files = list_images(pathlib.Path(folder))
         if not files:
             raise DataError(f"{folder}: no picture in it; looked for {', '.join(SUFFIXES)}")
         self._files: dict[str, pathlib.Path] = {}
@@ -254,6 +254,6 @@ def _open(path: str, step: int | None, protocol: Protocol, mesh: Mesh) -> Subjec
         return DiffusersVAE(path.removeprefix(DIFFUSERS))
     folder = pathlib.Path(path)
     is_run = (folder / "checkpoints").is_dir()
-    if not is_run and any(p.suffix.lower() in SUFFIXES for p in folder.rglob("*")):
+    if not is_run and list_images(folder):
         return PictureFolder(path)
     return Run(path, step, protocol, mesh)

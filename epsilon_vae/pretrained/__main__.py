@@ -5,12 +5,11 @@ from, their licence and SHA-256. `--get` downloads, or takes FILE, checks and co
 0 done; 2 something named on the command line cannot be used, or the download failed.
 """
 
-import sys
 from collections.abc import Sequence
 
 from absl import app, flags
 
-from epsilon_vae.command_line import UsageError, one_line
+from epsilon_vae.command_line import UsageError, exit_with, one_line
 from epsilon_vae.pretrained.registry import REGISTRY
 from epsilon_vae.pretrained.weights import Weights, WeightsError
 
@@ -45,7 +44,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         if FROM.value is not None and GET.value is None:
             raise UsageError("--from is for --get=NAME: say which weights the file holds")
     except (flags.Error, UsageError) as error:
-        _exit(one_line(error))
+        exit_with(2, one_line(error))
     return rest
 
 
@@ -58,12 +57,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         print(f"{GET.value}: {REGISTRY[GET.value].get(FROM.value)}")
     except (WeightsError, OSError) as error:
-        _exit(one_line(error))
-
-
-def _exit(message: str) -> None:
-    print(f"epsilon_vae: {message}", file=sys.stderr)
-    sys.exit(2)
+        exit_with(2, one_line(error))
 
 
 if __name__ == "__main__":

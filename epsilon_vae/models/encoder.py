@@ -5,6 +5,8 @@
 latents are neither quantized nor sampled.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -55,9 +57,9 @@ class SDEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        def block(features: int, name: str) -> EncoderBlock:
-            module = rematerialized(EncoderBlock, self.remat)
-            return module(features, self.groups, self.epsilon, True, self.dtype, name=name)
+        def block(features: int, name: str) -> Callable[[jax.Array], jax.Array]:
+            module = EncoderBlock(features, self.groups, self.epsilon, True, self.dtype, name=name)
+            return rematerialized(module, self.remat)
 
         h = conv(self.channels, 3, self.dtype, name="conv_in")(images.astype(self.dtype))
         for level, multiplier in enumerate(self.multipliers):
@@ -74,8 +76,10 @@ class SDEncoder(nn.Module):
                     name=f"level{level}_down",
                 )(h)
         h = block(h.shape[-1], "middle_block0")(h)
-        attention = rematerialized(SelfAttention, self.remat)
-        h = attention(None, self.groups, self.epsilon, self.dtype, name="middle_attention")(h)
+        attention = SelfAttention(
+            None, self.groups, self.epsilon, self.dtype, name="middle_attention"
+        )
+        h = rematerialized(attention, self.remat)(h)
         h = block(h.shape[-1], "middle_block1")(h)
         h = nn.swish(GroupNorm(self.groups, self.epsilon, name="norm_out")(h))
         return conv(self.n_z, 3, self.dtype, name="conv_out")(h).astype(jnp.float32)
@@ -98,9 +102,9 @@ class LiteEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        def block(features: int, name: str) -> EncoderBlock:
-            module = rematerialized(EncoderBlock, self.remat)
-            return module(features, self.groups, self.epsilon, False, self.dtype, name=name)
+        def block(features: int, name: str) -> Callable[[jax.Array], jax.Array]:
+            module = EncoderBlock(features, self.groups, self.epsilon, False, self.dtype, name=name)
+            return rematerialized(module, self.remat)
 
         images = images.astype(self.dtype)
         h = conv(self.channels, 3, self.dtype, use_bias=False, name="conv_in")(images)

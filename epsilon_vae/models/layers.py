@@ -5,6 +5,7 @@ affine maps are always float32 (the paper's training is bfloat16 on TPU, where a
 would lose the signal).
 """
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -36,11 +37,30 @@ REMAT_POLICIES = {
 }
 
 
-def rematerialized(block: type[nn.Module], remat: str) -> type[nn.Module]:
-    """`block` under one of `REMAT_POLICIES`; its parameters and results stay the same."""
+def rematerialized(module: nn.Module, remat: str) -> Callable[..., jax.Array]:
+    """`module` under one of `REMAT_POLICIES`; its parameters and results stay the same.
+
+    Its backward pass stays together: it computes again only once the gradient of its result is
+    there, and passes on its input's gradient only with those of its parameters. Left to itself, the
+    compiler (JAX 0.10.2, TPU) sums the gradients of all levels' norms and biases in one operation,
+    and keeps every level's activations until then: 19.6 instead of 10.7 GiB for `sd_h` at 256 px.
+    """
     if remat == "none":
-        return block
-    return nn.remat(block, policy=REMAT_POLICIES[remat])
+        return module
+
+    def call(module: nn.Module, *inputs: jax.Array) -> jax.Array:
+        return module(*inputs)
+
+    call = nn.remat(call, policy=REMAT_POLICIES[remat])
+
+    def forward(module: nn.Module, *inputs: jax.Array):
+        return nn.vjp(call, module, *inputs)
+
+    def backward(vjp, grad: jax.Array):
+        vjp, grad = jax.lax.optimization_barrier((vjp, grad))
+        return jax.lax.optimization_barrier(vjp(grad))
+
+    return functools.partial(nn.custom_vjp(call, forward, backward), module)
 
 
 def conv(

@@ -104,16 +104,16 @@ class UNet(nn.Module):
             local = latents
 
         def block(h: jax.Array, features: int, name: str, resample=None) -> jax.Array:
-            module = rematerialized(UNetBlock, self.remat)(
+            module = UNetBlock(
                 features, self.adaptive_norm, self.groups, self.dtype, resample, name=name
             )
-            return module(h, embedding, local)
+            return rematerialized(module, self.remat)(h, embedding, local)
 
         def attention(h: jax.Array, name: str) -> jax.Array:
-            module = rematerialized(SelfAttention, self.remat)(
+            module = SelfAttention(
                 self.head_dim, self.groups, 1e-5, self.dtype, zeros_init, name=name
             )
-            return module(h)
+            return rematerialized(module, self.remat)(h)
 
         h = shard_images(conv(self.channels, 3, self.dtype, name="conv_in")(x))
         skips = [h]

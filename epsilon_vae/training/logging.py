@@ -1,6 +1,6 @@
 """Where a run's numbers go: TensorBoard (through clu), metrics.csv, the console, the workdir.
 
-Process 0 writes them. The only file that imports clu's writers, and through them TensorFlow.
+Process 0 writes them.
 """
 
 import csv
@@ -11,6 +11,7 @@ import sys
 
 import ml_collections
 import numpy as np
+from clu import parameter_overview
 from etils import epath
 from PIL import Image
 from tqdm import tqdm
@@ -19,10 +20,6 @@ from epsilon_vae.config import to_json
 from epsilon_vae.parallel.sharding import sharding_table
 from epsilon_vae.training.workdir import Heartbeat, write_whole
 from epsilon_vae.versions import versions
-
-# TensorFlow, which clu's writers bring, only writes events here: it need not announce its kernels.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-from clu import metric_writers, parameter_overview  # noqa: E402
 
 
 class MetricsCSV:
@@ -107,6 +104,11 @@ class RunLog:
         num_steps: int,
         heartbeat: Heartbeat,
     ):
+        # clu's writers bring TensorFlow, which takes seconds: not for bad input, nor for processes
+        # that write nothing. It only writes events here, and need not announce its kernels.
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+        from clu import metric_writers
+
         self._workdir, self._heartbeat = epath.Path(workdir), heartbeat
         self._csv = MetricsCSV(self._workdir / "metrics.csv", columns, start_step)
         self._tensorboard = metric_writers.SummaryWriter(str(workdir))

@@ -114,8 +114,12 @@ def write_per_image(path: pathlib.Path, names: Sequence[str], tallies: dict[Key,
 
 
 def write_json(path: pathlib.Path, results: dict) -> None:
-    """results.json: protocol, data, versions, subjects, rows and the paper's."""
-    path.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """results.json: protocol, data, versions, subjects, rows and the paper's.
+
+    JSON has no infinite number: the PSNR of pictures equal to their originals is "Infinity".
+    """
+    strict = json.loads(json.dumps(results), parse_constant=str)
+    path.write_text(json.dumps(strict, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def markdown(results: dict) -> str:

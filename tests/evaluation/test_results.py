@@ -1,5 +1,7 @@
 """The table, and the paper's row beside a run's."""
 
+import json
+
 from configs import sd_m, sd_m_256, tiny
 from epsilon_vae.evaluation import protocol, results
 
@@ -53,3 +55,15 @@ def test_table_has_the_paper_under_the_run_and_marks_what_is_biased():
     )
     assert lines[-1] == "- [1] rfid is over 2048 features of 40 images"
     assert "`paper`: 40 images of `photos`, crop adm, ema weights, seed 0" in lines[0]
+
+
+def test_results_are_strict_json(tmp_path):
+    """Pictures equal to their originals have an infinite PSNR, which JSON has no number for."""
+    path = tmp_path / "results.json"
+    results.write_json(path, {"rows": [{"psnr": float("inf"), "ssim": 1.0}]})
+
+    def refuse(constant: str):
+        raise ValueError(constant)
+
+    [row] = json.loads(path.read_text(), parse_constant=refuse)["rows"]
+    assert (float(row["psnr"]), row["ssim"]) == (float("inf"), 1.0)

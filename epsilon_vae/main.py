@@ -14,12 +14,14 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from epsilon_vae import command_line
+from epsilon_vae import builders, command_line
 from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.command_line import UsageError, exit_codes, exit_with, one_line
 from epsilon_vae.config import ConfigError, check, to_json
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.parallel import hosts
+from epsilon_vae.training import loop
+from epsilon_vae.training.flops import parameter_counts, step_flops
 from epsilon_vae.training.workdir import WorkdirError
 
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: launchers try again
@@ -63,23 +65,16 @@ def main(argv: Sequence[str]) -> None:
 
 
 def train(config: ml_collections.ConfigDict) -> signal.Signals | None:
-    """Checks what can be checked before TensorFlow is loaded, and trains."""
+    """Checks the config on all processes, and trains."""
     check(config, jax.device_count())
     if not hosts.same_everywhere(to_json(config)):
         raise ConfigError("config: not the same for all processes; give them all the same flags")
-    from epsilon_vae import builders
-
     builders.networks(config)
-    from epsilon_vae.training import loop  # brings TensorFlow
-
     return loop.train(config, WORKDIR.value)
 
 
 def dry_run(config) -> None:
     """Prints the resolved config, the parameter counts and the FLOPs of a step."""
-    from epsilon_vae import builders
-    from epsilon_vae.training.flops import parameter_counts, step_flops
-
     step = builders.train_step(config)
     print(to_json(config), end="")
     for name, count in parameter_counts(step.objective, config.data.resolution).items():

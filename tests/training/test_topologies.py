@@ -1,4 +1,4 @@
-"""A run goes on on another topology: the same losses, the data in the same order."""
+"""A run that goes on elsewhere after each step: the same losses, the data in the same order."""
 
 import shutil
 
@@ -7,65 +7,52 @@ import numpy as np
 import pytest
 
 import epsilon_vae
-from tests.conftest import assert_same_metrics, finish, flags, held_out_images, read_metrics
+from tests.conftest import STEPS, assert_same_metrics, finish, flags, held_out_images, read_metrics
 
 EIGHT_DEVICES = {"JAX_NUM_CPU_DEVICES": "8"}
 # Flags and environment of each topology.
 TOPOLOGIES = {
-    "one device": ((), {}),
-    "eight by data": ((), EIGHT_DEVICES),
-    "eight by fsdp": (("--config.mesh.fsdp=8",), EIGHT_DEVICES),
-    "two by two by two": (("--config.mesh.fsdp=2", "--config.mesh.space=2"), EIGHT_DEVICES),
+    "one": ((), {}),
+    "data8": ((), EIGHT_DEVICES),
+    "fsdp8": (("--config.mesh.fsdp=8",), EIGHT_DEVICES),
+    "mixed8": (("--config.mesh.fsdp=2", "--config.mesh.space=2"), EIGHT_DEVICES),
 }
+# Where each step is taken, from the checkpoint that the one before has left.
+ROAD = ("one", "fsdp8", "data8", "fsdp8", "one", "mixed8")
+assert len(ROAD) == STEPS
 
 
 @pytest.fixture(scope="module")
-def train(run_module):
-    def train_on(topology: str, workdir) -> str:
+def moved_run(tmp_path_factory, run_module):
+    """Workdir of a run along `ROAD`, with each step's checkpoint and sharding table."""
+    workdir = tmp_path_factory.mktemp("moved_run")
+    for step, topology in enumerate(ROAD, 1):
         more, environment = TOPOLOGIES[topology]
+        more += (f"--config.num_steps={step}", f"--config.checkpoint.keep={STEPS}")
         out, _ = finish(run_module("epsilon_vae.main", *flags(workdir, *more), **environment), 600)
-        return out
-
-    return train_on
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory, finished_run, train):
-    """Workdirs of runs in one go; not to be written to."""
-    workdirs = {"one device": finished_run[0]}
-    for topology in ("eight by data", "eight by fsdp"):
-        workdirs[topology] = tmp_path_factory.mktemp("run")
-        train(topology, workdirs[topology])
-    return workdirs
+        assert step == 1 or f"Resuming from step {step - 1}" in out
+        shutil.copy(workdir / "sharding.txt", workdir / f"sharding_{step}.txt")
+    return workdir
 
 
-def test_fsdp_alone_shards_what_is_saved(runs):
-    sharded = {name: "fsdp" in (runs[name] / "sharding.txt").read_text() for name in runs}
-    assert sharded == {"one device": False, "eight by data": False, "eight by fsdp": True}
+def test_it_ends_as_the_run_on_one_device(moved_run, finished_run):
+    """Each stop was evaluated too: of those rows, the last is the other run's as well."""
+    rows = read_metrics(moved_run)
+    assert len(rows) == 2 * STEPS
+    steps = [row for row in rows if row["loss/flow"]]
+    assert_same_metrics([*steps, rows[-1]], read_metrics(finished_run[0]))
 
 
-def test_sharded_checkpoint_is_used_on_one_device(runs):
+def test_fsdp_alone_shards_what_is_saved(moved_run):
+    tables = [(moved_run / f"sharding_{step}.txt").read_text() for step in range(1, STEPS + 1)]
+    assert ["fsdp" in table for table in tables] == [False, True, False, True, False, True]
+
+
+def test_sharded_checkpoint_is_used_on_one_device(moved_run, finished_run):
     assert jax.device_count() == 1
     images = held_out_images(32)
     sharded, whole = (
-        epsilon_vae.restore(str(runs[name])).reconstruct(images, 1).astype(int)
-        for name in ("eight by fsdp", "one device")
+        epsilon_vae.restore(str(workdir), step=4).reconstruct(images, 1).astype(int)
+        for workdir in (moved_run, finished_run[0])
     )
     assert np.std(whole) > 10 and np.abs(sharded - whole).mean() < 0.5
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ("one device", "eight by fsdp"),
-        ("eight by fsdp", "one device"),
-        ("eight by fsdp", "eight by data"),
-        ("eight by data", "eight by fsdp"),
-        ("one device", "two by two by two"),
-    ],
-)
-def test_checkpoint_goes_on(runs, train, tmp_path, before, after):
-    saved = runs[before] / "checkpoints" / "4"
-    shutil.copytree(saved, tmp_path / "checkpoints" / "4")
-    assert "Resuming from step 4" in train(after, tmp_path)
-    assert_same_metrics(read_metrics(tmp_path), read_metrics(runs["one device"])[4:])

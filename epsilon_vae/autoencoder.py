@@ -14,6 +14,7 @@ from epsilon_vae.data.transforms import to_float, to_uint8
 from epsilon_vae.diffusion.path import Process
 from epsilon_vae.diffusion.time import SPACINGS
 from epsilon_vae.models.autoencoder import Networks
+from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.batch import share_images
 from epsilon_vae.parallel.mesh import make_mesh, replicated
 
@@ -190,13 +191,15 @@ def restore_on(
     Args:
       mesh: of one process or all.
       workdir: of the run.
-      step: of the checkpoint; None for the newest.
+      step: of the checkpoint; None for the newest that process 0 finds.
       weights: 'ema' or 'raw'.
       spacing: of the decoder's times; None for the config's.
 
     Raises:
       CheckpointError: no checkpoint there, or not of this step.
     """
+    if step is None and mesh.is_multi_process:  # a run that goes on may save one in between
+        step = hosts.from_first(int(checkpoint.find_step(workdir).name))
     step_directory = checkpoint.find_step(workdir, step)
     config = checkpoint.load_config(step_directory)
     networks = builders.networks(config)

@@ -8,7 +8,17 @@ import subprocess
 
 import jax
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+    "scipy",
+    "pillow",
+)
 
 
 def versions() -> dict[str, str]:
@@ -27,7 +37,14 @@ def versions() -> dict[str, str]:
     found = {
         "git_commit": described.strip() or os.environ.get("GIT_COMMIT", "unknown"),
         "python": platform.python_version(),
+    }
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return found | devices() | packages
+
+
+def devices() -> dict[str, str]:
+    """'devices' of all processes, their number and kind, and how many 'processes' there are."""
+    return {
         "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
         "processes": str(jax.process_count()),
     }
-    return found | {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -1,9 +1,9 @@
 """One pass over the images at one resolution: every subject's numbers, and where it stopped.
 
-Sums are float64 on process 0; batch size, devices and stops do not change what they come to, but
-for last digits of the order in which features are added.
+Sums are float64 on process 0; batch size, devices and stops do not change what they come to.
 """
 
+import copy
 import dataclasses
 import pathlib
 import time
@@ -18,8 +18,11 @@ from epsilon_vae.evaluation.measures import Measures
 from epsilon_vae.evaluation.subjects import Subject
 from epsilon_vae.metrics.frechet import FeatureStatistics
 from epsilon_vae.parallel import hosts
+from epsilon_vae.versions import devices
 
 SAVE_EVERY_SECONDS = 60
+# Rows of features that are added to their moments at once: 2048 of them long, 4 take as long as 32.
+ROWS = 512
 
 Key = tuple[str, int | None]  # a subject's name, and NFE or None
 
@@ -29,14 +32,14 @@ class Tally:
 
     Attributes:
       values: metric → an array of each batch, `[B]`.
-      statistics: name of features → their moments.
       seconds: that decoding took, an image; of each batch.
     """
 
     def __init__(self):
         self.values: dict[str, list[np.ndarray]] = {}
-        self.statistics: dict[str, FeatureStatistics] = {}
         self.seconds: list[float] = []
+        self._statistics: dict[str, FeatureStatistics] = {}
+        self._rows: dict[str, np.ndarray] = {}  # fewer than ROWS, not in the moments yet
 
     def add(
         self,
@@ -48,9 +51,22 @@ class Tally:
         for name, array in values.items():
             self.values.setdefault(name, []).append(array)
         for name, array in features.items():
-            empty = FeatureStatistics.empty(array.shape[1])
-            self.statistics.setdefault(name, empty).update(array)
+            if name not in self._rows:
+                self._statistics[name] = FeatureStatistics.empty(array.shape[1])
+                self._rows[name] = array[:0]
+            rows = np.concatenate([self._rows[name], array])
+            while len(rows) >= ROWS:
+                self._statistics[name].update(rows[:ROWS])
+                rows = rows[ROWS:]
+            self._rows[name] = rows
         self.seconds.extend(seconds)
+
+    def statistics(self) -> dict[str, FeatureStatistics]:
+        """Name of features → moments of all of them."""
+        found = copy.deepcopy(self._statistics)
+        for name, rows in self._rows.items():
+            found[name].update(rows)
+        return found
 
     def per_image(self, name: str) -> np.ndarray:
         """A metric of each image, `[N]`, float64."""
@@ -63,8 +79,9 @@ class Tally:
     def arrays(self) -> dict[str, np.ndarray]:
         """All of it by name, for `np.savez`."""
         arrays = {f"values/{name}": np.concatenate(parts) for name, parts in self.values.items()}
-        for name, statistics in self.statistics.items():
+        for name, statistics in self._statistics.items():
             arrays |= {f"statistics/{name}/{k}": v for k, v in vars(statistics).items()}
+            arrays[f"rows/{name}"] = self._rows[name]
         return arrays | {"seconds": np.array(self.seconds)}
 
     @classmethod
@@ -76,24 +93,33 @@ class Tally:
             kind, _, name = path.partition("/")
             if kind == "values":
                 tally.values[name] = [array]
+            elif kind == "rows":
+                tally._rows[name] = array
             elif kind == "statistics":
                 features, part = name.split("/")
-                moments.setdefault(features, {})[part] = array if array.ndim else int(array)
-        tally.statistics = {name: FeatureStatistics(**parts) for name, parts in moments.items()}
+                moments.setdefault(features, {})[part] = int(array) if part == "count" else array
+        tally._statistics = {name: FeatureStatistics(**parts) for name, parts in moments.items()}
         tally.seconds = list(arrays["seconds"])
         return tally
 
 
 @dataclasses.dataclass
 class Progress:
-    """How far a pass has come: names of the images that are done, and the tallies."""
+    """How far a pass has come.
+
+    Attributes:
+      names: of the images that are done.
+      tallies: of them.
+      setting: that times of decoding depend on: devices, processes, batch size.
+    """
 
     names: list[str]
     tallies: dict[Key, Tally]
+    setting: str
 
     def save(self, path: pathlib.Path) -> None:
         """Writes the file, whole or not at all."""
-        arrays = {"names": np.array(self.names)}
+        arrays = {"names": np.array(self.names), "setting": np.array(self.setting)}
         for index, tally in enumerate(self.tallies.values()):
             arrays |= {f"{index}/{name}": array for name, array in tally.arrays().items()}
         partial = path.with_name(f".{path.name}.tmp")
@@ -102,19 +128,25 @@ class Progress:
         partial.replace(path)
 
     @classmethod
-    def load(cls, path: pathlib.Path, keys: Sequence[Key]) -> "Progress":
-        """What `save` wrote of tallies of these keys; or, without a file, the start."""
+    def load(cls, path: pathlib.Path, keys: Sequence[Key], setting: str) -> "Progress":
+        """What `save` wrote of tallies of these keys; or, without a file, the start.
+
+        Times of decoding in another setting are left out.
+        """
         if not path.exists():
-            return cls([], {key: Tally() for key in keys})
+            return cls([], {key: Tally() for key in keys}, setting)
         parts: dict[str, dict] = {}
         with np.load(path, allow_pickle=False) as arrays:
-            names = arrays["names"].tolist()
+            names, is_same_setting = arrays["names"].tolist(), arrays["setting"] == setting
             for name in arrays.files:
                 index, _, rest = name.partition("/")
                 if rest:
                     parts.setdefault(index, {})[rest] = arrays[name]
         tallies = {key: Tally.of_arrays(parts[str(i)]) for i, key in enumerate(keys)}
-        return cls(names, tallies)
+        if not is_same_setting:
+            for tally in tallies.values():
+                tally.seconds = []
+        return cls(names, tallies, setting)
 
 
 ORIGINALS: Key = ("", None)
@@ -154,7 +186,8 @@ def measure(
       DataError, SubjectError: an image or a picture cannot be used.
     """
     keys = [(s.name, nfe) for s in subjects for nfe in s.nfes(steps)]
-    progress = Progress.load(file, [ORIGINALS, *keys]) if hosts.is_first() else None
+    setting = f"{', '.join(devices().values())} processes, batches of {measures.batch_size}"
+    progress = Progress.load(file, [ORIGINALS, *keys], setting) if hosts.is_first() else None
     start = hosts.from_first(len(progress.names) if progress else 0)
     advance(start)
     bad_records = BadRecords(0, len(source), "replace it, or take it out of --data")

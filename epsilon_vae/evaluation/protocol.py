@@ -20,6 +20,8 @@ FIXED = {
     "ssim": "Gaussian 11 x 11, sigma 1.5, data range 1 on [0, 1], RGB, mean over images",
     "ssim_range2": "as ssim, with data range 2 in its constants on images in [0, 1]",
     "lpips": "version 0.1, linear layers, on [-1, 1] at full size, mean over images",
+    "decode_seconds": "wall time of decoding a batch, transfers included, over its images, all "
+    "devices together; median over batches, without the first ones, which compile",
     "frechet": "float64, unbiased covariance; rfid is over inception's 2048 features, resized as "
     "torch-fidelity does",
 }

@@ -56,14 +56,14 @@ def _row(key: Key, resolution: int, tally: Tally, originals: Tally) -> dict:
     num_images = sum(map(len, next(iter(tally.values.values()))))
     found = {"subject": subject, "resolution": resolution, "nfe": nfe, "num_images": num_images}
     notes = []
-    for features, statistics in tally.statistics.items():
+    references = originals.statistics()
+    for features, statistics in tally.statistics().items():
         name, dim = distance_name(features), statistics.mean.size
         if num_images < 2:
             found[name] = None
             notes.append(f"{name} needs two images")
             continue
-        reference = originals.statistics[features].gaussian()
-        found[name] = frechet_distance(reference, statistics.gaussian())
+        found[name] = frechet_distance(references[features].gaussian(), statistics.gaussian())
         if num_images <= dim:
             notes.append(
                 f"{name} is over {dim} features of {num_images} images, which are too few: it is "

@@ -52,10 +52,18 @@ def measures():
     return Measures(("alexnet",), ("alexnet",), make_mesh())
 
 
-def run(subject, measures, file):
-    source = Photos("train")  # 14 images: three batches of 4, and one of 2, filled up
+def run(subject, measures, file, source=None):
+    """Of 14 images, without a `source`: three batches of 4, and one of 2, filled up."""
     return measure.measure(
-        [subject], source, SIZE, STEPS, "center_crop_adm", 0, measures, file, lambda count: None
+        [subject],
+        source or Photos("train"),
+        SIZE,
+        STEPS,
+        "center_crop_adm",
+        0,
+        measures,
+        file,
+        lambda count: None,
     )
 
 
@@ -68,7 +76,7 @@ def test_each_image_counts_once(measured):
     assert len(measured.names) == len(set(measured.names)) == 14
     assert set(measured.tallies) == {("", None), ("darker", 1), ("darker", 3)}
     for tally in measured.tallies.values():
-        assert tally.statistics["alexnet"].count == 14
+        assert tally.statistics()["alexnet"].count == 14
     rows = results.rows(SIZE, measured.tallies)
     assert [(row["nfe"], row["num_images"]) for row in rows] == [(1, 14), (3, 14)]
     assert rows[0]["psnr"] > rows[1]["psnr"] and 0 < rows[0]["fd_alexnet"] < rows[1]["fd_alexnet"]
@@ -93,16 +101,40 @@ def test_a_stop_changes_nothing(measured, measures, tmp_path, monkeypatch):
     file = tmp_path / "progress.npz"
     with pytest.raises(KeyboardInterrupt):
         run(Stops(), measures, file)
-    halfway = measure.Progress.load(file, list(measured.tallies))
+    halfway = measure.Progress.load(file, list(measured.tallies), measured.setting)
     assert halfway.names == measured.names[:4]
+    assert [len(tally.seconds) for tally in halfway.tallies.values()] == [0, 1, 1]
+    elsewhere = measure.Progress.load(file, list(measured.tallies), "8 TPU v5")
+    assert [len(tally.seconds) for tally in elsewhere.tallies.values()] == [0, 0, 0]
     resumed = run(Darker(), measures, file)
     assert resumed.names == measured.names
     for key, tally in measured.tallies.items():
         again = resumed.tallies[key]
         for name in tally.values:
             np.testing.assert_array_equal(again.per_image(name), tally.per_image(name))
-        for part, value in vars(tally.statistics["alexnet"]).items():
-            np.testing.assert_array_equal(vars(again.statistics["alexnet"])[part], value)
+        assert_same_moments(again, tally)
+
+
+def assert_same_moments(one, other):
+    """To the bit."""
+    for name, statistics in other.statistics().items():
+        for part, value in vars(statistics).items():
+            np.testing.assert_array_equal(vars(one.statistics()[name])[part], value)
+
+
+def test_batches_and_stops_do_not_change_moments(monkeypatch):
+    monkeypatch.setattr(measure, "ROWS", 8)
+    features = np.random.default_rng(0).normal(3, 1, (29, 5)).astype(np.float32)
+    tallies = []
+    for size in (3, 11):
+        tally = measure.Tally()
+        for start in range(0, len(features), size):
+            tally.add({}, {"x": features[start : start + size]})
+            tally = measure.Tally.of_arrays(tally.arrays())
+        tallies.append(tally)
+    assert_same_moments(*tallies)
+    gaussian = tallies[0].statistics()["x"].gaussian()
+    np.testing.assert_allclose(gaussian.covariance, np.cov(features, rowvar=False), rtol=1e-6)
 
 
 def test_an_image_that_cannot_be_read_is_named(measures, tmp_path):
@@ -125,24 +157,37 @@ ON_DEVICES = """
 import json, pathlib, sys, tempfile
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
-from epsilon_vae.evaluation import results
+from epsilon_vae.data.sources import Photos
+from epsilon_vae.evaluation import measure, results
 from epsilon_vae.evaluation.measures import Measures
 from epsilon_vae.parallel.mesh import make_mesh
-from tests.evaluation.test_measure import SIZE, Darker, run
+from tests.evaluation.test_measure import SIZE, Darker, Stops, run
+measure.SAVE_EVERY_SECONDS, measure.ROWS = 0, 16
+photos = [*Photos("train")] * 3  # a batch of 32 on eight devices, and 10 more
+eight, one = (
+    Measures(("alexnet",), ("alexnet",), make_mesh(devices=devices))
+    for devices in (jax.devices(), jax.devices()[:1])
+)
 found = []
-for devices in (jax.devices(), jax.devices()[:1]):
-    measures = Measures(("alexnet",), ("alexnet",), make_mesh(devices=devices))
+for before, after in ((None, one), (None, eight), (one, eight), (eight, one)):
     file = pathlib.Path(tempfile.mkdtemp()) / "progress.npz"
-    found.append(results.rows(SIZE, run(Darker(), measures, file).tallies))
+    if before:
+        try:
+            run(Stops(), before, file, photos)
+        except KeyboardInterrupt:
+            assert file.exists()
+    found.append(results.rows(SIZE, run(Darker(), after, file, photos).tallies))
 print(json.dumps(found))
 """
 
 
-def test_eight_devices_give_the_numbers_of_one():
+def test_devices_change_no_number_nor_does_going_on_with_others():
     process = subprocess.run(
         [sys.executable, "-c", ON_DEVICES], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    eight, one = json.loads(process.stdout.splitlines()[-1])
-    for a, b in zip(eight, one, strict=True):
-        for name in ("fd_alexnet", "psnr", "ssim", "ssim_range2", "lpips_alexnet"):
-            assert a[name] == pytest.approx(b[name], rel=1e-9), name
+    one, *others = json.loads(process.stdout.splitlines()[-1])
+    assert len(others) == 3
+    for other in others:
+        for a, b in zip(other, one, strict=True):
+            for name in ("fd_alexnet", "psnr", "ssim", "ssim_range2", "lpips_alexnet"):
+                assert a[name] == pytest.approx(b[name], rel=1e-9), name

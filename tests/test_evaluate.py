@@ -143,6 +143,8 @@ BAD_INPUTS = {
     "--resolutions=a: expected": ("--workdir={run}", "--resolutions=a", "--output={out}"),
     "no weights of inception here": ("--workdir={run}", "--protocol=paper", "--output={out}"),
     "no picture for": ("--compare", "{run}", "{pictures}", "--output={out}"),
+    "{one}: only 1 of 3 pictures": ("--compare", "{run}", "{one}", "--output={out}"),
+    "resolution 16: LPIPS": ("--workdir={run}", "--resolutions=16", "--output={out}"),
     "--data and --resolutions are missing": ("--compare", "{pictures}", "--output={out}"),
 }
 
@@ -152,7 +154,10 @@ def test_bad_input_is_one_line(run_module, finished_run, tmp_path):
     for place in places.values():
         place.mkdir()
     (places["broken"] / "a.png").write_bytes(b"no picture")
-    Image.new("RGB", (32, 32)).save(places["pictures"] / "other.png")
+    places["one"] = places["pictures"] / "one"
+    places["one"].mkdir()
+    for name in ("one/other.png", "others.png", "another.png"):
+        Image.new("RGB", (32, 32)).save(places["pictures"] / name)
     places["run"] = finished_run[0]
     processes = {}
     for words, arguments in BAD_INPUTS.items():

@@ -6,15 +6,16 @@ gs://BUCKET/FOLDER (`pip install gcsfs`).
 
 import fnmatch
 import functools
+import hashlib
 import importlib.metadata
 import io
 import json
 import os
 import pathlib
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import fsspec
 import grain
@@ -52,6 +53,8 @@ PHOTOS = {
 _OPENING_THREADS = 64
 # Files that a process has open besides its shards, with room to spare.
 _OTHER_OPEN_FILES = 512
+# What tells that a file has changed, of local ones and those of buckets.
+_FILE_FACTS = ("size", "mtime", "updated", "LastModified")
 # First bytes of what `pack` writes, and of a tf.train.Example; no image begins with either.
 PACKED, TF_EXAMPLE = b"\x83", b"\x0a"
 
@@ -147,9 +150,26 @@ class Folder(Sequence[Record]):
             raise DataError(f"{name}: cannot be read ({_reason(error)})") from error
         return Record(data, self._labels.get(image.split("/")[0]), name)
 
+    def files_hash(self) -> str:
+        """`hash_files` of the images as they are now."""
+        entries = list_files(self._files, self._root, self.path)
+        return hash_files({image: entries[image] for image in self._images if image in entries})
 
-def list_files(files: fsspec.AbstractFileSystem, root: str, path: str) -> list[str]:
-    """Paths relative to `root` of the files below it that are not hidden; links are followed.
+
+def hash_files(entries: Mapping[str, Mapping[str, Any]]) -> str:
+    """Another one when files come, go or change, as far as is seen without reading them.
+
+    Args:
+      entries: of files by path, as their file system lists them.
+    """
+    facts = {path: [str(entry.get(key)) for key in _FILE_FACTS] for path, entry in entries.items()}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def list_files(files: fsspec.AbstractFileSystem, root: str, path: str) -> dict[str, dict]:
+    """What the file system says of the files below `root` that are not hidden, as their 'size'.
+
+    By their paths relative to `root`; links are followed.
 
     Args:
       files: file system.
@@ -161,7 +181,7 @@ def list_files(files: fsspec.AbstractFileSystem, root: str, path: str) -> list[s
     """
     # Not files.walk: that keeps silent about subfolders that may not be read.
     root = root.rstrip("/")
-    found, folders, seen = [], [root], {os.path.realpath(root)}
+    found, folders, seen = {}, [root], {os.path.realpath(root)}
     try:
         if files.info(root)["type"] != "directory":
             raise FileNotFoundError(root)
@@ -173,7 +193,7 @@ def list_files(files: fsspec.AbstractFileSystem, root: str, path: str) -> list[s
                     continue
                 is_link = entry.get("islink", False)
                 if entry["type"] != "directory" and not (is_link and files.isdir(name)):
-                    found.append(name)
+                    found[name[len(root) + 1 :]] = entry
                 elif not is_link or os.path.realpath(name) not in seen:
                     folders.append(name)
                     seen.add(os.path.realpath(name) if is_link else name)
@@ -184,7 +204,7 @@ def list_files(files: fsspec.AbstractFileSystem, root: str, path: str) -> list[s
         ) from None
     except Exception as error:  # a cloud's client raises its own kinds
         raise DataError(f"{path}: cannot be read ({_reason(error)}); check its rights") from error
-    return [name[len(root) + 1 :] for name in found]
+    return found
 
 
 class ArrayRecords(Sequence[Record]):
@@ -206,6 +226,7 @@ class ArrayRecords(Sequence[Record]):
         self.path, self.split = path.rstrip("/"), split
         files, root = filesystem(path)
         counts, self.classes = _find_shards(files, root, path, split)
+        self._shards = tuple(counts)
         urls = [_url(files, f"{root}/{name}") for name in counts]
         _check_shards(urls, list(counts.values()))
         self._records = grain.sources.ArrayRecordDataSource(urls)
@@ -222,6 +243,11 @@ class ArrayRecords(Sequence[Record]):
         except Exception as error:  # the C++ reader's, of many kinds
             raise DataError(f"{name}: cannot be read ({_reason(error)})") from error
         return unpack(data, name)
+
+    def files_hash(self) -> str:
+        """`hash_files` of the shards as they are now."""
+        entries = list_files(*filesystem(self.path), self.path)
+        return hash_files({name: entries[name] for name in self._shards if name in entries})
 
 
 def _find_shards(

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.sources import (
+    ArrayRecords,
     Folder,
     Record,
     Subset,
@@ -26,11 +27,11 @@ from epsilon_vae.data.sources import (
 from epsilon_vae.evaluation import plots, results
 from epsilon_vae.evaluation.batches import Batch
 from epsilon_vae.evaluation.measure import ORIGINALS, Key, measure
-from epsilon_vae.evaluation.measures import Measures
+from epsilon_vae.evaluation.measures import MIN_RESOLUTION, Measures
 from epsilon_vae.evaluation.pictures import Photographer
 from epsilon_vae.evaluation.protocol import CROPS, Protocol
 from epsilon_vae.evaluation.report import Pictures, write_report
-from epsilon_vae.evaluation.subjects import Run, Subject, picture_name
+from epsilon_vae.evaluation.subjects import Run, Subject, SubjectError, picture_name
 from epsilon_vae.parallel import hosts
 from epsilon_vae.versions import versions
 
@@ -42,6 +43,11 @@ class Data(NamedTuple):
 
     source: Sequence[Record]
     name: str
+
+    def facts(self) -> dict[str, str]:
+        """Of files that can be told without reading them: 'files_hash'."""
+        known = isinstance(self.source, (Folder, ArrayRecords))
+        return {"files_hash": self.source.files_hash()} if known else {}
 
 
 def open_data(text: str, split: str) -> Data:
@@ -106,22 +112,20 @@ def evaluate(
         `images/RESOLUTION/SUBJECT-nfeN/INDEX-NAME.png`.
 
     Raises:
-      SubjectError: a resolution that a subject cannot take, or it has no such picture.
+      SubjectError: a resolution that metrics or a subject cannot take, or it has no such picture.
       DataError: an image cannot be read.
       WeightsError, OSError: weights that are missing, or a file that cannot be read or written.
     """
-    for resolution in resolutions:
-        for subject in subjects:
-            subject.check(resolution)
     source = data.source
     if protocol.num_images:
         source = Subset(source, evenly_spaced(len(source), protocol.num_images))
+    _check(subjects, resolutions, len(source))
     folder = pathlib.Path(output)
     parts = folder / "unfinished"
     parts.mkdir(parents=True, exist_ok=True)
     found = {
         "protocol": protocol.stamp(),
-        "data": {"source": data.name, "num_images": len(source)},
+        "data": {"source": data.name, "num_images": len(source)} | data.facts(),
         "versions": versions(),
         "subjects": [{"name": subject.name} | subject.facts for subject in subjects],
         "rows": [],
@@ -136,7 +140,7 @@ def evaluate(
     hidden = None if hosts.is_first() else True  # None: shown on a terminal
     with tqdm(total=total, unit="image", dynamic_ncols=True, disable=hidden) as bar:
         for resolution in resolutions:
-            file = parts / f"{_fingerprint(found, resolution, steps)}.npz"
+            file = parts / f"{_fingerprint(found, resolution, steps, save_images)}.npz"
             measured = measure(
                 subjects,
                 source,
@@ -157,6 +161,19 @@ def evaluate(
     if hosts.is_first():
         _write(folder, found, photographer.pictures)
         shutil.rmtree(parts)
+    # At the end of the program JAX waits for process 0 no longer than its timeout of shutting down.
+    hosts.meet("evaluation written")
+
+
+def _check(subjects: Sequence[Subject], resolutions: Sequence[int], num_images: int) -> None:
+    """Raises `SubjectError` for what would fail later."""
+    for resolution in resolutions:
+        if resolution < MIN_RESOLUTION:
+            raise SubjectError(
+                f"resolution {resolution}: LPIPS and SSIM need {MIN_RESOLUTION} px or more"
+            )
+        for subject in subjects:
+            subject.check(resolution, num_images)
 
 
 def _paper_rows(subjects: Sequence[Subject], resolutions: Sequence[int]) -> list[dict]:
@@ -168,11 +185,11 @@ def _paper_rows(subjects: Sequence[Subject], resolutions: Sequence[int]) -> list
     ]
 
 
-def _fingerprint(found: dict, resolution: int, steps: Sequence[int]) -> str:
-    """Of all that the numbers at a resolution depend on; not of devices and processes."""
+def _fingerprint(found: dict, resolution: int, steps: Sequence[int], save_images: bool) -> str:
+    """Of all that a pass at a resolution gives depends on; not of devices and processes."""
     what = {name: found[name] for name in ("protocol", "data", "subjects")}
     code = {k: v for k, v in found["versions"].items() if k not in ("devices", "processes")}
-    text = json.dumps([what, code, resolution, list(steps)], sort_keys=True)
+    text = json.dumps([what, code, resolution, list(steps), save_images], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

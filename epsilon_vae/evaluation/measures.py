@@ -14,6 +14,8 @@ from epsilon_vae.pretrained import registry
 
 # Of images that a device works on together.
 GROUP_SIZE = 4
+# Of image sides: of fewer pixels, AlexNet's last pool has no outputs, whose mean is NaN.
+MIN_RESOLUTION = 31
 
 
 class Measures:

@@ -2,6 +2,7 @@
 
 import abc
 import hashlib
+import importlib.metadata
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from jax.sharding import Mesh
 from epsilon_vae.autoencoder import restore_on
 from epsilon_vae.config import to_json
 from epsilon_vae.data.decode import SUFFIXES, DataError, list_images, read_image
+from epsilon_vae.data.sources import hash_files
 from epsilon_vae.data.transforms import to_float, to_uint8
 from epsilon_vae.evaluation.batches import Batch
 from epsilon_vae.evaluation.protocol import Protocol
@@ -41,9 +43,9 @@ class Subject(abc.ABC):
         del steps
         return (None,)
 
-    def check(self, resolution: int) -> None:
-        """Raises `SubjectError` for a resolution that it cannot take."""
-        del resolution
+    def check(self, resolution: int, num_images: int) -> None:
+        """Raises `SubjectError` for a resolution, or as many images, that it cannot take."""
+        del resolution, num_images
 
     @abc.abstractmethod
     def encode(self, batch: Batch) -> Any:
@@ -88,8 +90,9 @@ class Run(Subject):
         """All."""
         return tuple(steps)
 
-    def check(self, resolution: int) -> None:
+    def check(self, resolution: int, num_images: int) -> None:
         """Raises `SubjectError` for a resolution that the networks cannot take."""
+        del num_images
         multiple = self.autoencoder.networks.multiple
         if resolution % multiple:
             near = max(multiple, round(resolution / multiple) * multiple)
@@ -131,31 +134,56 @@ class PictureFolder(Subject):
                 raise DataError(f"{file} and {self._files[file.stem]}: two pictures of one name")
             self._files[file.stem] = file
         self._folder = folder
+        self._owners: dict[pathlib.Path, int] = {}  # indices of the images that were given one
         self.name = folder.rstrip("/").rsplit("/", 1)[-1]
-        changed = max(file.stat().st_mtime for file in files)
+        entries = {str(f): {"size": f.stat().st_size, "mtime": f.stat().st_mtime} for f in files}
         self.facts = {
             "kind": "pictures",
             "path": folder,
             "num_pictures": len(files),
-            "changed_unix_seconds": round(changed),
+            "files_hash": hash_files(entries),
         }
 
+    def check(self, resolution: int, num_images: int) -> None:
+        """Raises `SubjectError` where there are fewer pictures than images."""
+        del resolution
+        if len(self._files) < num_images:
+            raise SubjectError(
+                f"{self._folder}: only {len(self._files)} of {num_images} pictures; each image "
+                "needs one of its own"
+            )
+
     def encode(self, batch: Batch) -> list[np.ndarray]:
-        """The pictures themselves, which `decode` gives."""
+        """The pictures themselves, which `decode` gives.
+
+        Raises:
+          SubjectError: an image has none, one of another size, or another image's.
+          DataError: one cannot be read.
+        """
         pictures = []
         for original, index, name in zip(batch.images, batch.indices, batch.names, strict=True):
-            file = self._files.get(picture_name(index, name)) or self._files.get(stem(name))
-            if file is None:
-                raise SubjectError(
-                    f"{self._folder}: no picture for {name}; expected {stem(name)}.png, or "
-                    f"{picture_name(index, name)}.png as --save_images calls it"
-                )
+            file = self._file(index, name)
             picture = read_image(file)
             if picture.shape != original.shape:
                 found, asked = ("x".join(map(str, x.shape[1::-1])) for x in (picture, original))
                 raise SubjectError(f"{file}: {found} pixels, its original's crop has {asked}")
             pictures.append(picture)
         return pictures
+
+    def _file(self, index: int, name: str) -> pathlib.Path:
+        """Of the picture of an image, and of no other image."""
+        file = self._files.get(picture_name(index, name)) or self._files.get(stem(name))
+        if file is None:
+            raise SubjectError(
+                f"{self._folder}: no picture for {name}; expected {stem(name)}.png, or "
+                f"{picture_name(index, name)}.png as --save_images calls it"
+            )
+        if self._owners.setdefault(file, index) != index:
+            raise SubjectError(
+                f"{file}: two images of that name, the second is {name}; name pictures as "
+                f"--save_images does, its one {picture_name(index, name)}.png"
+            )
+        return file
 
     def decode(self, code: list[np.ndarray], nfe: None, seed: int) -> np.ndarray:
         """The pictures."""
@@ -202,10 +230,17 @@ class DiffusersVAE(Subject):
         self._vae = vae.eval().to(self._device)
         self._torch = torch
         self.name = path.rstrip("/").rsplit("/", 1)[-1]
-        self.facts = {"kind": "diffusers", "path": path}
+        self.facts = {
+            "kind": "diffusers",
+            "path": path,
+            "torch": torch.__version__,
+            "diffusers": importlib.metadata.version("diffusers"),
+            "device": torch.cuda.get_device_name() if self._device == "cuda" else "cpu",
+        }
 
-    def check(self, resolution: int) -> None:
+    def check(self, resolution: int, num_images: int) -> None:
         """Raises `SubjectError` for a resolution that its downsampling does not divide."""
+        del num_images
         f = 2 ** (len(self._vae.config.block_out_channels) - 1)
         if resolution % f:
             raise SubjectError(f"resolution {resolution}: {self.name} takes multiples of {f}")
@@ -215,7 +250,10 @@ class DiffusersVAE(Subject):
         images = to_float(batch.images).transpose(0, 3, 1, 2)
         x = self._torch.from_numpy(images).to(self._device)
         with self._torch.no_grad():
-            return [self._vae.encode(image[None]).latent_dist.mode() for image in x]
+            code = [self._vae.encode(image[None]).latent_dist.mode() for image in x]
+        if self._device == "cuda":
+            self._torch.cuda.synchronize()  # or the time of decoding would hold what is pending
+        return code
 
     def decode(self, code: list, nfe: None, seed: int) -> np.ndarray:
         """uint8 pictures of its latents."""

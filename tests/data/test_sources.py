@@ -82,6 +82,20 @@ def test_folder_in_a_bucket():
     files.pipe_file("/bucket/val/cats/1.png", b"one")
     source = open_source("folder", "memory://bucket", "val")
     assert source[0] == Record(b"one", 0, "memory://bucket/val/cats/1.png")
+    before = source.files_hash()
+    files.pipe_file("/bucket/val/cats/1.png", b"two, and longer")
+    assert source.files_hash() != before
+
+
+def test_hash_changes_with_the_files(tmp_path):
+    image, shard = tmp_path / "val" / "a.png", tmp_path / "val-00000.array_record"
+    data = write_image(image)
+    write_shard(shard, [pack(Record(data, None, "a"))])
+    for file, kind in ((image, "folder"), (shard, "array_record")):
+        before = open_source(kind, str(tmp_path), "val").files_hash()
+        assert open_source(kind, str(tmp_path), "val").files_hash() == before
+        os.utime(file, (0, 0))
+        assert open_source(kind, str(tmp_path), "val").files_hash() != before
 
 
 def test_folder_follows_links_once(tmp_path):

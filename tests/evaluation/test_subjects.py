@@ -37,9 +37,24 @@ def test_what_does_not_fit_is_named(tmp_path):
     write(tmp_path / "b.png", 1, size=9)
     with pytest.raises(SubjectError, match=r"b.png: 9x9 pixels, its original's crop has 8x8"):
         PictureFolder(str(tmp_path)).encode(BATCH)
+    folder = PictureFolder(str(tmp_path))
+    folder.check(8, 2)
+    with pytest.raises(SubjectError, match=r"only 2 of 3 pictures; each image needs one"):
+        folder.check(8, 3)
     write(tmp_path / "other" / "a.png", 1)
     with pytest.raises(DataError, match="two pictures of one name"):
         PictureFolder(str(tmp_path))
+
+
+def test_two_images_do_not_share_a_picture(tmp_path):
+    write(tmp_path / "a.png", 1)
+    write(tmp_path / "b.png", 1)
+    folder = PictureFolder(str(tmp_path))
+    first, again = (BATCH._replace(names=np.array([f"{x}/a.jpg", f"{x}/b.jpg"])) for x in "xy")
+    for _ in range(2):  # at the next resolution the same images come again
+        folder.encode(first)
+    with pytest.raises(SubjectError, match=r"a.png: two images of that name, .* y/a.jpg; name"):
+        folder.encode(again._replace(indices=np.array([5, 6])))
 
 
 def test_subjects_of_one_name_are_told_apart(tmp_path):

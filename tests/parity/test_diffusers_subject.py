@@ -41,7 +41,7 @@ def test_pictures_are_the_vaes(tmp_path):
     expected = np.clip((expected + 1) * 127.5, 0, 255)
     assert pictures.dtype == np.uint8 and np.abs(pictures - expected).max() <= 0.51
     with pytest.raises(SubjectError, match="takes multiples of 2"):
-        subject.check(33)
+        subject.check(33, 3)
 
 
 def test_a_folder_without_one_is_named(tmp_path):

@@ -3,8 +3,9 @@
 With `--compare A B …`, of several: runs' folders, folders of pictures that other tools made, and
 `diffusers:PATH`. Writes results.json, results.md, per_image_PX.csv, plots and report.html. Stopped
 or killed, it goes on when the same command is run again. `--samples=A --reference=B` measures
-generated images instead: folders or .npz files as ADM's. On several processes, each runs the
-command. Exit codes: 0 done; 1 stopped, or another process was lost; 2 the command cannot run.
+generated images instead, folders or .npz files as ADM's, in one pass that starts anew when it was
+stopped. On several processes, each runs the command. Exit codes: 0 done; 1 stopped, or another
+process was lost; 2 the command cannot run.
 """
 
 from collections.abc import Sequence
@@ -53,7 +54,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
         _check_flags(rest)
-    except (flags.Error, UsageError) as error:
+    except (flags.Error, ProtocolError, UsageError) as error:
         exit_with(2, one_line(error))
     return rest
 
@@ -72,12 +73,33 @@ def _check_flags(rest: Sequence[str]) -> None:
         raise UsageError("--workdir is missing: name the folder of a run, or --compare A B …")
     if not COMPARE.value and len(rest) > 1:
         raise UsageError(f"{rest[1]!r} is not a flag; to evaluate several, --compare A B …")
-    for name, flag in (("resolutions", RESOLUTIONS), ("steps", STEPS)):
-        values = flag.value or []
-        if not all(value.isdecimal() and 0 < int(value) < 2**16 for value in values):
-            raise UsageError(f"--{name}={','.join(values)}: expected whole numbers, as 1,3")
-        if len(set(values)) < len(values):
-            raise UsageError(f"--{name}={','.join(values)}: one of them twice")
+    for flag in (RESOLUTIONS, STEPS):
+        if flag.value is not None:
+            _check_numbers(flag.name, flag.value)
+    asked = protocol.parse(PROTOCOL.value)
+    if SAMPLES.value is not None:
+        _check_flags_of_samples(asked)
+
+
+def _check_numbers(name: str, values: Sequence[str]) -> None:
+    text = f"--{name}={','.join(values)}"
+    if not values or not all(x.isdecimal() and 0 < int(x) < 2**16 for x in values):
+        raise UsageError(f"{text}: expected whole numbers, as 1,3")
+    if len({int(x) for x in values}) < len(values):
+        raise UsageError(f"{text}: one of them twice")
+
+
+def _check_flags_of_samples(asked: Protocol) -> None:
+    """Raises `UsageError` for what says nothing about images that are measured as they are."""
+    given = [f.name for f in (STEP, DATA, SPLIT, RESOLUTIONS, STEPS, SAVE_IMAGES) if f.present]
+    if given:
+        raise UsageError(f"--{given[0]}: not with --samples, which are measured as they are")
+    changes = [x for x in asked.name.split(",")[1:] if not x.startswith("features=")]
+    if changes:
+        raise UsageError(
+            f"--protocol={asked.name}: {changes[0]} says nothing about --samples, which are "
+            "measured as they are"
+        )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -104,7 +126,8 @@ def main(argv: Sequence[str]) -> None:
                 paths = argv[1:] if COMPARE.value else [WORKDIR.value]
                 _evaluate_subjects(paths, asked, mesh)
         except KeyboardInterrupt:
-            exit_with(1, "stopped; to go on, run the same command again", wait=False)
+            again = "start anew" if SAMPLES.value is not None else "go on"
+            exit_with(1, f"stopped; to {again}, run the same command again", wait=False)
 
 
 def _evaluate_subjects(paths: Sequence[str], asked: Protocol, mesh: Mesh) -> None:

@@ -132,6 +132,7 @@ def test_killed_between_resolutions_it_goes_on(run_module, finished_run, tmp_pat
     assert written
 
 
+SAMPLES = "--samples={pictures}", "--reference={pictures}"
 BAD_INPUTS = {
     "--workdir is missing": ("--output={out}",),
     "--output is missing": ("--workdir=runs/none",),
@@ -142,6 +143,10 @@ BAD_INPUTS = {
     "take multiples of": ("--workdir={run}", "--resolutions=33", "--output={out}"),
     "--resolutions=a: expected": ("--workdir={run}", "--resolutions=a", "--output={out}"),
     "no weights of inception here": ("--workdir={run}", "--protocol=paper", "--output={out}"),
+    "--resolutions=: expected whole": ("--workdir={run}", "--resolutions=", "--output={out}"),
+    "--steps=1,01: one of them twice": ("--workdir={run}", "--steps=1,01", "--output={out}"),
+    "--data: not with --samples": (*SAMPLES, "--data=photos", "--output={out}"),
+    "crop=bicubic says nothing": (*SAMPLES, f"{PROTOCOL},crop=bicubic", "--output={out}"),
     "no picture for": ("--compare", "{run}", "{pictures}", "--output={out}"),
     "{one}: only 1 of 3 pictures": ("--compare", "{run}", "{one}", "--output={out}"),
     "resolution 16: LPIPS": ("--workdir={run}", "--resolutions=16", "--output={out}"),

@@ -60,6 +60,17 @@ FEATURES: dict[str, Callable[[Params, jax.Array], jax.Array]] = {
     "efficientnet_lite0": efficientnet_lite0,
 }
 
+_RESIZED = f"images resized to {IMAGE_SIZE} px, bilinear, antialiased, not rounded"
+# What they are, in the words that results carry.
+DESCRIPTIONS = {
+    "inception": "over InceptionV3's 2048 pooled features, TensorFlow's weights of 2015-12-05; "
+    "images resized to 299 px as TensorFlow 1 and torch-fidelity do",
+    "alexnet": f"over the mean of AlexNet's fifth ReLU, 256 features, LPIPS's weights; {_RESIZED}",
+    "vgg16": f"over the mean of VGG16's thirteenth ReLU, 512 features, LPIPS's weights; {_RESIZED}",
+    "efficientnet_lite0": "over the mean of EfficientNet-Lite0's last ReLU6, 1280 features; "
+    + _RESIZED,
+}
+
 
 def _resize(images: jax.Array) -> jax.Array:
     """uint8 → float32 in [0, 255], `[B, 224, 224, 3]`."""

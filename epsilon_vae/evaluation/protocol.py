@@ -6,7 +6,7 @@ Every result carries the whole protocol, changes marked in its name.
 
 import dataclasses
 
-from epsilon_vae.evaluation.features import FEATURES
+from epsilon_vae.evaluation.features import DESCRIPTIONS, FEATURES
 from epsilon_vae.pretrained.registry import REGISTRY
 
 CROPS = {"adm": "center_crop_adm", "bicubic": "center_crop_bicubic"}
@@ -22,8 +22,8 @@ FIXED = {
     "lpips": "version 0.1, linear layers, on [-1, 1] at full size, mean over images",
     "decode_seconds": "wall time of decoding a batch, transfers included, over its images, all "
     "devices together; median over batches, without the first ones, which compile",
-    "frechet": "float64, unbiased covariance; rfid is over inception's 2048 features, resized as "
-    "torch-fidelity does",
+    "frechet": "float64, unbiased covariance",
+    "noise": "decoding starts from the same noise, the seed's, for all images",
 }
 
 
@@ -54,8 +54,9 @@ class Protocol:
     num_images: int = 0
 
     def stamp(self) -> dict:
-        """All of it, and what is the same in all protocols, for JSON."""
-        return dataclasses.asdict(self) | FIXED
+        """All of it, what its features are, and what is the same in all protocols, for JSON."""
+        features = {distance_name(name): DESCRIPTIONS[name] for name in self.features}
+        return dataclasses.asdict(self) | FIXED | features
 
 
 PROTOCOLS = {
@@ -68,9 +69,9 @@ PROTOCOLS = {
 }
 
 
-def distance_name(features: str) -> str:
-    """'rfid' over Inception's features; over others 'fd_' and their name, which is no FID."""
-    return "rfid" if features == "inception" else f"fd_{features}"
+def distance_name(features: str, fid: str = "rfid") -> str:
+    """`fid` over Inception's features; over others 'fd_' and their name, which is no FID."""
+    return fid if features == "inception" else f"fd_{features}"
 
 
 def parse(text: str) -> Protocol:

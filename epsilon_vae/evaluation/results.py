@@ -58,20 +58,27 @@ def _row(key: Key, resolution: int, tally: Tally, originals: Tally) -> dict:
     notes = []
     references = originals.statistics()
     for features, statistics in tally.statistics().items():
-        name, dim = distance_name(features), statistics.mean.size
+        name = distance_name(features)
+        notes += notes_on_distance(name, statistics.mean.size, num_images)
         if num_images < 2:
             found[name] = None
-            notes.append(f"{name} needs two images")
             continue
         found[name] = frechet_distance(references[features].gaussian(), statistics.gaussian())
-        if num_images <= dim:
-            notes.append(
-                f"{name} is over {dim} features of {num_images} images, which are too few: it is "
-                "biased upwards, and compares only with others of the same images"
-            )
     found |= tally.means()
     found["decode_seconds"] = float(np.median(tally.seconds)) if tally.seconds else None
     return found | {"notes": notes}
+
+
+def notes_on_distance(name: str, dim: int, num_images: int) -> list[str]:
+    """What is to be known of a Fréchet distance over `dim` features, perhaps nothing."""
+    if num_images < 2:
+        return [f"{name} needs two images"]
+    if num_images > dim:
+        return []
+    return [
+        f"{name} is over {dim} features of {num_images} images, which are too few: it is biased "
+        "upwards, and compares only with others of the same images"
+    ]
 
 
 def paper_rows(

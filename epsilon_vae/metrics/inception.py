@@ -16,6 +16,7 @@ from jax import lax
 from epsilon_vae.pretrained.weights import Params
 
 IMAGE_SIZE = 299
+NUM_FEATURES = 2048
 
 
 def features(params: Params, images: jax.Array) -> jax.Array:

@@ -8,7 +8,8 @@ from PIL import Image
 from scipy import linalg
 
 from epsilon_vae.data.decode import DataError
-from epsilon_vae.evaluation import generation, protocol
+from epsilon_vae.evaluation import generation, protocol, results
+from epsilon_vae.evaluation.image_set import ImageSet
 from epsilon_vae.evaluation.measures import Measures
 from epsilon_vae.parallel.mesh import make_mesh
 from tests.conftest import training_images
@@ -36,16 +37,17 @@ def write_npz(path, **arrays):
 
 def measure(samples, reference, output) -> dict:
     generation.evaluate_samples(samples, reference, ALEXNET, str(output), make_mesh())
-    results = json.loads((output / "results.json").read_text())
-    assert results["protocol"]["features"] == ["alexnet"]
-    return results["rows"][0]
+    found = json.loads((output / "results.json").read_text())
+    assert found["protocol"]["features"] == ["alexnet"]
+    return found["rows"][0]
 
 
 def test_a_folder_and_a_file_of_the_same_images_are_equal(images, tmp_path):
     samples = write_folder(tmp_path / "samples", images)
     row = measure(samples, write_npz(tmp_path / "real.npz", arr_0=images), tmp_path / "out")
     assert row["fd_alexnet"] == pytest.approx(0, abs=1e-6)
-    assert (row["precision"], row["recall"]) == (1, 1)
+    assert (row["precision_alexnet"], row["recall_alexnet"]) == (1, 1)
+    assert row["notes"] == [results.notes_on_distance("fd_alexnet", 256, 24)[0]]
     assert (row["num_images"], row["num_reference_images"]) == (24, 24)
     assert "| samples |" in (tmp_path / "out" / "results.md").read_text()
 
@@ -65,20 +67,52 @@ def test_distance_is_that_of_the_definition(images, tmp_path):
 
 def test_what_cannot_be_read_is_named(images, tmp_path):
     with pytest.raises(DataError, match="no images in it"):
-        generation.ImageSet(str(tmp_path))
+        ImageSet(str(tmp_path))
     floats = write_npz(tmp_path / "floats.npz", arr_0=images.astype(np.float32))
     with pytest.raises(DataError, match=r"arr_0 is float32 \(24, 32, 32, 3\), not uint8"):
-        list(generation.ImageSet(floats).batches(8))
+        ImageSet(floats)
     (tmp_path / "broken.npz").write_bytes(b"no archive")
     with pytest.raises(DataError, match=r"broken.npz: cannot be read"):
-        generation.ImageSet(str(tmp_path / "broken.npz"))
-    few = write_npz(tmp_path / "few.npz", arr_0=images[:9])
-    with pytest.raises(DataError, match="9 images are too few"):
-        measure(few, few, tmp_path / "out")
+        ImageSet(str(tmp_path / "broken.npz"))
+
+
+def test_damaged_images_are_named(images, tmp_path):
+    path = write_npz(tmp_path / "damaged.npz", arr_0=images)
+    data = bytearray((tmp_path / "damaged.npz").read_bytes())
+    data[len(data) // 2] ^= 255
+    (tmp_path / "damaged.npz").write_bytes(data)
+    with pytest.raises(DataError, match=r"damaged.npz: cannot be read \(Bad CRC-32"):
+        list(ImageSet(path).batches(8))
+    folder = write_folder(tmp_path / "sizes", [*images[:8], images[8][:16]])
+    with pytest.raises(DataError, match=r"008.png: 32x16 pixels, .*000.png has 32x32"):
+        list(ImageSet(folder).batches(4))
+
+
+def test_too_few_images_are_named(images, tmp_path):
+    few, real = (write_npz(tmp_path / f"{n}.npz", arr_0=images[:n]) for n in (9, 24))
+    with pytest.raises(DataError, match="9.npz: 9 images are too few, 10 the least"):
+        measure(few, real, tmp_path / "out")
+    three = write_npz(tmp_path / "three.npz", arr_0=images[:3])
+    with pytest.raises(DataError, match="three.npz: 3 images are too few, 4 the least"):
+        measure(real, three, tmp_path / "out")
+    moments = write_npz(tmp_path / "moments.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    with pytest.raises(DataError, match="moments.npz: no images in it, and fd_alexnet needs them"):
+        measure(real, moments, tmp_path / "out")
 
 
 def test_statistics_alone_are_a_reference(tmp_path):
     path = write_npz(tmp_path / "statistics.npz", mu=np.zeros(2048), sigma=np.eye(2048))
-    reference = generation.ImageSet(path)
+    reference = ImageSet(path)
     assert len(reference) == 0 and list(reference.batches(8)) == []
-    assert reference.gaussian().covariance.shape == (2048, 2048)
+    assert reference.gaussian(2048).covariance.shape == (2048, 2048)
+
+
+def test_statistics_that_do_not_fit_are_named(tmp_path):
+    bad = {
+        "sigma is missing": {"mu": np.zeros(3)},
+        r"mu is \(2,\) and sigma \(3, 3\), not \(3,\)": {"mu": np.zeros(2), "sigma": np.eye(3)},
+        "not finite": {"mu": np.full(3, np.nan), "sigma": np.eye(3)},
+    }
+    for words, arrays in bad.items():
+        with pytest.raises(DataError, match=words):
+            ImageSet(write_npz(tmp_path / "statistics.npz", **arrays)).gaussian(3)

@@ -1,0 +1,136 @@
+"""Sets of images as ADM's suite has them: folders, or `.npz` files with `arr_0`, `mu`, `sigma`."""
+
+import contextlib
+import math
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from epsilon_vae.data.decode import DataError, list_images, read_image
+from epsilon_vae.metrics.frechet import Gaussian
+
+MOMENTS = ("mu", "sigma")
+IMAGES = "arr_0.npy"
+_BROKEN_FILE_ERRORS = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    RuntimeError,  # encrypted, or compressed as zipfile does not know
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+class ImageSet:
+    """uint8 images of one size, in a folder and those in it, or in the `arr_0` of an `.npz` file.
+
+    Args:
+      path: of it.
+
+    Raises:
+      DataError: there are neither images nor moments, or they cannot be read, as far as their
+        headers tell.
+    """
+
+    def __init__(self, path: str):
+        self.path = pathlib.Path(path)
+        self._files: list[pathlib.Path] = []
+        self._arrays: set[str] = set()
+        self._shape: tuple[int, ...] = (0,)
+        if self.path.suffix == ".npz":
+            with _told(self.path), zipfile.ZipFile(self.path) as archive:
+                self._arrays = {name.removesuffix(".npy") for name in archive.namelist()}
+                if IMAGES in archive.namelist():
+                    self._shape = _read_header(archive)
+        else:
+            self._files = list_images(self.path)
+        if not len(self) and not self._arrays & {*MOMENTS}:
+            raise DataError(f"{path}: no images in it; name a folder of them, or an .npz file")
+
+    def __len__(self) -> int:
+        return len(self._files) or self._shape[0]
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        """All of them, uint8 `[B, H, W, 3]`, `size` at a time and the rest, never all in memory.
+
+        Raises:
+          DataError: one cannot be read, or has another size.
+        """
+        if self._files:
+            yield from self._batches_of_files(size)
+        elif len(self):
+            yield from self._stored_batches(size)
+
+    def gaussian(self, dim: int) -> Gaussian | None:
+        """`mu` and `sigma` of features with `dim` numbers each, if it has them.
+
+        Raises:
+          DataError: one without the other, of another shape, broken or not finite.
+        """
+        missing = [name for name in MOMENTS if name not in self._arrays]
+        if len(missing) == 2:
+            return None
+        if missing:
+            raise DataError(f"{self.path}: {missing[0]} is missing, of {' and '.join(MOMENTS)}")
+        with _told(self.path), np.load(self.path, allow_pickle=False) as arrays:
+            mean, covariance = (arrays[name].astype(np.float64) for name in MOMENTS)
+        if mean.shape != (dim,) or covariance.shape != (dim, dim):
+            raise DataError(
+                f"{self.path}: mu is {mean.shape} and sigma {covariance.shape}, not ({dim},) and "
+                f"({dim}, {dim})"
+            )
+        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+            raise DataError(f"{self.path}: mu or sigma is not finite")
+        return Gaussian(mean, covariance)
+
+    def _batches_of_files(self, size: int) -> Iterator[np.ndarray]:
+        shape = read_image(self._files[0]).shape
+        for start in range(0, len(self), size):
+            files = self._files[start : start + size]
+            images = [read_image(file) for file in files]
+            for file, image in zip(files, images, strict=True):
+                if image.shape != shape:
+                    found, first = ("x".join(map(str, s[1::-1])) for s in (image.shape, shape))
+                    raise DataError(f"{file}: {found} pixels, {self._files[0]} has {first}")
+            yield np.stack(images)
+
+    def _stored_batches(self, size: int) -> Iterator[np.ndarray]:
+        shape = self._shape[1:]
+        with zipfile.ZipFile(self.path) as archive, archive.open(IMAGES) as file:
+            np.lib.format.read_magic(file)
+            np.lib.format.read_array_header_1_0(file)
+            for start in range(0, len(self), size):
+                count = min(size, len(self) - start)
+                with _told(self.path):  # not of what the caller does with the images
+                    data = file.read(count * math.prod(shape))
+                    images = np.frombuffer(data, np.uint8).reshape(count, *shape)
+                yield images
+
+
+def _read_header(archive: zipfile.ZipFile) -> tuple[int, ...]:
+    """Shape of the images `[N, H, W, 3]`; raises `ValueError` for other arrays."""
+    with archive.open(IMAGES) as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("arr_0 is of a format that np.savez does not write")
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        stored = archive.getinfo(IMAGES).file_size - file.tell()
+    if is_fortran:
+        raise ValueError("arr_0 is in Fortran's order")
+    if len(shape) != 4 or shape[-1] != 3 or 0 in shape[1:] or dtype != np.uint8:
+        raise ValueError(f"arr_0 is {dtype} {shape}, not uint8 [N, H, W, 3]")
+    if stored != math.prod(shape):
+        raise ValueError(f"arr_0 has {stored} bytes, not the {math.prod(shape)} of {shape}")
+    return shape
+
+
+@contextlib.contextmanager
+def _told(path: pathlib.Path) -> Iterator[None]:
+    """What is raised for a broken file, of many kinds, as a `DataError`."""
+    try:
+        yield
+    except _BROKEN_FILE_ERRORS as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error

@@ -28,6 +28,7 @@ from epsilon_vae.evaluation import plots, results
 from epsilon_vae.evaluation.batches import Batch
 from epsilon_vae.evaluation.measure import ORIGINALS, Key, measure
 from epsilon_vae.evaluation.measures import MIN_RESOLUTION, Measures
+from epsilon_vae.evaluation.paper import paper_rows
 from epsilon_vae.evaluation.pictures import Photographer
 from epsilon_vae.evaluation.protocol import CROPS, Protocol
 from epsilon_vae.evaluation.report import Pictures, write_report
@@ -181,7 +182,7 @@ def _paper_rows(subjects: Sequence[Subject], resolutions: Sequence[int]) -> list
         row
         for subject in subjects
         if isinstance(subject, Run)
-        for row in results.paper_rows(subject.name, subject.autoencoder.config, resolutions)
+        for row in paper_rows(subject.name, subject.autoencoder.config, resolutions)
     ]
 
 

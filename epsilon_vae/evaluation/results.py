@@ -5,41 +5,12 @@ import json
 import pathlib
 from collections.abc import Iterable, Sequence
 
-import ml_collections
 import numpy as np
 
 from epsilon_vae.evaluation.measure import ORIGINALS, Key, Tally
 from epsilon_vae.evaluation.protocol import distance_name
 from epsilon_vae.evaluation.tables import results_table
 from epsilon_vae.metrics.frechet import frechet_distance
-
-# rFID of ImageNet's validation set by resolution, trained at 128 px, NFE 3 (paper, Tables 1 and 8).
-PAPER_RFID = {
-    ("sd", 8): {
-        "b": {128: 1.94, 256: 0.65, 512: 0.61},
-        "m": {128: 1.58, 256: 0.55, 512: 0.53},
-        "l": {128: 1.47, 256: 0.52, 512: 0.41},
-        "xl": {128: 1.34, 256: 0.49, 512: 0.39},
-        "h": {128: 1.00, 256: 0.44, 512: 0.35},
-    },
-    ("lite", 16): {
-        "b": {128: 6.24},
-        "m": {128: 5.42},
-        "l": {128: 4.71},
-        "xl": {128: 4.18},
-        "h": {128: 4.04},
-    },
-}
-# The same after a second stage at 256 px, at 256 px (paper, Tables 1 and 2).
-PAPER_FINETUNED = {
-    ("sd", 8): {"b": 0.52, "m": 0.47, "l": 0.45, "xl": 0.43, "h": 0.38},
-    ("sd", 16): {"m": 1.91, "h": 1.35},
-}
-# PSNR and SSIM of those (paper, Table 2).
-PAPER_SIMILARITY = {
-    ("sd", 8): {"m": (27.65, 0.841), "h": (29.49, 0.851)},
-    ("sd", 16): {"m": (21.27, 0.693), "h": (22.60, 0.711)},
-}
 
 
 def rows(resolution: int, tallies: dict[Key, Tally]) -> list[dict]:
@@ -79,31 +50,6 @@ def notes_on_distance(name: str, dim: int, num_images: int) -> list[str]:
         f"{name} is over {dim} features of {num_images} images, which are too few: it is biased "
         "upwards, and compares only with others of the same images"
     ]
-
-
-def paper_rows(
-    subject: str, config: ml_collections.ConfigDict, resolutions: Sequence[int]
-) -> list[dict]:
-    """What the paper has for a run's networks at these resolutions, perhaps nothing.
-
-    Its numbers are of ImageNet's 50,000 validation images and of its own training.
-    """
-    encoder, size = config.model.encoder, config.model.decoder.size
-    setup = encoder.name, encoder.f
-    finetuned = bool(config.init_from) and config.data.resolution == 256
-    rows = []
-    for resolution in resolutions:
-        rfid = psnr = ssim = None
-        if finetuned and resolution == 256:
-            rfid = PAPER_FINETUNED.get(setup, {}).get(size)
-            psnr, ssim = PAPER_SIMILARITY.get(setup, {}).get(size, (None, None))
-        elif not finetuned:
-            rfid = PAPER_RFID.get(setup, {}).get(size, {}).get(resolution)
-        if rfid is not None:
-            name = f"paper, {encoder.name} f {encoder.f}, {size.upper()}, ImageNet"
-            place = {"subject": subject, "resolution": resolution, "nfe": 3, "num_images": 50_000}
-            rows.append(place | {"name": name, "rfid": rfid, "psnr": psnr, "ssim": ssim})
-    return rows
 
 
 def write_per_image(path: pathlib.Path, names: Sequence[str], tallies: dict[Key, Tally]) -> None:

@@ -2,12 +2,15 @@
 
 import json
 
-from configs import sd_m, sd_m_256, tiny
+import pytest
+
+from configs import ablation, lite_b, sd_m, sd_m_256, tiny
 from epsilon_vae.evaluation import protocol, results
+from epsilon_vae.evaluation.paper import paper_rows
 
 
 def paper(config, *resolutions):
-    return results.paper_rows("run", config, resolutions)
+    return paper_rows("run", config, resolutions)
 
 
 def test_paper_rows_are_of_the_same_networks_and_resolution():
@@ -21,6 +24,46 @@ def test_paper_rows_are_of_the_same_networks_and_resolution():
     [row] = paper(second_stage, 128, 256)
     assert (row["rfid"], row["psnr"], row["ssim"]) == (0.47, 27.65, 0.841)
     assert paper(tiny.get_config(), 64, 128, 256) == []
+    [row] = paper(lite_b.get_config(), 128)
+    assert (row["rfid"], row["nfe"], row["name"]) == (6.24, 3, "paper, lite f 16, B, ImageNet")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.decoder.conditioning", "adagn"),
+        ("model.encoder.n_z", 16),
+        ("flow.process", "ddpm"),
+        ("flow.spacing", "uniform"),
+        ("flow.gamma", 1.0),
+        ("loss.lpips_weight", 0.0),
+        ("loss.adv_weight", 0.0),
+        ("loss.matching", "standard"),
+        ("data.resolution", 64),
+        ("init_from", "runs/other"),
+    ],
+)
+def test_another_recipe_has_no_row_of_the_paper(key, value):
+    config = sd_m.get_config()
+    config.update_from_flattened_dict({key: value})
+    assert paper(config, 128, 256) == []
+
+
+def test_rungs_of_the_ladder_have_their_own_rows():
+    expected = {
+        "baseline": (28.22, 1000),
+        "a": (24.11, 100),
+        "b": (23.44, 50),
+        "c": (22.04, 50),
+        "d": (11.76, 10),
+        "e": (8.24, 5),
+        "f": (7.08, 5),
+        "g": (6.24, 3),
+    }
+    assert expected.keys() == ablation.LADDER.keys()
+    for rung, numbers in expected.items():
+        [row] = paper(ablation.get_config(rung), 64, 128)
+        assert (row["rfid"], row["nfe"]) == numbers and row["resolution"] == 128
 
 
 def test_table_has_the_paper_under_the_run_and_marks_what_is_biased():

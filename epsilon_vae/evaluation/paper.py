@@ -1,0 +1,117 @@
+"""What the paper has for networks and training as a run's, to stand beside its numbers."""
+
+from collections.abc import Sequence
+
+import ml_collections
+
+from epsilon_vae.config import flatten
+
+# What all its numbers were trained with.
+COMMON = {
+    "model.decoder.conditioning": "concat",
+    "model.encoder.frozen": False,
+    "loss.lpips_net": "vgg16",
+    "loss.adv_start_step": 0,
+    "loss.adv_ramp_steps": 0,
+    "loss.matching": "trajectory",
+}
+N_Z = {"sd": 4, "lite": 8}
+# What tells the rungs of its ladder (Table 5) apart, and the rung, NFE and rFID at 128 px of the
+# lite encoder, f 16, with decoder B. The last rung is the recipe of all other tables.
+RUNG_KEYS = (
+    "flow.process",
+    "flow.time_sampling",
+    "model.decoder.name",
+    "loss.lpips_weight",
+    "loss.adv_weight",
+    "flow.gamma",
+    "flow.spacing",
+)
+RUNGS = {
+    ("ddpm", "uniform", "ddpm", 0, 0, 1, "uniform"): ("baseline", 1000, 28.22),
+    ("rectified_flow", "uniform", "ddpm", 0, 0, 1, "uniform"): ("a", 100, 24.11),
+    ("rectified_flow", "logit_normal", "ddpm", 0, 0, 1, "uniform"): ("b", 50, 23.44),
+    ("rectified_flow", "logit_normal", "adm", 0, 0, 1, "uniform"): ("c", 50, 22.04),
+    ("rectified_flow", "logit_normal", "adm", 0.5, 0, 1, "uniform"): ("d", 10, 11.76),
+    ("rectified_flow", "logit_normal", "adm", 0.5, 0.5, 1, "uniform"): ("e", 5, 8.24),
+    ("rectified_flow", "logit_normal", "adm", 0.5, 0.5, 0.6, "uniform"): ("f", 5, 7.08),
+    ("rectified_flow", "logit_normal", "adm", 0.5, 0.5, 0.6, "reversed_log"): ("g", 3, 6.24),
+}
+# rFID of ImageNet's validation set by resolution, trained at 128 px, NFE 3 (paper, Tables 1 and 8).
+RFID = {
+    ("sd", 8): {
+        "b": {128: 1.94, 256: 0.65, 512: 0.61},
+        "m": {128: 1.58, 256: 0.55, 512: 0.53},
+        "l": {128: 1.47, 256: 0.52, 512: 0.41},
+        "xl": {128: 1.34, 256: 0.49, 512: 0.39},
+        "h": {128: 1.00, 256: 0.44, 512: 0.35},
+    },
+    ("lite", 16): {
+        "b": {128: 6.24},
+        "m": {128: 5.42},
+        "l": {128: 4.71},
+        "xl": {128: 4.18},
+        "h": {128: 4.04},
+    },
+}
+# The same after a second stage at 256 px, at 256 px (paper, Tables 1 and 2).
+FINETUNED_RFID = {
+    ("sd", 8): {"b": 0.52, "m": 0.47, "l": 0.45, "xl": 0.43, "h": 0.38},
+    ("sd", 16): {"m": 1.91, "h": 1.35},
+}
+# PSNR and SSIM of those (paper, Table 2).
+SIMILARITY = {
+    ("sd", 8): {"m": (27.65, 0.841), "h": (29.49, 0.851)},
+    ("sd", 16): {"m": (21.27, 0.693), "h": (22.60, 0.711)},
+}
+
+
+def paper_rows(
+    subject: str, config: ml_collections.ConfigDict, resolutions: Sequence[int]
+) -> list[dict]:
+    """What the paper has for a run's networks and recipe at these resolutions, perhaps nothing.
+
+    Its numbers are of ImageNet's 50,000 validation images and of its own training; neither a run's
+    data nor its length is compared.
+    """
+    flat = flatten(config)
+    encoder, f, size = (
+        flat[f"model.{key}"] for key in ("encoder.name", "encoder.f", "decoder.size")
+    )
+    rung = RUNGS.get(tuple(flat[key] for key in RUNG_KEYS))
+    is_common = all(flat[key] == value for key, value in COMMON.items())
+    if rung is None or not is_common or flat["model.encoder.n_z"] != N_Z.get(encoder):
+        return []
+    letter, nfe, _ = rung
+    what = f"{encoder} f {f}, {size.upper()}" if letter == "g" else f"ladder's {letter}"
+    stage = bool(flat["init_from"]), flat["data.resolution"]
+    rows = []
+    for resolution in resolutions:
+        found = _numbers(rung, (encoder, f), size, stage, resolution)
+        if found["rfid"] is not None:
+            place = {"subject": subject, "resolution": resolution, "nfe": nfe, "num_images": 50_000}
+            rows.append(place | {"name": f"paper, {what}, ImageNet"} | found)
+    return rows
+
+
+def _numbers(
+    rung: tuple[str, int, float],
+    setup: tuple[str, int],
+    size: str,
+    stage: tuple[bool, int],
+    resolution: int,
+) -> dict[str, float | None]:
+    """'rfid', 'psnr' and 'ssim', or None for each.
+
+    `stage` says whether a run started from another one, and the resolution that it trained at.
+    """
+    rfid = psnr = ssim = None
+    if rung[0] != "g":
+        if (setup, size, stage, resolution) == (("lite", 16), "b", (False, 128), 128):
+            rfid = rung[2]
+    elif stage == (False, 128):
+        rfid = RFID.get(setup, {}).get(size, {}).get(resolution)
+    elif stage == (True, 256) and resolution == 256:
+        rfid = FINETUNED_RFID.get(setup, {}).get(size)
+        psnr, ssim = SIMILARITY.get(setup, {}).get(size, (None, None))
+    return {"rfid": rfid, "psnr": psnr, "ssim": ssim}

@@ -136,7 +136,9 @@ def evaluate(
     keep = functools.partial(_save, folder / "images") if saves else None
     measures = Measures(LPIPS_NETS, protocol.features, mesh)
     crop = CROPS[protocol.crop]
-    photographer = Photographer(subjects, source, steps, crop, protocol.seed, measures.batch_size)
+    photographer = Photographer(
+        subjects, source, resolutions, steps, crop, protocol.seed, measures.batch_size
+    )
     total = len(source) * len(resolutions)
     hidden = None if hosts.is_first() else True  # None: shown on a terminal
     with tqdm(total=total, unit="image", dynamic_ncols=True, disable=hidden) as bar:

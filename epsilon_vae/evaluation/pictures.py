@@ -1,6 +1,7 @@
 """What the report shows of the images: a selection, variation over seeds, and films of decoding."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,11 @@ WORST_IMAGES = 10
 CLOSE_IMAGES = 4
 SEEDS = 8
 FILM_STEPS = 10
+# That a report's pictures may take. WebP without loss, as base64, takes 1.2 to 2.5 bytes for a
+# pixel of a photo, and 3.9 for one of noise, as films have them at first.
+BUDGET_BYTES, BYTES_PER_PIXEL = 100e6, 2.5
+# Metrics with a list of the worst images: PSNR, SSIM, LPIPS of two networks.
+LISTS = 4
 # Higher is better; of LPIPS, lower.
 SIMILARITIES = ("psnr", "ssim")
 
@@ -29,10 +35,48 @@ def main_nfe(nfes: Sequence[int | None]) -> int | None:
     return 3 if 3 in nfes else nfes[-1]
 
 
+class Amount(NamedTuple):
+    """How many images of a resolution are shown: in the gallery, in a list of worst ones, close."""
+
+    gallery: int
+    worst: int
+    close: int
+
+
+def amounts(
+    resolutions: Sequence[int], num_subjects: int, num_runs: int, num_keys: int
+) -> dict[int, Amount]:
+    """As many of each resolution as the budget allows, and at least `CLOSE_IMAGES` in the gallery.
+
+    What a resolution leaves of its equal part, the larger ones have.
+
+    Args:
+      resolutions: all, of the report.
+      num_subjects: each with lists of worst images at one NFE.
+      num_runs: of the subjects, that seeds are varied and films made of.
+      num_keys: subjects at each NFE.
+    """
+    left, found = BUDGET_BYTES, {}
+    for i, resolution in enumerate(sorted(resolutions)):
+        gallery = max(GALLERY_IMAGES, GALLERY_PIXELS // resolution**2)
+        pictures = gallery * (1 + num_keys)
+        pictures += 2 * WORST_IMAGES * LISTS * num_subjects  # an original and one picture each
+        pictures += CLOSE_IMAGES * num_runs * (2 * FILM_STEPS + 2)
+        needed = pictures * resolution**2 * BYTES_PER_PIXEL
+        share = min(1, left / (len(resolutions) - i) / needed)
+        left -= share * needed
+        found[resolution] = Amount(
+            max(CLOSE_IMAGES, int(share * gallery)),
+            int(share * WORST_IMAGES),
+            int(share * CLOSE_IMAGES),
+        )
+    return found
+
+
 def worst_images(
-    tallies: dict[Key, Tally], keys: Sequence[Key]
+    tallies: dict[Key, Tally], keys: Sequence[Key], count: int
 ) -> dict[tuple[str, Key], list[int]]:
-    """(metric, key) → indices of the images that come off worst, the worst first."""
+    """(metric, key) → indices of `count` images that come off worst, the worst first."""
     worst = {}
     for key in keys:
         for metric in tallies[key].values:
@@ -40,7 +84,7 @@ def worst_images(
                 continue  # ranks as ssim does, nearly
             values = tallies[key].per_image(metric)
             order = np.argsort(values if metric in SIMILARITIES else -values, kind="stable")
-            worst[metric, key] = order[:WORST_IMAGES].tolist()
+            worst[metric, key] = order[:count].tolist()
     return worst
 
 
@@ -50,6 +94,7 @@ class Photographer:
     Args:
       subjects: of the evaluation.
       source: of its images.
+      resolutions: all that will be added.
       steps: NFEs.
       crop: one of `transforms.EVALUATION_CROPS`.
       seed: of the noise; variation is over this one and those after it.
@@ -60,6 +105,7 @@ class Photographer:
         self,
         subjects: Sequence[Subject],
         source: Sequence[Record],
+        resolutions: Sequence[int],
         steps: Sequence[int],
         crop: str,
         seed: int,
@@ -67,53 +113,78 @@ class Photographer:
     ):
         self._subjects, self._source, self._steps = subjects, source, steps
         self._crop, self._seed, self._batch_size = crop, seed, batch_size
+        self._keys = [(s.name, nfe) for s in subjects for nfe in s.nfes(steps)]
+        self._main_keys = [(s.name, main_nfe(s.nfes(steps))) for s in subjects]
+        num_runs = sum(isinstance(subject, Run) for subject in subjects)
+        self._amounts = amounts(resolutions, len(subjects), num_runs, len(self._keys))
         self.pictures = Pictures([], {}, [], [])
 
     def add(self, resolution: int, tallies: dict[Key, Tally]) -> None:
         """The pictures of a resolution, from its tallies, which process 0 has, the others not."""
-        chosen = np.zeros(len(self._source), bool)
-        count = max(GALLERY_IMAGES, GALLERY_PIXELS // resolution**2)
-        gallery = evenly_spaced(len(self._source), count)
-        chosen[gallery] = True
-        if tallies:
-            keys = [(s.name, main_nfe(s.nfes(self._steps))) for s in self._subjects]
-            for (metric, key), indices in worst_images(tallies, keys).items():
-                chosen[indices] = True
+        amount = self._amounts[resolution]
+        gallery = evenly_spaced(len(self._source), amount.gallery)
+        named: dict[int, set[Key]] = {}  # index → whose list of worst images it is in
+        if tallies and amount.worst:
+            worst = worst_images(tallies, self._main_keys, amount.worst)
+            for (metric, key), indices in worst.items():
                 self.pictures.worst[resolution, metric, key] = indices
-        chosen = np.flatnonzero(hosts.array_from_first(chosen))
+                for index in indices:
+                    named.setdefault(index, set()).add(key)
+        others = np.zeros(len(self._source), bool)
+        others[[*named]] = True
+        others[gallery] = False
+        others = np.flatnonzero(hosts.array_from_first(others))
         values = {
             key: {name: tally.per_image(name) for name in tally.values}
             for key, tally in tallies.items()
         }
-        for batch in self._batches(resolution, chosen):
-            self._add_images(batch, values)
-        close = gallery[evenly_spaced(len(gallery), CLOSE_IMAGES)]
+        for batch in self._batches(resolution, gallery):
+            self._add_images(batch, self._keys, values)
+        for batch in self._batches(resolution, others):
+            self._add_images(batch, self._main_keys, values, named)
+        close = gallery[evenly_spaced(len(gallery), amount.close)]
         for batch in self._batches(resolution, close):
             self._look_closely(batch)
+        self.pictures.shown.append(self._shown(resolution, amount))
+
+    def _shown(self, resolution: int, amount: Amount) -> str:
+        """How many are shown, in words."""
+        size = len(self._source)
+        text = f"{resolution} px: {min(amount.gallery, size)} of {size} images, evenly spaced"
+        if amount.worst:
+            text += f", and the worst {min(amount.worst, size)} by each metric"
+        if amount.close < CLOSE_IMAGES:
+            text += f"; more would make this file larger than {BUDGET_BYTES / 1e6:.0f} MB"
+        return text
 
     def _batches(self, resolution: int, indices: np.ndarray) -> Iterator[Batch]:
         unread = BadRecords(0, len(indices))  # All have been read before.
         return batches(self._source, indices, self._batch_size, resolution, self._crop, unread)
 
-    def _add_images(self, batch: Batch, values: dict[Key, dict[str, np.ndarray]]) -> None:
+    def _add_images(
+        self,
+        batch: Batch,
+        keys: Sequence[Key],
+        values: dict[Key, dict[str, np.ndarray]],
+        named: dict[int, set[Key]] | None = None,
+    ) -> None:
+        """Pictures of all keys, or only of those that `named` has for an image."""
         pictures: dict[Key, np.ndarray] = {}
         for subject in self._subjects:
             code = subject.encode(batch)
             for nfe in subject.nfes(self._steps):
-                pictures[subject.name, nfe] = subject.decode(code, nfe, self._seed)
+                if (subject.name, nfe) in keys:
+                    pictures[subject.name, nfe] = subject.decode(code, nfe, self._seed)
         for i, index in enumerate(batch.indices[: batch.count].tolist() if values else ()):
-            metrics = {
-                key: {name: float(array[index]) for name, array in values[key].items()}
-                for key in pictures
-            }
+            own = keys if named is None else [key for key in keys if key in named[index]]
             self.pictures.images.append(
                 ReportImage(
                     index,
                     stem(batch.names[i]),
                     batch.images.shape[1],
                     batch.images[i],
-                    {key: images[i] for key, images in pictures.items()},
-                    metrics,
+                    {key: pictures[key][i] for key in own},
+                    {key: _at(index, values[key]) for key in own},
                 )
             )
 
@@ -135,3 +206,7 @@ class Photographer:
                 )
                 film = Film(*place, times, to_uint8(states), to_uint8(estimates))
                 self.pictures.films.append(film)
+
+
+def _at(index: int, values: dict[str, np.ndarray]) -> dict[str, float]:
+    return {name: float(array[index]) for name, array in values.items()}

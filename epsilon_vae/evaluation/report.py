@@ -32,11 +32,11 @@ class ReportImage:
     """An image beside what was made of it.
 
     Attributes:
-      index: of the image in the data set.
+      index: of the image among those that were measured.
       name: of the image.
       resolution: that it was cropped to.
       original: uint8 `[H, W, 3]`.
-      reconstructions: uint8 `[H, W, 3]` each.
+      reconstructions: uint8 `[H, W, 3]` each; perhaps not of all keys.
       metrics: e.g. {'psnr': 24.1, 'lpips_vgg16': 0.1}.
     """
 
@@ -93,16 +93,18 @@ class Pictures:
     """All pictures of a report.
 
     Attributes:
-      images: a selection of the data set; holds all that `worst` names.
+      images: a selection of the data set; holds all that `worst` names, of its keys.
       worst: (resolution, metric, key) → indices of the worst images, worst first.
       seeds: shown beside the original where `images` has it.
       films: likewise.
+      shown: how many images of each resolution are shown, in words.
     """
 
     images: list[ReportImage]
     worst: dict[tuple[int, str, Key], list[int]]
     seeds: list[SeedVariation]
     films: list[Film]
+    shown: list[str] = dataclasses.field(default_factory=list)
 
 
 def write_report(
@@ -141,6 +143,7 @@ def write_report(
         facts=all_facts(results),
         table=results_table(results["rows"], results["paper"]),
         figures={name: Markup(svg(figure)) for name, figure in figures.items()},
+        shown=pictures.shown,
         data=data,
         heat=_heat(pictures.seeds, known, store),
         pictures=store.uris,

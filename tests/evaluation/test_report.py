@@ -1,6 +1,7 @@
 """The report in a real browser, with the network off: what it shows and what it answers to."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -346,3 +347,30 @@ def test_parts_without_content_are_left_out(chromium, pictures, tmp_path):
     ]
     assert [link.text for link in find_all(chromium, "nav a")] == ["Results"]
     assert not find_all(chromium, ".notes") and chromium.get_log("browser") == []
+
+
+def test_worst_images_need_no_other_pictures(chromium, pictures, tmp_path):
+    """An image that only a list of worst ones names has the pictures of that list."""
+    own = [image for image in pictures.images if image.resolution == 64]
+    key, worst = ("tiny", 3), worst_of(own, "psnr", ("tiny", 3))[0]
+    lists = {(64, "psnr", key): pictures.worst[64, "psnr", key]}
+    alone = dataclasses.replace(
+        worst,
+        reconstructions={key: worst.reconstructions[key]},
+        metrics={key: worst.metrics[key]},
+    )
+    images = [alone if image is worst else image for image in own]
+    results = make_results(pictures.images)
+    shown = Pictures(images, lists, [], [], ["64 px: 11 of 40 images, evenly spaced"])
+    write_report(tmp_path / "report.html", results, {}, shown)
+    open_page(chromium, tmp_path / "report.html")
+    assert find(chromium, ".shown").text == "64 px: 11 of 40 images, evenly spaced."
+    choose(chromium, "viewer-right", "tiny, NFE 1")
+    find_all(chromium, "#worst-list button")[0].click()
+    assert text_of(chromium, "#viewer-name") == worst.name
+    assert text_of(chromium, "#right-label") == "tiny, NFE 3"
+    options = Select(find(chromium, "#viewer-right")).options
+    assert [option.text for option in options] == ["original", "tiny, NFE 3"]
+    choose(chromium, "images-key", "tiny, NFE 1")
+    assert len(column(chromium, "images-table", 1)) == len(own) - 1
+    assert chromium.get_log("browser") == []

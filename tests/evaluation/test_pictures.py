@@ -1,0 +1,121 @@
+"""What the report shows: of which images, and that it is what was measured and decoded."""
+
+import numpy as np
+import pytest
+
+from epsilon_vae.data.sources import Photos
+from epsilon_vae.data.transforms import to_float
+from epsilon_vae.evaluation import measure, pictures
+from epsilon_vae.evaluation.measures import Measures
+from epsilon_vae.evaluation.pictures import Amount, Photographer, amounts
+from epsilon_vae.evaluation.subjects import Run
+from epsilon_vae.parallel.mesh import make_mesh
+
+SIZE, STEPS, SEED = 32, (1, 3), 5
+CROP = "center_crop_adm"
+
+
+class Noisy(Run):
+    """Says to be a run; mixes its seed's noise into an image, less of it at more steps."""
+
+    name = "noisy"
+    facts = {"kind": "test"}
+
+    def __init__(self):
+        self.autoencoder = self
+
+    def encode(self, batch):
+        return to_float(batch.images)
+
+    def decode(self, code, nfe, seed):
+        return np.stack([self._states(x, nfe, seed)[-1] for x in code])
+
+    def trajectory(self, latents, steps, seed):
+        states = self._states(latents, steps, seed)
+        states = to_float(states)
+        return np.linspace(1, 0, steps + 1), states, states[1:]
+
+    def _states(self, image, steps, seed):
+        noise = np.random.default_rng(seed).uniform(-1, 1, image.shape)
+        shares = np.linspace(1, 0.2 / steps, steps + 1)[:, None, None, None]
+        return np.clip((shares * noise + (1 - shares) * image + 1) * 127.5, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def taken(tmp_path_factory):
+    """Tallies of 14 photos, and their pictures where two of a kind are shown."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "amounts", lambda *args: {SIZE: Amount(4, 3, 2)})
+        subjects, source = [Noisy()], Photos("train")
+        measures = Measures(("alexnet",), (), make_mesh())
+        file = tmp_path_factory.mktemp("measured") / "progress.npz"
+        measured = measure.measure(
+            subjects, source, SIZE, STEPS, CROP, SEED, measures, file, lambda count: None
+        )
+        size = measures.batch_size
+        photographer = Photographer(subjects, source, (SIZE,), STEPS, CROP, SEED, size)
+        photographer.add(SIZE, measured.tallies)
+    return measured.tallies, photographer.pictures
+
+
+def test_worst_images_are_ranked_by_each_metric(taken):
+    tallies, shown = taken
+    assert set(shown.worst) == {
+        (SIZE, name, ("noisy", 3)) for name in ("psnr", "ssim", "lpips_alexnet")
+    }
+    for (_, name, key), indices in shown.worst.items():
+        values = tallies[key].per_image(name)
+        order = np.argsort(values if name in ("psnr", "ssim") else -values)
+        assert indices == order[:3].tolist()
+
+
+def test_gallery_has_all_pictures_and_worst_images_their_own(taken):
+    _, shown = taken
+    gallery = [0, 4, 8, 13]
+    worst = {index for indices in shown.worst.values() for index in indices}
+    assert sorted(image.index for image in shown.images) == sorted({*gallery, *worst})
+    assert worst - {*gallery}
+    for image in shown.images:
+        expected = [("noisy", 1), ("noisy", 3)] if image.index in gallery else [("noisy", 3)]
+        assert list(image.reconstructions) == list(image.metrics) == expected
+    assert shown.shown == [
+        f"{SIZE} px: 4 of 14 images, evenly spaced, and the worst 3 by each metric; more would "
+        "make this file larger than 100 MB"
+    ]
+
+
+def test_metrics_and_pictures_are_those_of_the_image(taken):
+    tallies, shown = taken
+    for image in shown.images:
+        for (name, nfe), picture in image.reconstructions.items():
+            expected = Noisy().decode(to_float(image.original)[None], nfe, SEED)[0]
+            np.testing.assert_array_equal(picture, expected)
+            for metric, value in image.metrics[name, nfe].items():
+                assert value == tallies[name, nfe].per_image(metric)[image.index]
+
+
+def test_films_end_in_what_is_decoded_and_seeds_vary(taken):
+    _, shown = taken
+    originals = {image.index: image.original for image in shown.images}
+    assert [film.index for film in shown.films] == [s.index for s in shown.seeds] == [0, 13]
+    for film, seeds in zip(shown.films, shown.seeds, strict=True):
+        code = to_float(originals[film.index])
+        last = Noisy().decode(code[None], pictures.FILM_STEPS, SEED)[0]
+        np.testing.assert_array_equal(film.states[-1], last)
+        draws = [Noisy().decode(code[None], 3, SEED + i)[0] for i in range(seeds.num_seeds)]
+        expected = np.std(np.asarray(draws, np.float64), axis=0).mean(axis=-1)
+        np.testing.assert_allclose(seeds.deviation, expected, atol=1e-3)
+
+
+def test_amounts_are_what_a_budget_allows():
+    assert amounts((128,), 1, 1, 2) == {128: Amount(64, 10, 4)}
+    found = amounts((512, 128, 256), 1, 1, 2)
+    whole = Amount(64, 10, 4), Amount(16, 10, 4)
+    assert (found[128], found[256], found[512]) == (*whole, Amount(5, 3, 1))
+    found = amounts((128, 256, 512), 3, 3, 9)
+    pixels = sum(
+        r**2 * (n.gallery * 10 + n.worst * 2 * pictures.LISTS * 3 + n.close * 3 * 22)
+        for r, n in found.items()
+    )
+    assert pixels * pictures.BYTES_PER_PIXEL <= pictures.BUDGET_BYTES
+    assert min(amount.gallery for amount in found.values()) >= 4

@@ -15,7 +15,7 @@ from epsilon_vae.models.autoencoder import Networks
 from epsilon_vae.models.discriminator import Discriminator
 from epsilon_vae.models.encoder import LiteEncoder, SDEncoder
 from epsilon_vae.models.unet import UNet
-from epsilon_vae.pretrained import lpips
+from epsilon_vae.pretrained import registry
 from epsilon_vae.training.objective import Objective, PerceptualTerm
 from epsilon_vae.training.optimizer import adam
 from epsilon_vae.training.step import TrainStep
@@ -132,7 +132,7 @@ def objective(config: ml_collections.ConfigDict) -> Objective:
 def frozen_weights(config: ml_collections.ConfigDict) -> dict:
     """Weights that the step reads and never changes: `{'lpips': …}`, empty without LPIPS."""
     if config.loss.lpips_weight > 0:
-        return {"lpips": lpips.load(config.loss.lpips_net)}
+        return {"lpips": registry.load(config.loss.lpips_net)}
     return {}
 
 

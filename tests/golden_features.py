@@ -10,7 +10,7 @@ import numpy as np
 
 from epsilon_vae.evaluation.features import FEATURES
 from epsilon_vae.metrics.inception import unbiased_logits
-from epsilon_vae.pretrained import efficientnet_lite, inception, lpips
+from epsilon_vae.pretrained import efficientnet_lite, inception, registry
 from tests import golden_params
 
 FROM_STATE_DICT = {
@@ -68,4 +68,4 @@ def parameters(name: str, shapes: dict[str, tuple[int, ...]]) -> dict:
     """Ours, as `random_state` of `shapes` or the weights of LPIPS give them."""
     if name in FROM_STATE_DICT:
         return FROM_STATE_DICT[name](random_state(shapes))
-    return lpips.load(name)
+    return registry.load(name)

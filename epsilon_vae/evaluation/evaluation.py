@@ -110,7 +110,7 @@ def evaluate(
       output: folder; what a stopped evaluation with the same arguments left in it is gone on from.
       mesh: of one process or all.
       save_images: writes originals and reconstructions too, as
-        `images/RESOLUTION/SUBJECT-nfeN/INDEX-NAME.png`.
+        `images/RESOLUTION/SUBJECT-nfeN/INDEX-NAME.png`, INDEX among the images that are measured.
 
     Raises:
       SubjectError: a resolution that metrics or a subject cannot take, or it has no such picture.

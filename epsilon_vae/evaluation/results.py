@@ -53,7 +53,10 @@ def notes_on_distance(name: str, dim: int, num_images: int) -> list[str]:
 
 
 def write_per_image(path: pathlib.Path, names: Sequence[str], tallies: dict[Key, Tally]) -> None:
-    """A CSV file with a line for each image, subject and NFE: all metrics of it."""
+    """A CSV file with a line for each image, subject and NFE: all metrics of it.
+
+    The index is the image's place among those that were measured, in the order of the data.
+    """
     keys = [key for key in tallies if key != ORIGINALS]
     metrics = list(tallies[keys[0]].values)
     with path.open("w", newline="", encoding="utf-8") as file:

@@ -197,7 +197,10 @@ def stem(name: str) -> str:
 
 
 def picture_name(index: int, name: str) -> str:
-    """'000012-dog': what `--save_images` calls image 12, the only one of this name."""
+    """'000012-dog': what `--save_images` calls image 12 of those that are measured.
+
+    With the protocol's `num_images`, these are some of the data.
+    """
     return f"{index:06d}-{stem(name)}"
 
 

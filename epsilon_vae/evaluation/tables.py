@@ -10,10 +10,11 @@ NOT_MEASURED = "–"
 
 
 def _significant(value: float, digits: int) -> str:
-    """Without exponent."""
-    if value == 0:
+    """Without exponent; what is below a millionth is what rounding leaves of 0."""
+    if abs(value) < 1e-6:
         return "0"
-    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded value
+    return f"{value:.{max(0, digits - 1 - exponent)}f}"
 
 
 def cell(column: str, value: float | None) -> dict:

@@ -1,6 +1,6 @@
 """LPIPS (Zhang et al. 2018): the perceptual distance of the objective and of the evaluation.
 
-Weights are `epsilon_vae.pretrained.lpips.load`'s; they are an argument, never constants of the
+Weights are `epsilon_vae.pretrained.registry.load`'s; they are an argument, never constants of the
 compiled program. Images are `[B, H, W, 3]` in [-1, 1]; distances `[B]`.
 """
 

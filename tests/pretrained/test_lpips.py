@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from epsilon_vae.pretrained import lpips
+from epsilon_vae.pretrained import lpips, registry
 from epsilon_vae.pretrained.weights import WeightsError
 
 
@@ -20,7 +20,7 @@ class Evil:
 
 
 def test_weights_are_complete():
-    params = lpips.load("vgg16")
+    params = registry.load("vgg16")
     assert sorted(params) == sorted(
         [f"conv{i}" for i in range(13)] + [f"linear{i}" for i in range(5)]
     )

@@ -122,14 +122,16 @@ def test_killed_between_resolutions_it_goes_on(run_module, finished_run, tmp_pat
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     [progress] = (tmp_path / "unfinished").iterdir()
-    written = progress.stat().st_mtime_ns
+    written, seen = progress.stat().st_mtime_ns, set()
     again = run_module(MODULE, *arguments, "--resolutions=32,64")
     while not (tmp_path / "per_image_64.csv").exists():
         assert again.poll() is None, again.stderr.read()
+        assert progress.stat().st_mtime_ns == written
+        seen |= {*progress.parent.glob("[!.]*")}
         time.sleep(0.1)
     finish(again)
     assert [row["resolution"] for row in read(tmp_path)["rows"]] == [32, 64]
-    assert written
+    assert len(seen) <= 2, "32 px was begun anew"
 
 
 SAMPLES = "--samples={pictures}", "--reference={pictures}"

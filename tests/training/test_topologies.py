@@ -29,7 +29,7 @@ def moved_run(tmp_path_factory, run_module):
     for step, topology in enumerate(ROAD, 1):
         more, environment = TOPOLOGIES[topology]
         more += (f"--config.num_steps={step}", f"--config.checkpoint.keep={STEPS}")
-        out, _ = finish(run_module("epsilon_vae.main", *flags(workdir, *more), **environment), 600)
+        out, _ = finish(run_module("epsilon_vae.main", *flags(workdir, *more), **environment), 900)
         assert step == 1 or f"Resuming from step {step - 1}" in out
         shutil.copy(workdir / "sharding.txt", workdir / f"sharding_{step}.txt")
     return workdir

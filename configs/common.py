@@ -54,6 +54,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.flow.nfe = 3  # paper
 
     config.loss = ml_collections.ConfigDict()
+    config.loss.distance = "l2"  # paper, of the velocity
     config.loss.lpips_weight = 0.5  # paper
     config.loss.lpips_net = "vgg16"  # paper
     config.loss.adv_weight = 0.5  # paper
@@ -111,6 +112,21 @@ def lite(size: str) -> ml_collections.ConfigDict:
     config.model.encoder.f = 16  # paper
     config.model.encoder.n_z = 8  # paper
     config.model.decoder.size = size
+    return config
+
+
+def vae(size: str, f: int = 16) -> ml_collections.ConfigDict:
+    """ "VAE (B…H)" of the paper's Table 8: `lite`'s encoder and losses, a deterministic decoder."""
+    config = lite(size)
+    config.model.encoder.f = f
+    return _direct(config, "vae")
+
+
+def _direct(config: ml_collections.ConfigDict, decoder: str) -> ml_collections.ConfigDict:
+    config.model.decoder.name = decoder
+    config.flow.process = "direct"
+    config.flow.nfe = 1
+    config.loss.matching = "standard"  # there is no x_t to show
     return config
 
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from epsilon_vae import builders, checkpoint
 from epsilon_vae.config import ConfigError
 from epsilon_vae.data.transforms import to_float, to_uint8
-from epsilon_vae.diffusion.path import Process
+from epsilon_vae.diffusion.path import Direct, Process
 from epsilon_vae.diffusion.time import SPACINGS
 from epsilon_vae.models.autoencoder import Networks
 from epsilon_vae.parallel import hosts
@@ -74,7 +74,7 @@ class Autoencoder:
 
         Args:
           latents: as `encode` makes them, or a latent diffusion model.
-          steps: network evaluations (NFE); 1 to 3 are useful.
+          steps: network evaluations (NFE); 1 to 3 are useful. A decoder without noise takes 1.
           seed: of the noise.
 
         Raises:
@@ -90,7 +90,7 @@ class Autoencoder:
         height, width = (size * self.networks.f for size in batch.shape[1:3])
         multiple = max(1, self.networks.decoder_stride // self.networks.f)
         batch = _pad_to_multiple(batch, multiple)
-        whole = self.params, SPACINGS[self.spacing](steps), np.uint32(seed % 2**32)
+        whole = self.params, self._times(steps), np.uint32(seed % 2**32)
         images = self._decode(whole, batch)
         images = images[:, :height, :width]
         return images if latents.ndim == 4 else images[0]
@@ -116,10 +116,17 @@ class Autoencoder:
           `[steps + 1, f h, f w, 3]`; and the estimates of the image at all but the last, `[steps,
           f h, f w, 3]`.
         """
-        times = SPACINGS[self.spacing](steps)
+        times = self._times(steps)
         whole = self.params, times, np.uint32(seed % 2**32)
         states, estimates = jax.device_get(self._follow(whole, latents[None]))
         return times, states[:, 0], estimates[:, 0]
+
+    def nfe(self, steps: int) -> int:
+        """Network evaluations of a decoding that is asked for `steps`: 1 without diffusion."""
+        return 1 if isinstance(self.process, Direct) else steps
+
+    def _times(self, steps: int) -> np.ndarray:
+        return SPACINGS[self.spacing](self.nfe(steps))
 
 
 def encode_images(networks: Networks, params: dict, images: jax.Array) -> jax.Array:

@@ -2,16 +2,18 @@
 
 import functools
 
+import flax.linen as nn
 import jax.numpy as jnp
 import ml_collections
 import optax
 
 from epsilon_vae.config import ConfigError
-from epsilon_vae.diffusion.path import DDPM, Process, RectifiedFlow
+from epsilon_vae.diffusion.path import DDPM, Direct, Process, RectifiedFlow
 from epsilon_vae.diffusion.time import TIME_SAMPLINGS
 from epsilon_vae.losses.adversarial import NoGAN, TrajectoryGAN
 from epsilon_vae.losses.perceptual import LPIPS
 from epsilon_vae.models.autoencoder import Networks
+from epsilon_vae.models.decoder import SDDecoder, VAEDecoder
 from epsilon_vae.models.discriminator import Discriminator
 from epsilon_vae.models.encoder import LiteEncoder, SDEncoder
 from epsilon_vae.models.unet import UNet
@@ -20,8 +22,9 @@ from epsilon_vae.training.objective import Objective, PerceptualTerm
 from epsilon_vae.training.optimizer import adam
 from epsilon_vae.training.step import TrainStep
 
-# Paper, Table 6, with attention derived from the published parameter counts. `tiny` is ours.
-DECODER_SIZES = {
+# Widths and depths of the paper's decoders (Table 6), with attention derived from the published
+# parameter counts; the VAE it compares with has the same (Table 8). `tiny` is ours.
+UNET_SIZES = {
     "tiny": {
         "channels": 32,
         "blocks": 1,
@@ -36,9 +39,21 @@ DECODER_SIZES = {
     "xl": {"channels": 128, "blocks": 4, "attention_factors": (4, 8, 16)},
     "h": {"channels": 256, "blocks": 2, "attention_factors": (4, 8, 16)},
 }
+VAE_SIZES = {
+    "tiny": {"channels": 32, "blocks": 1, "groups": 8},
+    "b": {"channels": 64, "blocks": 2},
+    "m": {"channels": 96, "blocks": 2},
+    "l": {"channels": 128, "blocks": 2},
+    "xl": {"channels": 128, "blocks": 4},
+    "h": {"channels": 256, "blocks": 2},
+}
+SD_SIZES = {"tiny": {"channels": 32, "blocks": 1, "groups": 8}, "m": {}}  # m: SD-VAE's own
 
 # What makes the UNet the one of the paper's ablation instead of ADM's: Ho et al. 2020.
 DDPM_UNET = {"adaptive_norm": False, "resample_in_blocks": False, "head_dim": None}
+
+# Module and sizes of each decoder that gives the image itself.
+DIRECT_DECODERS = {"vae": (VAEDecoder, VAE_SIZES), "sd": (SDDecoder, SD_SIZES)}
 
 # Channel multipliers by downsampling factor. sd f 8 and lite f 16 are the paper's, the rest ours.
 ENCODERS = {
@@ -61,28 +76,22 @@ def networks(config: ml_collections.ConfigDict) -> Networks:
     """Encoder and decoder.
 
     Raises:
-      ConfigError: the encoder has no such f, or the networks cannot take `data.resolution`.
+      ConfigError: parts that do not go together, or that cannot take `data.resolution`.
     """
-    dtype = jnp.dtype(config.dtype)
-    encoder, decoder = config.model.encoder, config.model.decoder
+    encoder = config.model.encoder
     make_encoder, multipliers = ENCODERS[encoder.name]
     if encoder.f not in multipliers:
         factors = ", ".join(map(str, multipliers))
         raise ConfigError(
             f"config.model.encoder.f = {encoder.f}: encoder {encoder.name} has f of {factors}"
         )
-    if decoder.conditioning == "adagn" and decoder.name != "adm":
-        raise ConfigError(
-            "config.model.decoder.conditioning = 'adagn': only decoder.name = 'adm' has AdaGN"
-        )
-    size = DECODER_SIZES[decoder.size] | (DDPM_UNET if decoder.name == "ddpm" else {})
-    remat = config.model.remat
-    unet = UNet(**size, conditioning=decoder.conditioning, dtype=dtype, remat=remat)
+    common = {"dtype": jnp.dtype(config.dtype), "remat": config.model.remat}
+    decoder, stride = _decoder(config, multipliers[encoder.f], common)
     networks = Networks(
-        encoder=make_encoder(encoder.n_z, multipliers[encoder.f], dtype=dtype, remat=remat),
-        decoder=unet,
+        encoder=make_encoder(encoder.n_z, multipliers[encoder.f], **common),
+        decoder=decoder,
         f=encoder.f,
-        decoder_stride=2 ** (len(unet.multipliers) - 1),
+        decoder_stride=stride,
     )
     multiple = networks.multiple
     if config.data.resolution % multiple:
@@ -94,10 +103,51 @@ def networks(config: ml_collections.ConfigDict) -> Networks:
     return networks
 
 
+def _decoder(
+    config: ml_collections.ConfigDict, multipliers: tuple[int, ...], common: dict
+) -> tuple[nn.Module, int]:
+    """The decoder, and what its images' height and width must be multiples of.
+
+    Args:
+      config: whole.
+      multipliers: of the encoder's channels.
+      common: arguments of every network.
+    """
+    decoder = config.model.decoder
+    if decoder.conditioning == "adagn" and decoder.name != "adm":
+        raise ConfigError(
+            "config.model.decoder.conditioning = 'adagn': only decoder.name = 'adm' has AdaGN"
+        )
+    if (config.flow.process == "direct") != (decoder.name in DIRECT_DECODERS):
+        denoises = "gives the image itself" if decoder.name in DIRECT_DECODERS else "denoises"
+        raise ConfigError(
+            f"config.flow.process = {config.flow.process!r}: decoder.name = {decoder.name!r} "
+            f"{denoises}; 'direct' is for {', '.join(DIRECT_DECODERS)}, and only for them"
+        )
+    if decoder.name in DIRECT_DECODERS:
+        make, sizes = DIRECT_DECODERS[decoder.name]
+        size = _size(decoder, sizes)
+        return make(**size, multipliers=multipliers, **common), 1
+    size = _size(decoder, UNET_SIZES) | (DDPM_UNET if decoder.name == "ddpm" else {})
+    unet = UNet(**size, conditioning=decoder.conditioning, **common)
+    return unet, 2 ** (len(unet.multipliers) - 1)
+
+
+def _size(decoder: ml_collections.ConfigDict, sizes: dict[str, dict]) -> dict:
+    if decoder.size not in sizes:
+        raise ConfigError(
+            f"config.model.decoder.size = {decoder.size!r}: decoder.name = {decoder.name!r} has "
+            f"{', '.join(sizes)}"
+        )
+    return sizes[decoder.size]
+
+
 def process(config: ml_collections.ConfigDict) -> Process:
     """The diffusion process."""
     if config.flow.process == "ddpm":
         return DDPM()
+    if config.flow.process == "direct":
+        return Direct()
     return RectifiedFlow(config.flow.gamma, config.flow.normalization)
 
 
@@ -124,6 +174,7 @@ def objective(config: ml_collections.ConfigDict) -> Objective:
         TIME_SAMPLINGS[config.flow.time_sampling],
         perceptual,
         adversary,
+        loss.distance,
         config.model.encoder.frozen,
         dtype,
     )

@@ -72,18 +72,19 @@ KEYS: dict[str, Key] = {
     "model.encoder.f": _integer(4),
     "model.encoder.n_z": _integer(1),
     "model.encoder.frozen": _FLAG,
-    "model.decoder.name": _one_of("adm", "ddpm"),
+    "model.decoder.name": _one_of("adm", "ddpm", "vae", "sd"),
     "model.decoder.size": _one_of("tiny", "b", "m", "l", "xl", "h"),
     "model.decoder.conditioning": _one_of("concat", "adagn"),
     "model.discriminator.channels": Key(
         int, lambda value: value >= 16 and value % 16 == 0, "a multiple of 16"
     ),
-    "flow.process": _one_of("rectified_flow", "ddpm"),
+    "flow.process": _one_of("rectified_flow", "ddpm", "direct"),
     "flow.gamma": _positive(),
     "flow.normalization": _one_of("sample", "analytic"),
     "flow.time_sampling": _one_of("logit_normal", "uniform"),
     "flow.spacing": _one_of("reversed_log", "uniform"),
     "flow.nfe": _integer(1),
+    "loss.distance": _one_of("l2", "l1"),
     "loss.lpips_weight": _number(0),
     "loss.lpips_net": _one_of("vgg16", "alexnet"),
     "loss.adv_weight": _number(0),
@@ -174,6 +175,7 @@ def check_values(config: ml_collections.ConfigDict) -> None:
             raise ConfigError(f"config.{key} = {value!r}: expected {expected.expected}")
     _check_source(flat)
     _check_init(flat)
+    _check_direct(flat)
 
 
 def _check_source(flat: dict) -> None:
@@ -200,6 +202,21 @@ def _check_init(flat: dict) -> None:
         raise ConfigError(
             "config.model.encoder.frozen = True: random weights would stay as they are; name the "
             "run that has trained ones in config.init_from, with config.init.encoder = ema or raw"
+        )
+
+
+def _check_direct(flat: dict) -> None:
+    """A decoder without noise has no trajectory for a discriminator to see, and no second step."""
+    if flat["flow.process"] != "direct":
+        return
+    if flat["flow.nfe"] != 1:
+        raise ConfigError(
+            f"config.flow.nfe = {flat['flow.nfe']}: flow.process = 'direct' decodes in 1"
+        )
+    if flat["loss.adv_weight"] > 0 and flat["loss.matching"] != "standard":
+        raise ConfigError(
+            f"config.loss.matching = {flat['loss.matching']!r}: flow.process = 'direct' has no "
+            "noisy image to match with; take 'standard'"
         )
 
 

@@ -1,11 +1,13 @@
 """Diffusion processes: how images become noise, what the decoder predicts, and one step back.
 
-`RectifiedFlow` is the paper's; `DDPM` is where its ablation starts (Table 5). Both speak the same
-interface, so that the objective and the sampler do not know which one they hold. All arrays are
-float32; images are `[B, H, W, C]`, times `[B]`.
+`RectifiedFlow` is the paper's; `DDPM` is where its ablation starts (Table 5); `Direct` is without
+noise, for the decoders that the paper compares with. All speak the same interface, so that the
+objective and the sampler do not know which one they hold. All arrays are float32; images are
+`[B, H, W, C]`, times `[B]`.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,8 @@ class RectifiedFlow:
       normalization: standard deviation that `network_input` divides by: 'sample' measures it over
         each image (Chen 2023), 'analytic' takes `sqrt(((1 - t) gamma)^2 s^2 + t^2)`, s = 0.5.
     """
+
+    term: ClassVar[str] = "flow"  # the loss's name
 
     gamma: float = 0.6
     normalization: str = "sample"
@@ -75,6 +79,8 @@ class DDPM:
     `x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps`, beta from 1e-4 to 0.02 over 1000 steps. A time
     in [0, 1] means the discrete step `ceil(1000 t)`; t = 0 is data.
     """
+
+    term: ClassVar[str] = "flow"
 
     num_steps: int = 1000
     beta_start: float = 1e-4
@@ -142,4 +148,50 @@ class DDPM:
         return x
 
 
-Process = RectifiedFlow | DDPM
+@dataclasses.dataclass(frozen=True)
+class Direct:
+    """No diffusion: the decoder gives the image itself, in one evaluation, from the latents alone.
+
+    As in every autoencoder that the paper compares with. x_t is nothing: 0.
+    """
+
+    term: ClassVar[str] = "reconstruction"
+
+    def perturb(self, x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
+        """Zeros."""
+        del noise, t
+        return jnp.zeros_like(x0)
+
+    def target(self, x0: jax.Array, noise: jax.Array) -> jax.Array:
+        """The image."""
+        del noise
+        return x0
+
+    def network_input(self, x_t: jax.Array, t: jax.Array) -> jax.Array:
+        """x_t, which the decoder does not look at."""
+        del t
+        return x_t
+
+    def denoised(self, x_t: jax.Array, image: jax.Array, t: jax.Array) -> jax.Array:
+        """The image that was predicted."""
+        del x_t, t
+        return image
+
+    def move(self, x_t: jax.Array, image: jax.Array, t: jax.Array, s: jax.Array) -> jax.Array:
+        """The image, wherever one goes."""
+        del x_t, t, s
+        return image
+
+    def step_back(
+        self, x_t: jax.Array, image: jax.Array, t: jax.Array, s: jax.Array, noise: jax.Array
+    ) -> jax.Array:
+        """The image: one step is all."""
+        del x_t, t, s, noise
+        return image
+
+    def final(self, x: jax.Array) -> jax.Array:
+        """The end point is the image."""
+        return x
+
+
+Process = RectifiedFlow | DDPM | Direct

@@ -11,28 +11,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from epsilon_vae.models.layers import GroupNorm, SelfAttention, avg_pool_2x2, conv, rematerialized
-from epsilon_vae.parallel.sharding import shard_images
-
-
-class EncoderBlock(nn.Module):
-    """GN–swish–conv–GN–swish–conv on a residual; a 1×1 shortcut where channels change."""
-
-    features: int
-    groups: int
-    epsilon: float
-    use_bias: bool
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        h = nn.swish(GroupNorm(self.groups, self.epsilon, name="norm1")(x))
-        h = conv(self.features, 3, self.dtype, use_bias=self.use_bias, name="conv1")(h)
-        h = nn.swish(GroupNorm(self.groups, self.epsilon, name="norm2")(h))
-        h = conv(self.features, 3, self.dtype, use_bias=self.use_bias, name="conv2")(h)
-        if x.shape[-1] != self.features:
-            x = conv(self.features, 1, self.dtype, use_bias=self.use_bias, name="shortcut")(x)
-        return shard_images(x + h)
+from epsilon_vae.models.layers import (
+    GroupNorm,
+    ResidualBlock,
+    SelfAttention,
+    avg_pool_2x2,
+    conv,
+    rematerialized,
+)
 
 
 class SDEncoder(nn.Module):
@@ -58,7 +44,7 @@ class SDEncoder(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         def block(features: int, name: str) -> Callable[[jax.Array], jax.Array]:
-            module = EncoderBlock(features, self.groups, self.epsilon, True, self.dtype, name=name)
+            module = ResidualBlock(features, self.groups, self.epsilon, True, self.dtype, name=name)
             return rematerialized(module, self.remat)
 
         h = conv(self.channels, 3, self.dtype, name="conv_in")(images.astype(self.dtype))
@@ -103,7 +89,9 @@ class LiteEncoder(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         def block(features: int, name: str) -> Callable[[jax.Array], jax.Array]:
-            module = EncoderBlock(features, self.groups, self.epsilon, False, self.dtype, name=name)
+            module = ResidualBlock(
+                features, self.groups, self.epsilon, False, self.dtype, name=name
+            )
             return rematerialized(module, self.remat)
 
         images = images.astype(self.dtype)

@@ -104,6 +104,29 @@ class GroupNorm(nn.Module):
         return norm(x).astype(x.dtype)
 
 
+class ResidualBlock(nn.Module):
+    """GN–swish–conv–GN–swish–conv on a residual; a 1×1 shortcut where channels change.
+
+    LDM's with biases, MaskGIT's without.
+    """
+
+    features: int
+    groups: int
+    epsilon: float
+    use_bias: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = nn.swish(GroupNorm(self.groups, self.epsilon, name="norm1")(x))
+        h = conv(self.features, 3, self.dtype, use_bias=self.use_bias, name="conv1")(h)
+        h = nn.swish(GroupNorm(self.groups, self.epsilon, name="norm2")(h))
+        h = conv(self.features, 3, self.dtype, use_bias=self.use_bias, name="conv2")(h)
+        if x.shape[-1] != self.features:
+            x = conv(self.features, 1, self.dtype, use_bias=self.use_bias, name="shortcut")(x)
+        return shard_images(x + h)
+
+
 class AdaGN(nn.Module):
     """Adaptive GroupNorm: `GN(x) * (1 + scale) + shift` (Dhariwal & Nichol 2021, Eq. in sec. 3).
 

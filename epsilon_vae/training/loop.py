@@ -37,7 +37,7 @@ from epsilon_vae.training.state import TrainState
 from epsilon_vae.training.step import TrainStep
 from epsilon_vae.training.workdir import open_workdir
 
-LOSSES = ("flow", "lpips", "adv", "disc", "r1")
+LOSSES = ("flow", "reconstruction", "lpips", "adv", "disc", "r1")
 
 
 def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | None:

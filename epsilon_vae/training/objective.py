@@ -15,6 +15,8 @@ from epsilon_vae.losses.adversarial import Denoising, NoGAN, TrajectoryGAN
 from epsilon_vae.losses.perceptual import LPIPS
 from epsilon_vae.models.autoencoder import Networks
 
+DISTANCES = {"l2": lambda error: jnp.mean(error**2), "l1": lambda error: jnp.mean(jnp.abs(error))}
+
 
 @dataclasses.dataclass(frozen=True)
 class PerceptualTerm:
@@ -34,6 +36,7 @@ class Objective:
       sample_time: key → one training time t.
       perceptual: terms on x0_hat, none or one.
       adversary: the trajectory GAN, or `NoGAN`.
+      distance: of the prediction from its target, a key of `DISTANCES`.
       encoder_frozen: the decoder alone is trained.
       dtype: that the networks compute in.
     """
@@ -43,6 +46,7 @@ class Objective:
     sample_time: Callable[[jax.Array], jax.Array]
     perceptual: tuple[PerceptualTerm, ...]
     adversary: TrajectoryGAN | NoGAN
+    distance: str = "l2"
     encoder_frozen: bool = False
     dtype: jnp.dtype = jnp.float32
 
@@ -93,8 +97,8 @@ class Objective:
         denoised = process.denoised(x_t, prediction, t)
         denoising = Denoising(images, noise, t, x_t, prediction, denoised, draw["step_fraction"])
 
-        loss = jnp.mean((prediction - process.target(images, noise)) ** 2)
-        metrics = {"loss/flow": loss}
+        loss = DISTANCES[self.distance](prediction - process.target(images, noise))
+        metrics = {f"loss/{process.term}": loss}
         for term in self.perceptual:
             distance = jnp.mean(term.distance(frozen["lpips"], denoised, images))
             metrics["loss/lpips"] = distance

@@ -121,9 +121,14 @@ class Autoencoder:
         states, estimates = jax.device_get(self._follow(whole, latents[None]))
         return times, states[:, 0], estimates[:, 0]
 
+    @property
+    def is_diffusion(self) -> bool:
+        """Whether the decoder denoises, in steps and from a seed; or gives the image itself."""
+        return not isinstance(self.process, Direct)
+
     def nfe(self, steps: int) -> int:
         """Network evaluations of a decoding that is asked for `steps`: 1 without diffusion."""
-        return 1 if isinstance(self.process, Direct) else steps
+        return steps if self.is_diffusion else 1
 
     def _times(self, steps: int) -> np.ndarray:
         return SPACINGS[self.spacing](self.nfe(steps))

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import epsilon_vae
+from configs import tiny
+from epsilon_vae import builders
 from epsilon_vae.autoencoder import Autoencoder
 from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.data.transforms import to_float
@@ -44,6 +46,18 @@ def test_shapes_and_types(vae, images):
     assert vae.reconstruct(images).dtype == np.uint8
     assert vae.encode(images[0]).shape == (8, 8, 8)
     assert vae.decode(latents[0]).shape == (32, 32, 3)
+
+
+def test_without_noise_steps_and_seed_change_nothing(images):
+    config = tiny.get_config()
+    config.model.decoder.name = "vae"
+    config.flow.process = "direct"
+    networks = builders.networks(config)
+    params = jax.jit(networks.init, static_argnums=1)(jax.random.key(0), 32)
+    direct = Autoencoder(networks, builders.process(config), config.flow.spacing, params)
+    first, other = direct.reconstruct(images), direct.reconstruct(images, steps=1, seed=7)
+    np.testing.assert_array_equal(first, other)
+    assert direct.nfe(3) == 1 and first.std() > 1
 
 
 def test_uint8_and_float_images_are_the_same(vae, images):

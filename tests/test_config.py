@@ -101,6 +101,32 @@ def test_encoder_names_its_factors():
         builders.networks(config)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("flow.nfe", 3, "decodes in 1"),
+        ("loss.matching", "trajectory", "no noisy image to match with; take 'standard'"),
+        ("flow.process", "rectified_flow", "decoder.name = 'vae' gives the image itself"),
+        ("model.decoder.name", "adm", "decoder.name = 'adm' denoises; 'direct' is for vae, sd"),
+        ("model.decoder.conditioning", "adagn", "only decoder.name = 'adm' has AdaGN"),
+    ],
+)
+def test_decoder_without_noise_has_nothing_of_a_diffusion(key, value, words):
+    config = common.vae("b")
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ConfigError) as error:
+        check(config)
+        builders.networks(config)
+    assert words in str(error.value)
+
+
+def test_decoder_names_its_sizes():
+    config = common.vae("h")
+    config.model.decoder.name = "sd"
+    with pytest.raises(ConfigError, match="config.model.decoder.size = 'h': .*'sd' has tiny, m"):
+        builders.networks(config)
+
+
 def test_mesh_shape_fills_what_is_left():
     axes = {"data": -1, "fsdp": 2, "space": 1}
     assert mesh_shape(axes, 8) == {"data": 4, "fsdp": 2, "space": 1}

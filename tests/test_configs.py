@@ -114,6 +114,17 @@ def test_rung_trains(rung):
     assert history[-1]["loss/flow"] < history[0]["loss/flow"] * 1.2
 
 
+@pytest.mark.parametrize("decoder", ["vae", "sd"])
+def test_decoder_without_noise_trains(decoder):
+    config = shrink(load("vae_b"))
+    config.model.decoder.name = decoder
+    config.loss.distance = "l1"
+    history = train_a_little(config)
+    assert all(np.isfinite(list(metrics.values())).all() for metrics in history)
+    assert history[-1]["loss/reconstruction"] < history[0]["loss/reconstruction"]
+    assert "loss/flow" not in history[0] and history[0]["loss/r1"] > 0
+
+
 @pytest.mark.parametrize(
     "options",
     [

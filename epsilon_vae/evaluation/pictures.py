@@ -191,7 +191,7 @@ class Photographer:
     def _look_closely(self, batch: Batch) -> None:
         """Variation over seeds, and films, of subjects that start from noise."""
         for subject in self._subjects:
-            if not isinstance(subject, Run):
+            if not (isinstance(subject, Run) and subject.autoencoder.is_diffusion):
                 continue
             latents, nfe = subject.encode(batch), main_nfe(subject.nfes(self._steps))
             seeds = range(self._seed, self._seed + SEEDS)

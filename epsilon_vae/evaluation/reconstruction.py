@@ -53,7 +53,8 @@ class HeldOutEvaluation:
     def __call__(self, params: dict) -> tuple[dict[str, float], np.ndarray]:
         """Means of `names` over all images, rounded to uint8; and the grid.
 
-        The grid is uint8, a row an image: the original, then its reconstruction at NFE 1 and 3.
+        The grid is uint8, a row an image: the original, then its reconstruction at NFE 1 and 3; 1
+        alone without diffusion.
         """
         if self._autoencoder is None:
             self._autoencoder = Autoencoder(*self._parts, params, mesh=self._mesh)
@@ -65,6 +66,7 @@ class HeldOutEvaluation:
         return tally.means(), self._grid(self._batches[0])
 
     def _grid(self, batch: Batch) -> np.ndarray:
-        pictures = [self._autoencoder.reconstruct(batch.images, steps) for steps in GRID_STEPS]
+        nfes = dict.fromkeys(map(self._autoencoder.nfe, GRID_STEPS))
+        pictures = [self._autoencoder.reconstruct(batch.images, nfe) for nfe in nfes]
         rows = np.concatenate([batch.images, *pictures], axis=2)[: batch.count][:GRID_IMAGES]
         return rows.reshape(-1, *rows.shape[2:])

@@ -87,8 +87,8 @@ class Run(Subject):
         }
 
     def nfes(self, steps: Sequence[int]) -> tuple[int, ...]:
-        """All."""
-        return tuple(steps)
+        """All; 1 alone without diffusion."""
+        return tuple(dict.fromkeys(map(self.autoencoder.nfe, steps)))
 
     def check(self, resolution: int, num_images: int) -> None:
         """Raises `SubjectError` for a resolution that the networks cannot take."""

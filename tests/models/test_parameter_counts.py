@@ -36,6 +36,27 @@ def test_decoder(size, n_z, parameters):
 
 
 @pytest.mark.parametrize(
+    ("size", "parameters"),
+    [
+        ("b", 10_135_235),
+        ("m", 22_781_475),
+        ("l", 40_480_131),
+        ("xl", 65_267_075),
+        ("h", 161_798_915),
+    ],
+)
+def test_decoder_of_the_papers_vae(size, parameters):
+    assert count(common.vae(size))["decoder"] == parameters
+
+
+def test_decoder_of_sd_vae():
+    config = common.vae("m", f=8)
+    config.model.encoder.update({"name": "sd", "n_z": 4})
+    config.model.decoder.name = "sd"
+    assert count(config)["decoder"] == 49_490_179
+
+
+@pytest.mark.parametrize(
     ("name", "f", "n_z", "parameters"),
     [
         ("sd", 8, 4, 34_145_156),

@@ -37,6 +37,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.encoder.f = 8  # paper
     config.model.encoder.n_z = 4  # paper
     config.model.encoder.frozen = False  # True trains the decoder alone, with init_from
+    config.model.bottleneck = ml_collections.ConfigDict()
+    config.model.bottleneck.name = "none"  # paper; or kl, vq
+    config.model.bottleneck.kl_weight = 1e-6  # latent-diffusion's
+    config.model.bottleneck.kl_convs = True  # latent-diffusion's quant_conv and post_quant_conv
+    config.model.bottleneck.vq_channels = 256  # between those and encoder and decoder, VQGAN's
+    config.model.bottleneck.num_codes = 16384
+    config.model.bottleneck.commitment = 0.25
+    config.model.bottleneck.normalized_codes = False
+    config.model.bottleneck.legacy_commitment = False  # True as VQGAN's weights were trained
     config.model.decoder = ml_collections.ConfigDict()
     config.model.decoder.name = "adm"  # paper
     config.model.decoder.size = "m"
@@ -60,6 +69,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.adv_weight = 0.5  # paper
     config.loss.adv_start_step = 0  # paper
     config.loss.adv_ramp_steps = 0  # paper
+    config.loss.gan = "non_saturating"  # paper; or hinge
     config.loss.matching = "trajectory"  # paper
     config.loss.r1_weight = 1.0
     config.loss.r1_every_steps = 16
@@ -122,11 +132,51 @@ def vae(size: str, f: int = 16) -> ml_collections.ConfigDict:
     return _direct(config, "vae")
 
 
+def sd_vae(f: int = 8) -> ml_collections.ConfigDict:
+    """SD-VAE (Rombach et al. 2022): KL latents; L1, LPIPS and a GAN that starts at step 50,001."""
+    config = _direct(sd("m", f), "sd")
+    config.model.bottleneck.name = "kl"
+    return _taming(config)
+
+
+def vqgan(f: int = 16, num_codes: int = 16384) -> ml_collections.ConfigDict:
+    """VQGAN (Esser et al. 2021): codes of 256; otherwise as SD-VAE."""
+    config = _direct(sd("m", f), "vqgan")
+    config.model.encoder.name = "vqgan"
+    config.model.encoder.n_z = 256
+    config.model.bottleneck.name = "vq"
+    config.model.bottleneck.num_codes = num_codes
+    return _taming(config)
+
+
+def llamagen(f: int = 16) -> ml_collections.ConfigDict:
+    """LlamaGen's tokenizer (Sun et al. 2024): 16384 codes of 8, of length 1."""
+    config = vqgan(f)
+    config.model.encoder.n_z = 8
+    config.model.bottleneck.normalized_codes = True
+    config.loss.distance = "l2"
+    config.loss.adv_start_step = 20_000
+    config.optim.b1, config.optim.b2 = 0.9, 0.95
+    return config
+
+
 def _direct(config: ml_collections.ConfigDict, decoder: str) -> ml_collections.ConfigDict:
     config.model.decoder.name = decoder
     config.flow.process = "direct"
     config.flow.nfe = 1
     config.loss.matching = "standard"  # there is no x_t to show
+    return config
+
+
+def _taming(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The losses of taming-transformers and latent-diffusion."""
+    config.loss.distance = "l1"
+    config.loss.lpips_weight = 1.0
+    config.loss.gan = "hinge"
+    config.loss.adv_weight = 0.5
+    config.loss.adv_start_step = 50_001
+    config.loss.r1_weight = 0.0
+    config.optim.b1, config.optim.b2 = 0.5, 0.9
     return config
 
 

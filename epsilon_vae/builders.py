@@ -1,6 +1,7 @@
 """From a config to the parts: the only place where a ConfigDict becomes named arguments."""
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from epsilon_vae.diffusion.time import TIME_SAMPLINGS
 from epsilon_vae.losses.adversarial import NoGAN, TrajectoryGAN
 from epsilon_vae.losses.perceptual import LPIPS
 from epsilon_vae.models.autoencoder import Networks
+from epsilon_vae.models.bottleneck import KLBottleneck, VQBottleneck
 from epsilon_vae.models.decoder import SDDecoder, VAEDecoder
 from epsilon_vae.models.discriminator import Discriminator
 from epsilon_vae.models.encoder import LiteEncoder, SDEncoder
@@ -53,13 +55,21 @@ SD_SIZES = {"tiny": {"channels": 32, "blocks": 1, "groups": 8}, "m": {}}  # m: S
 DDPM_UNET = {"adaptive_norm": False, "resample_in_blocks": False, "head_dim": None}
 
 # Module and sizes of each decoder that gives the image itself.
-DIRECT_DECODERS = {"vae": (VAEDecoder, VAE_SIZES), "sd": (SDDecoder, SD_SIZES)}
+DIRECT_DECODERS = {
+    "vae": (VAEDecoder, VAE_SIZES),
+    "sd": (SDDecoder, SD_SIZES),
+    "vqgan": (functools.partial(SDDecoder, last_attention=True), SD_SIZES),
+}
 
 # Channel multipliers by downsampling factor. sd f 8 and lite f 16 are the paper's, the rest ours.
 ENCODERS = {
     "sd": (
         SDEncoder,
         {8: (1, 2, 4, 4), 16: (1, 1, 2, 4, 4), 32: (1, 1, 2, 2, 4, 4)},
+    ),
+    "vqgan": (  # and LlamaGen's
+        functools.partial(SDEncoder, last_attention=True),
+        {8: (1, 2, 2, 4), 16: (1, 1, 2, 2, 4)},
     ),
     "lite": (
         LiteEncoder,
@@ -87,8 +97,9 @@ def networks(config: ml_collections.ConfigDict) -> Networks:
         )
     common = {"dtype": jnp.dtype(config.dtype), "remat": config.model.remat}
     decoder, stride = _decoder(config, multipliers[encoder.f], common)
+    make_encoder = functools.partial(make_encoder, multipliers=multipliers[encoder.f], **common)
     networks = Networks(
-        encoder=make_encoder(encoder.n_z, multipliers[encoder.f], **common),
+        encoder=_with_bottleneck(config, make_encoder),
         decoder=decoder,
         f=encoder.f,
         decoder_stride=stride,
@@ -101,6 +112,25 @@ def networks(config: ml_collections.ConfigDict) -> Networks:
             f"{multiple}; {near} would do"
         )
     return networks
+
+
+def _with_bottleneck(
+    config: ml_collections.ConfigDict, make_encoder: Callable[[int], nn.Module]
+) -> nn.Module:
+    """The encoder, made for as many channels as its bottleneck takes, in that bottleneck."""
+    bottleneck, n_z = config.model.bottleneck, config.model.encoder.n_z
+    if bottleneck.name == "kl":
+        return KLBottleneck(make_encoder(2 * n_z), n_z, bottleneck.kl_weight, bottleneck.kl_convs)
+    if bottleneck.name == "vq":
+        return VQBottleneck(
+            make_encoder(bottleneck.vq_channels),
+            bottleneck.num_codes,
+            n_z,
+            bottleneck.commitment,
+            bottleneck.normalized_codes,
+            bottleneck.legacy_commitment,
+        )
+    return make_encoder(n_z)
 
 
 def _decoder(
@@ -126,11 +156,20 @@ def _decoder(
         )
     if decoder.name in DIRECT_DECODERS:
         make, sizes = DIRECT_DECODERS[decoder.name]
-        size = _size(decoder, sizes)
-        return make(**size, multipliers=multipliers, **common), 1
+        arguments = _size(decoder, sizes) | {"multipliers": multipliers} | common
+        if decoder.name != "vae":
+            arguments["conv_channels"] = _post_quant_channels(config)
+        return make(**arguments), 1
     size = _size(decoder, UNET_SIZES) | (DDPM_UNET if decoder.name == "ddpm" else {})
     unet = UNet(**size, conditioning=decoder.conditioning, **common)
     return unet, 2 ** (len(unet.multipliers) - 1)
+
+
+def _post_quant_channels(config: ml_collections.ConfigDict) -> int | None:
+    bottleneck = config.model.bottleneck
+    if bottleneck.name == "vq":
+        return bottleneck.vq_channels
+    return config.model.encoder.n_z if bottleneck.name == "kl" and bottleneck.kl_convs else None
 
 
 def _size(decoder: ml_collections.ConfigDict, sizes: dict[str, dict]) -> dict:
@@ -162,6 +201,7 @@ def objective(config: ml_collections.ConfigDict) -> Objective:
         adversary = TrajectoryGAN(
             Discriminator(config.model.discriminator.channels, dtype),
             loss.matching,
+            loss.gan,
             loss.adv_weight,
             loss.adv_start_step,
             loss.adv_ramp_steps,

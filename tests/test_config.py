@@ -14,7 +14,7 @@ WRONG = [
     ("data.val_split", "validation", "photos has 'val'"),
     ("data.max_bad_share", 0.0, "between 0 and 1"),
     ("seed", 2**32, "below"),
-    ("model.encoder.name", "vq", "sd, lite"),
+    ("model.encoder.name", "vq", "sd, vqgan, lite"),
     ("init.encoder", "EMA", "ema, raw, none"),
     ("init.discriminator", "ema", "raw, none"),
     ("model.decoder.size", "xxl", "xl, h"),

@@ -114,15 +114,26 @@ def test_rung_trains(rung):
     assert history[-1]["loss/flow"] < history[0]["loss/flow"] * 1.2
 
 
-@pytest.mark.parametrize("decoder", ["vae", "sd"])
-def test_decoder_without_noise_trains(decoder):
-    config = shrink(load("vae_b"))
-    config.model.decoder.name = decoder
-    config.loss.distance = "l1"
+@pytest.mark.parametrize(
+    ("config", "terms"),
+    [
+        (load("vae_b"), {"r1"}),
+        (common.sd_vae(), {"kl"}),
+        (common.llamagen(), {"vq"}),
+    ],
+    ids=["vae", "sd_vae", "llamagen"],
+)
+def test_autoencoder_without_noise_trains(config, terms):
+    config = shrink(config)
+    config.model.bottleneck.vq_channels = 32
+    config.loss.adv_start_step = 0
     history = train_a_little(config)
     assert all(np.isfinite(list(metrics.values())).all() for metrics in history)
     assert history[-1]["loss/reconstruction"] < history[0]["loss/reconstruction"]
-    assert "loss/flow" not in history[0] and history[0]["loss/r1"] > 0
+    logged = {name.removeprefix("loss/") for name in history[0] if name.startswith("loss/")}
+    assert logged == {"reconstruction", "lpips", "adv", "disc"} | terms
+    if "vq" in terms:
+        assert 0 < history[0]["codes/usage"] <= 1 <= history[0]["codes/perplexity"]
 
 
 @pytest.mark.parametrize(

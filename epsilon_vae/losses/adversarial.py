@@ -61,13 +61,23 @@ MATCHINGS = {"trajectory": match_trajectory, "standard": match_standard, "step":
 CONTEXT_CHANNELS = {"trajectory": 3, "standard": 0, "step": 3}
 
 
-def generator_loss(fake_logits: jax.Array) -> jax.Array:
-    """Non-saturating: mean of `softplus(-D(fake))`."""
+def generator_loss(fake_logits: jax.Array, gan: str = "non_saturating") -> jax.Array:
+    """Mean of `softplus(-D(fake))`; of `-D(fake)` for 'hinge'."""
+    if gan == "hinge":
+        return -jnp.mean(fake_logits)
     return jnp.mean(jax.nn.softplus(-fake_logits))
 
 
-def discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
-    """Mean of `softplus(-D(real))` plus mean of `softplus(D(fake))`."""
+def discriminator_loss(
+    real_logits: jax.Array, fake_logits: jax.Array, gan: str = "non_saturating"
+) -> jax.Array:
+    """Mean of `softplus(-D(real))` plus mean of `softplus(D(fake))`.
+
+    For 'hinge' half the means of `relu(1 - D(real))` and `relu(1 + D(fake))`, as VQGAN's.
+    """
+    if gan == "hinge":
+        real, fake = jax.nn.relu(1 - real_logits), jax.nn.relu(1 + fake_logits)
+        return 0.5 * (jnp.mean(real) + jnp.mean(fake))
     return jnp.mean(jax.nn.softplus(-real_logits)) + jnp.mean(jax.nn.softplus(fake_logits))
 
 
@@ -89,6 +99,7 @@ class TrajectoryGAN:
     Attributes:
       discriminator: D(concat(real or fake, context), t) → patch logits.
       matching: what D compares, a key of `MATCHINGS`.
+      gan: which losses, 'non_saturating' or 'hinge'.
       weight: of the generator's term; 0.5 in the paper.
       start_step, ramp_steps: both networks' terms are 0 before `start_step` and rise to their full
         weight over `ramp_steps`; 0 and 0 in the paper.
@@ -97,6 +108,7 @@ class TrajectoryGAN:
 
     discriminator: nn.Module
     matching: str = "trajectory"
+    gan: str = "non_saturating"
     weight: float = 0.5
     start_step: int = 0
     ramp_steps: int = 0
@@ -114,7 +126,7 @@ class TrajectoryGAN:
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Weighted term of the autoencoder's loss, and metrics."""
         match = MATCHINGS[self.matching](process, denoising)
-        loss = generator_loss(self._logits(params, match.fake, match))
+        loss = generator_loss(self._logits(params, match.fake, match), self.gan)
         return self._ramp(step) * self.weight * loss, {"loss/adv": loss}
 
     def discriminator_loss(
@@ -123,7 +135,7 @@ class TrajectoryGAN:
         """The discriminator's loss, and metrics; no gradient reaches the autoencoder."""
         match = MATCHINGS[self.matching](process, jax.lax.stop_gradient(denoising))
         real, fake = (self._logits(params, x, match) for x in (match.real, match.fake))
-        loss = discriminator_loss(real, fake)
+        loss = discriminator_loss(real, fake, self.gan)
         metrics = {"loss/disc": loss}
         if self.r1_weight > 0:
             r1 = jax.lax.cond(

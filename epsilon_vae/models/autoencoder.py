@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from epsilon_vae.diffusion.path import Process
 from epsilon_vae.diffusion.sampler import sample, trajectory
+from epsilon_vae.models.bottleneck import KLBottleneck, TrainingLatents, VQBottleneck
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Networks:
     """Encoder E and denoiser G with the pure functions that the objective and the sampler call.
 
     Attributes:
-      encoder: images `[B, H, W, 3]` → latents `[B, H/f, W/f, n_z]`.
+      encoder: images `[B, H, W, 3]` → latents `[B, H/f, W/f, n_z]`; perhaps a bottleneck around it.
       decoder: (noisy images `[B, H, W, 3]`, times `[B]`, latents) → prediction `[B, H, W, 3]`.
       f: downsampling factor of the encoder.
       decoder_stride: height and width that the decoder takes are multiples of this.
@@ -44,6 +45,21 @@ class Networks:
     def encode(self, params: dict, images: jax.Array) -> jax.Array:
         """Latents of images in [-1, 1]."""
         return self.encoder.apply({"params": params["encoder"]}, images)
+
+    def latent_noise_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Of the noise that one image's `training_latents` are drawn with; empty for most."""
+        if not isinstance(self.encoder, KLBottleneck):
+            return (0,)
+        height, width, _ = image_shape
+        return (height // self.f, width // self.f, self.encoder.n_z)
+
+    def training_latents(
+        self, params: dict, images: jax.Array, noise: jax.Array
+    ) -> TrainingLatents:
+        """Latents as training has them, with their loss; without a bottleneck `encode`'s and 0."""
+        if isinstance(self.encoder, (KLBottleneck, VQBottleneck)):
+            return self.encoder.apply({"params": params["encoder"]}, images, noise, method="train")
+        return TrainingLatents(self.encode(params, images), jnp.zeros(()), {})
 
     def predict(self, params: dict, x: jax.Array, t: jax.Array, latents: jax.Array) -> jax.Array:
         """The decoder's prediction (velocity or noise) at normalised noisy images, times `t`."""

@@ -71,6 +71,9 @@ class SDDecoder(nn.Module):
       multipliers: channels of each level over `channels`, as `SDEncoder`'s.
       channels: base width, 128 in SD-VAE.
       blocks: residual blocks a level, 3 in SD-VAE: one more than its encoder's.
+      last_attention: self-attention after each block of the last level too, as VQGAN and LlamaGen.
+      conv_channels: of a 1×1 convolution of the latents (latent-diffusion's `post_quant_conv`);
+        None leaves it out.
       remat: of each residual and attention block, one of `layers.REMAT_POLICIES`.
     """
 
@@ -80,6 +83,8 @@ class SDDecoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
     groups: int = 32
     epsilon: float = 1e-6
+    last_attention: bool = False
+    conv_channels: int | None = None
     remat: str = "none"
 
     @nn.compact
@@ -90,17 +95,23 @@ class SDDecoder(nn.Module):
             module = ResidualBlock(features, self.groups, self.epsilon, True, self.dtype, name=name)
             return rematerialized(module, self.remat)
 
-        widest = self.multipliers[-1] * self.channels
-        h = conv(widest, 3, self.dtype, name="conv_in")(latents.astype(self.dtype))
+        def attention(name: str) -> Callable[[jax.Array], jax.Array]:
+            module = SelfAttention(None, self.groups, self.epsilon, self.dtype, name=name)
+            return rematerialized(module, self.remat)
+
+        h = latents.astype(self.dtype)
+        if self.conv_channels is not None:
+            h = conv(self.conv_channels, 1, self.dtype, name="post_quant_conv")(h)
+        widest, last = self.multipliers[-1] * self.channels, len(self.multipliers) - 1
+        h = conv(widest, 3, self.dtype, name="conv_in")(h)
         h = block(widest, "middle_block0")(h)
-        attention = SelfAttention(
-            None, self.groups, self.epsilon, self.dtype, name="middle_attention"
-        )
-        h = rematerialized(attention, self.remat)(h)
+        h = attention("middle_attention")(h)
         h = block(widest, "middle_block1")(h)
         for level, multiplier in reversed(list(enumerate(self.multipliers))):
             for i in range(self.blocks):
                 h = block(multiplier * self.channels, f"level{level}_block{i}")(h)
+                if self.last_attention and level == last:
+                    h = attention(f"level{level}_attention{i}")(h)
             if level > 0:
                 h = conv(h.shape[-1], 3, self.dtype, name=f"level{level}_up")(upsample_nearest(h))
         h = nn.swish(GroupNorm(self.groups, self.epsilon, name="norm_out")(h))

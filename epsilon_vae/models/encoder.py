@@ -29,6 +29,7 @@ class SDEncoder(nn.Module):
       multipliers: channels of each level over `channels`; (1, 2, 4, 4) is f = 8.
       channels: base width, 128 in the paper.
       blocks: residual blocks a level.
+      last_attention: self-attention after each block of the last level too, as VQGAN and LlamaGen.
       remat: of each residual and attention block, one of `layers.REMAT_POLICIES`.
     """
 
@@ -39,6 +40,7 @@ class SDEncoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
     groups: int = 32
     epsilon: float = 1e-6
+    last_attention: bool = False
     remat: str = "none"
 
     @nn.compact
@@ -47,11 +49,18 @@ class SDEncoder(nn.Module):
             module = ResidualBlock(features, self.groups, self.epsilon, True, self.dtype, name=name)
             return rematerialized(module, self.remat)
 
+        def attention(name: str) -> Callable[[jax.Array], jax.Array]:
+            module = SelfAttention(None, self.groups, self.epsilon, self.dtype, name=name)
+            return rematerialized(module, self.remat)
+
+        last = len(self.multipliers) - 1
         h = conv(self.channels, 3, self.dtype, name="conv_in")(images.astype(self.dtype))
         for level, multiplier in enumerate(self.multipliers):
             for i in range(self.blocks):
                 h = block(multiplier * self.channels, f"level{level}_block{i}")(h)
-            if level < len(self.multipliers) - 1:
+                if self.last_attention and level == last:
+                    h = attention(f"level{level}_attention{i}")(h)
+            if level < last:
                 # LDM pads only the right and the bottom before its strided convolution.
                 h = conv(
                     h.shape[-1],
@@ -62,10 +71,7 @@ class SDEncoder(nn.Module):
                     name=f"level{level}_down",
                 )(h)
         h = block(h.shape[-1], "middle_block0")(h)
-        attention = SelfAttention(
-            None, self.groups, self.epsilon, self.dtype, name="middle_attention"
-        )
-        h = rematerialized(attention, self.remat)(h)
+        h = attention("middle_attention")(h)
         h = block(h.shape[-1], "middle_block1")(h)
         h = nn.swish(GroupNorm(self.groups, self.epsilon, name="norm_out")(h))
         return conv(self.n_z, 3, self.dtype, name="conv_out")(h).astype(jnp.float32)

@@ -55,18 +55,25 @@ class Objective:
         return {"decoder": params["decoder"]} if self.encoder_frozen else params
 
     def draw(self, key: jax.Array, shape: tuple[int, ...]) -> dict[str, jax.Array]:
-        """All randomness of one step: `t` `[B]`, `noise` `[B, H, W, 3]`, `step_fraction` `[B]`.
+        """All randomness of one step, by what it is for.
+
+        `t` and `step_fraction` `[B]`, `noise` `[B, H, W, 3]`, and `latent_noise`, as a bottleneck
+        wants it.
 
         Each image draws from its own key, folded from its place in the global batch: the draw is
         the same however the batch is split over devices or accumulation.
         """
 
         def draw_one(index: jax.Array) -> dict[str, jax.Array]:
-            time_key, noise_key, fraction_key = jax.random.split(jax.random.fold_in(key, index), 3)
+            image_key = jax.random.fold_in(key, index)
+            time_key, noise_key, fraction_key = jax.random.split(image_key, 3)
+            latent_key = jax.random.fold_in(image_key, 3)
+            latent_shape = self.networks.latent_noise_shape(shape[1:])
             return {
                 "t": self.sample_time(time_key),
                 "noise": jax.random.normal(noise_key, shape[1:]),
                 "step_fraction": jax.random.uniform(fraction_key),
+                "latent_noise": jax.random.normal(latent_key, latent_shape),
             }
 
         return jax.vmap(draw_one)(jnp.arange(shape[0]))
@@ -91,14 +98,17 @@ class Objective:
           step: number of the step, for the GAN's ramp.
         """
         process, t, noise = self.process, draw["t"], draw["noise"]
-        latents = self.networks.encode(params, images)
+        latents, cost, metrics = self.networks.training_latents(
+            params, images, draw["latent_noise"]
+        )
         x_t = process.perturb(images, noise, t)
         prediction = self.networks.predict(params, process.network_input(x_t, t), t, latents)
         denoised = process.denoised(x_t, prediction, t)
         denoising = Denoising(images, noise, t, x_t, prediction, denoised, draw["step_fraction"])
 
-        loss = DISTANCES[self.distance](prediction - process.target(images, noise))
-        metrics = {f"loss/{process.term}": loss}
+        distance = DISTANCES[self.distance](prediction - process.target(images, noise))
+        metrics = {f"loss/{process.term}": distance} | metrics
+        loss = distance + cost
         for term in self.perceptual:
             distance = jnp.mean(term.distance(frozen["lpips"], denoised, images))
             metrics["loss/lpips"] = distance

@@ -49,11 +49,18 @@ def test_decoder_of_the_papers_vae(size, parameters):
     assert count(common.vae(size))["decoder"] == parameters
 
 
-def test_decoder_of_sd_vae():
-    config = common.vae("m", f=8)
-    config.model.encoder.update({"name": "sd", "n_z": 4})
-    config.model.decoder.name = "sd"
-    assert count(config)["decoder"] == 49_490_179
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [
+        (common.sd_vae(), 83_653_863),  # diffusers' AutoencoderKL
+        (common.llamagen(16), 71_883_403),  # 72 M, its paper
+        (common.llamagen(8), 70_109_835),  # 70 M
+    ],
+    ids=["sd_vae", "vq16", "vq8"],
+)
+def test_whole_autoencoders(config, parameters):
+    counts = count(config)
+    assert counts["encoder"] + counts["decoder"] == parameters
 
 
 @pytest.mark.parametrize(

@@ -34,19 +34,20 @@ def _spec(leaf: jax.Array | jax.ShapeDtypeStruct, fsdp: int) -> P:
 
 
 def gather_parameters(params, dtype: jnp.dtype):
-    """`params` whole on every device, what `fsdp` shards in `dtype`; gradients go back sharded.
+    """`params` whole on every device, sharded kernels in `dtype`; gradients go back sharded.
 
     Left to itself, the compiler passes sharded kernels round the ring in hundreds of loops, one for
-    each convolution, which take more memory than whole kernels do. What is sharded is kernels,
-    which layers use in `dtype` anyway.
+    each convolution, which take more memory than whole kernels do. Layers use kernels in `dtype`
+    anyway; a codebook stays as it is.
     """
     fsdp = _size_of("fsdp")
 
-    def gather(leaf: jax.Array) -> jax.Array:
+    def gather(path: tuple, leaf: jax.Array) -> jax.Array:
         spec = _spec(leaf, fsdp)
-        return leaf if spec == P() else _gather(leaf, spec, dtype)
+        is_kernel = path[-1].key == "kernel"
+        return leaf if spec == P() else _gather(leaf, spec, dtype if is_kernel else leaf.dtype)
 
-    return jax.tree.map(gather, params)
+    return jax.tree.map_with_path(gather, params)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -175,7 +175,7 @@ def test_a_sharded_kernel_is_gathered_and_its_gradient_scattered(mesh):
     kernel = jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=infer_sharding(shape, mesh))
 
     def loss(kernel, images):
-        (kernel,) = gather_parameters([kernel], jnp.bfloat16)
+        kernel = gather_parameters({"kernel": kernel}, jnp.bfloat16)["kernel"]
         for _ in range(2):
             images = jax.nn.silu(
                 jax.lax.conv_general_dilated(

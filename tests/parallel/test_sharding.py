@@ -4,6 +4,7 @@ import importlib
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType
@@ -13,6 +14,7 @@ from epsilon_vae import builders
 from epsilon_vae.parallel.mesh import AXES, image_sharding, make_mesh
 from epsilon_vae.parallel.sharding import (
     batch_places,
+    gather_parameters,
     global_batch,
     infer_sharding,
     shard_images,
@@ -61,6 +63,18 @@ def test_largest_dimension_that_divides_is_sharded():
     assert spec(3, 3, 250, 512) == P(None, None, None, "fsdp")
     assert spec(3, 3, 512, 1027) == P(None, None, "fsdp")
     assert spec(1027, 1027) == spec(64, 64) == spec() == P()
+
+
+def test_sharded_kernels_alone_are_gathered_in_the_compute_dtype():
+    shapes = {
+        "kernel": jax.ShapeDtypeStruct((256, 256), np.float32),
+        "bias": jax.ShapeDtypeStruct((256,), np.float32),
+        "codebook": jax.ShapeDtypeStruct((16384, 8), np.float32),
+    }
+    with jax.sharding.use_abstract_mesh(POD):
+        gathered = jax.eval_shape(lambda p: gather_parameters(p, jnp.bfloat16), shapes)
+    dtypes = {name: leaf.dtype for name, leaf in gathered.items()}
+    assert dtypes == {"kernel": jnp.bfloat16, "bias": np.float32, "codebook": np.float32}
 
 
 def test_a_batch_is_put_together_from_what_a_process_holds():

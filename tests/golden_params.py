@@ -15,6 +15,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from epsilon_vae.losses.perceptual import LPIPS
+from epsilon_vae.models.decoder import SDDecoder
 from epsilon_vae.models.encoder import SDEncoder
 from epsilon_vae.models.unet import UNet
 from tests.parity.weights import to_diffusers
@@ -41,6 +42,7 @@ MODELS: dict[str, nn.Module] = {
         resample_in_blocks=False,
     ),
     "sd_encoder": SDEncoder(n_z=8, multipliers=(1, 2, 4, 4), channels=32, blocks=1, groups=16),
+    "sd_decoder": SDDecoder(multipliers=(1, 2, 4, 4), channels=32, blocks=2, groups=16),
 }
 # Factors of all kernels and biases. 1 keeps activations near one; 0.03 makes what the GroupNorms
 # see so small that their epsilons count: at 1, a wrong epsilon hides below the tolerance.
@@ -74,12 +76,14 @@ def _random_leaf(
 
 
 def model_inputs(module: nn.Module, n_z: int = 8, f: int = 8) -> dict[str, np.ndarray]:
-    """The arguments of `module`, by name: of an encoder images, of a UNet x, t and latents."""
+    """The arguments of `module` by name: images, latents (x and t None), or x, t and latents."""
     random = np.random.RandomState(1)
     images = random.standard_normal((BATCH, IMAGE_SIZE, IMAGE_SIZE, 3)).astype(np.float32)
     if isinstance(module, SDEncoder):
         return {"images": images}
     latents = random.standard_normal((BATCH, IMAGE_SIZE // f, IMAGE_SIZE // f, n_z))
+    if isinstance(module, SDDecoder):
+        return {"x": None, "t": None, "latents": latents.astype(np.float32)}
     # Times whose product with 1000 is exact: both sides then see the same sinusoids.
     t = np.array([0.25, 0.8125], np.float32)
     return {"x": images, "t": t, "latents": latents.astype(np.float32)}
@@ -104,6 +108,7 @@ def run_flax(module: nn.Module, params: dict, inputs: dict) -> dict[str, np.ndar
     """
     with jax.default_matmul_precision("highest"):
         output, by_params, by_inputs = _run_flax(module, params, inputs)
+    by_inputs = {name: value for name, value in by_inputs.items() if value is not None}
     return {**to_diffusers(module, by_params), **by_inputs, "output": output}
 
 

@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DModel
 from flax import linen as nn
 
+from epsilon_vae.models.decoder import SDDecoder
 from epsilon_vae.models.encoder import SDEncoder
 from epsilon_vae.models.unet import UNet
 from tests import golden_params
@@ -20,7 +21,11 @@ def run_torch(module: nn.Module, params: dict, inputs: dict) -> dict[str, np.nda
     Gradients by inputs carry the inputs' names, those by parameters diffusers' names.
     """
     network = build(module, params, inputs)
-    tensors = {name: torch.tensor(value, requires_grad=True) for name, value in inputs.items()}
+    tensors = {
+        name: torch.tensor(value, requires_grad=True)
+        for name, value in inputs.items()
+        if value is not None
+    }
     output = forward(network, **tensors)
     output.backward(torch.tensor(golden_params.projection(output.shape)))
     results = {name: parameter.grad.numpy() for name, parameter in network.named_parameters()}
@@ -32,13 +37,16 @@ def predict(module: nn.Module, params: dict, inputs: dict) -> np.ndarray:
     """diffusers' output alone."""
     network = build(module, params, inputs)
     with torch.no_grad():
-        return forward(network, **{k: torch.tensor(v) for k, v in inputs.items()}).numpy()
+        tensors = {k: torch.tensor(v) for k, v in inputs.items() if v is not None}
+        return forward(network, **tensors).numpy()
 
 
 def build(module: nn.Module, params: dict, inputs: dict) -> torch.nn.Module:
     """diffusers' network for `module`, with the weights `params`, each of which it must know."""
     if isinstance(module, SDEncoder):
-        network = build_encoder(module)
+        network = build_autoencoder(module, module.blocks, module.n_z // 2).encoder
+    elif isinstance(module, SDDecoder):
+        network = build_autoencoder(module, module.blocks - 1, inputs["latents"].shape[-1]).decoder
     else:
         network = build_unet(module, 3 + inputs["latents"].shape[-1])
     state = {name: torch.tensor(value) for name, value in to_diffusers(module, params).items()}
@@ -77,23 +85,30 @@ def build_unet(module: UNet, in_channels: int) -> UNet2DModel:
     )
 
 
-def build_encoder(module: SDEncoder) -> torch.nn.Module:
-    """The encoder of the AutoencoderKL of the same layout; it doubles its latent channels."""
-    levels = len(module.multipliers)
+def build_autoencoder(
+    module: SDEncoder | SDDecoder, blocks: int, latent_channels: int
+) -> AutoencoderKL:
+    """Of the same layout; its encoder gives means and log-variances, its decoder has a block more.
+
+    With attention at the last level it is VQModel's layout too, of the same blocks.
+    """
+    plain = len(module.multipliers) - 1
+    attention = "Attn" if module.last_attention else ""
     return AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * levels,
-        up_block_types=["UpDecoderBlock2D"] * levels,
+        down_block_types=["DownEncoderBlock2D"] * plain + [f"{attention}DownEncoderBlock2D"],
+        up_block_types=[f"{attention}UpDecoderBlock2D"] + ["UpDecoderBlock2D"] * plain,
         block_out_channels=[module.channels * multiplier for multiplier in module.multipliers],
-        layers_per_block=module.blocks,
-        latent_channels=module.n_z // 2,
+        layers_per_block=blocks,
+        latent_channels=latent_channels,
         norm_num_groups=module.groups,
-    ).encoder
+    )
 
 
 def forward(network: torch.nn.Module, **tensors: torch.Tensor) -> torch.Tensor:
-    """Images → latents, or x, t and latents, nearest-upsampled and concatenated, → prediction."""
-    if "images" in tensors:
-        return network(_channels_first(tensors["images"])).permute(0, 2, 3, 1)
+    """Images → latents, latents → images, or x, t and latents, joined, → prediction."""
+    if len(tensors) == 1:
+        (tensor,) = tensors.values()
+        return network(_channels_first(tensor)).permute(0, 2, 3, 1)
     x, latents = _channels_first(tensors["x"]), _channels_first(tensors["latents"])
     latents = torch.nn.functional.interpolate(latents, size=x.shape[2:], mode="nearest")
     output = network(torch.cat([x, latents], dim=1), 1000 * tensors["t"]).sample

@@ -9,6 +9,7 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
+from epsilon_vae.models.decoder import SDDecoder
 from epsilon_vae.models.encoder import SDEncoder
 
 # Path of a Flax module, its levels already counted as diffusers does → diffusers' name. Rules apply
@@ -35,6 +36,11 @@ ENCODER_RULES = (
     (r"^level", r"down"),
     *UNET_RULES,
 )
+DECODER_RULES = (
+    (r"^level(\d+)_up$", r"up\1_resample"),
+    (r"^level", r"up"),
+    *UNET_RULES,
+)
 LPIPS_FEATURES = {
     "vgg16": (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
     "alexnet": (0, 3, 6, 8, 10),
@@ -42,7 +48,7 @@ LPIPS_FEATURES = {
 
 
 def to_diffusers(module: nn.Module, params: dict) -> dict[str, np.ndarray]:
-    """The state dict of `UNet2DModel` or of `AutoencoderKL.encoder` for a tree of `module`'s.
+    """The state dict of `UNet2DModel`, or of `AutoencoderKL`'s encoder or decoder, for `module`'s.
 
     Gradients map like parameters. The fused qkv layer, whose features are ordered (3, heads,
     head_dim), becomes diffusers' to_q, to_k and to_v, ordered (heads, head_dim).
@@ -79,9 +85,11 @@ def to_lpips(net: str, params: dict) -> dict[str, np.ndarray]:
 
 def _diffusers_name(module: nn.Module, path: str) -> str:
     """diffusers' name of the module at `path`; it counts the levels of the way up from below."""
+    rules = {SDEncoder: ENCODER_RULES, SDDecoder: DECODER_RULES}.get(type(module), UNET_RULES)
+    upward = "level" if isinstance(module, SDDecoder) else "up"
     last = len(module.multipliers) - 1
-    name = re.sub(r"^up(\d+)", lambda match: f"up{last - int(match[1])}", path)
-    for pattern, replacement in ENCODER_RULES if isinstance(module, SDEncoder) else UNET_RULES:
+    name = re.sub(rf"^{upward}(\d+)", lambda match: f"{upward}{last - int(match[1])}", path)
+    for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
 

@@ -9,7 +9,7 @@ from tests import golden_params
 @pytest.mark.parametrize("gain", golden_params.GAINS)
 @pytest.mark.parametrize("name", sorted(golden_params.MODELS))
 def test_outputs_and_gradients_equal_the_golden_ones(name, gain):
-    """ADM and DDPM UNet and encoder, by every input and parameter."""
+    """ADM and DDPM UNet, SD encoder and decoder, by every input and parameter."""
     module = golden_params.MODELS[name]
     inputs = golden_params.model_inputs(module)
     params = golden_params.random_params(module, inputs, gain)

@@ -15,6 +15,8 @@ from absl import flags
 from epsilon_vae.config import check_key, check_override
 from epsilon_vae.parallel import hosts
 
+PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: launchers try again
+
 
 class UsageError(ValueError):
     """A command line that cannot run."""

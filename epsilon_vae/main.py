@@ -16,15 +16,13 @@ from ml_collections import config_flags
 
 from epsilon_vae import builders, command_line
 from epsilon_vae.checkpoint import CheckpointError
-from epsilon_vae.command_line import UsageError, exit_codes, exit_with, one_line
+from epsilon_vae.command_line import PREEMPTED, UsageError, exit_codes, exit_with, one_line
 from epsilon_vae.config import ConfigError, check, to_json
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.parallel import hosts
 from epsilon_vae.training import loop
 from epsilon_vae.training.flops import parameter_counts, step_flops
 from epsilon_vae.training.workdir import WorkdirError
-
-PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: launchers try again
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as configs/tiny.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and samples.")

@@ -68,12 +68,21 @@ class Run(Subject):
       step: of the checkpoint; None for the newest.
       protocol: says which weights and which spacing.
       mesh: of one process or all.
+      nfes: that it is evaluated at; None for those that are asked for.
 
     Raises:
       CheckpointError: no checkpoint there, or not of this step.
     """
 
-    def __init__(self, workdir: str, step: int | None, protocol: Protocol, mesh: Mesh):
+    def __init__(
+        self,
+        workdir: str,
+        step: int | None,
+        protocol: Protocol,
+        mesh: Mesh,
+        nfes: Sequence[int] | None = None,
+    ):
+        self._nfes = nfes
         spacing = None if protocol.spacing == "run" else protocol.spacing
         self.autoencoder = restore_on(mesh, workdir, step, protocol.weights, spacing)
         self.name = workdir.rstrip("/").rsplit("/", 1)[-1]
@@ -87,8 +96,8 @@ class Run(Subject):
         }
 
     def nfes(self, steps: Sequence[int]) -> tuple[int, ...]:
-        """All; 1 alone without diffusion."""
-        return tuple(dict.fromkeys(map(self.autoencoder.nfe, steps)))
+        """All, or its own; 1 alone without diffusion."""
+        return tuple(dict.fromkeys(map(self.autoencoder.nfe, self._nfes or steps)))
 
     def check(self, resolution: int, num_images: int) -> None:
         """Raises `SubjectError` for a resolution that the networks cannot take."""

@@ -1,0 +1,222 @@
+"""Trains the variants of a study, and evaluates them side by side.
+
+`python -m epsilon_vae.study --study=ladder --workdir=DIR --budget=MINUTES`, or with --num_steps.
+Studies are `configs/studies.py`'s. In DIR: `runs/VARIANT-seedN`, each a run of `epsilon_vae.main`;
+`evaluation/`, as `epsilon_vae.evaluate --compare` writes it; `study.md`, the table beside the
+paper's, and `study.png`. Stopped or killed, it goes on when the same command is run again. On
+several processes, each runs the command. Exit codes: those of `epsilon_vae.main`.
+"""
+
+import csv
+import importlib
+import json
+import pathlib
+import signal
+import sys
+from collections.abc import Sequence
+
+import jax
+import ml_collections
+import numpy as np
+from absl import app, flags, logging
+
+from epsilon_vae import builders, checkpoint, command_line
+from epsilon_vae.checkpoint import CheckpointError
+from epsilon_vae.command_line import PREEMPTED, UsageError, exit_codes, exit_with, one_line
+from epsilon_vae.config import ConfigError, check
+from epsilon_vae.data.decode import DataError
+from epsilon_vae.evaluation import protocol, study_results
+from epsilon_vae.evaluation.evaluation import evaluate, held_out_data
+from epsilon_vae.evaluation.protocol import ProtocolError
+from epsilon_vae.evaluation.subjects import Run, SubjectError
+from epsilon_vae.parallel import hosts
+from epsilon_vae.parallel.mesh import make_mesh
+from epsilon_vae.pretrained.registry import WeightsError
+from epsilon_vae.training import loop
+from epsilon_vae.training.workdir import WorkdirError
+
+# Steps of each variant from which the time of a step is told; the run goes on from there.
+TIMED_STEPS = 20
+# The part of a budget that is for training; the rest is for compiling and evaluating.
+TRAINING_SHARE = 0.7
+
+STUDY = flags.DEFINE_string("study", None, "Which, of configs/studies.py.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study.")
+SCALE = flags.DEFINE_enum(
+    "scale", "small", ["small", "paper"], "A laptop's networks, or the paper's."
+)
+DATA = flags.DEFINE_string("data", None, "Folder of train and val; the embedded photos without.")
+RESOLUTION = flags.DEFINE_integer("resolution", None, "Of training and evaluation.", lower_bound=32)
+SEEDS = flags.DEFINE_integer("seeds", 2, "Runs of each variant.", lower_bound=1)
+NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Of every run.", lower_bound=1)
+BUDGET = flags.DEFINE_float(
+    "budget", None, "Minutes for everything, from which the number of steps is told.", lower_bound=1
+)
+PROTOCOL = flags.DEFINE_string("protocol", "local", "Of the evaluation, as evaluate's.")
+HOSTS = command_line.HostFlags()
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """absl's flags; what is wrong with them ends the program with one line and code 2."""
+    try:
+        rest = flags.FLAGS(argv)
+        if len(rest) > 1:
+            raise UsageError(f"{rest[1]!r} is not a flag; flags start with --")
+        if WORKDIR.value is None:
+            raise UsageError("--workdir is missing: name a folder, as --workdir=runs/ladder")
+        if (NUM_STEPS.value is None) == (BUDGET.value is None):
+            raise UsageError("--num_steps or --budget: one of them says how long to train")
+    except (flags.Error, UsageError) as error:
+        exit_with(2, one_line(error))
+    return rest
+
+
+def main(argv: Sequence[str]) -> None:
+    """Joins the other processes, if any, trains what is missing, and evaluates."""
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    with exit_codes(
+        CheckpointError,
+        ConfigError,
+        DataError,
+        ProtocolError,
+        SubjectError,
+        UsageError,
+        WeightsError,
+        WorkdirError,
+        OSError,
+    ):
+        HOSTS.start()
+        asked = protocol.parse(PROTOCOL.value)
+        protocol.check_features(asked)
+        variants = open_study(STUDY.value, SCALE.value)
+        for variant in variants.values():
+            _choose_data(variant.config)
+            check(variant.config, jax.device_count())
+            builders.networks(variant.config)
+        folder = pathlib.Path(WORKDIR.value)
+        num_steps = _num_steps(folder, variants)
+        for seed in range(SEEDS.value):
+            for name, variant in variants.items():
+                _train(variant.config, run_folder(folder, name, seed), seed, num_steps)
+        _evaluate(folder, variants, asked)
+
+
+def open_study(name: str | None, scale: str) -> dict:
+    """The variants of a study, by name.
+
+    Raises:
+      UsageError: there is no such study.
+    """
+    studies = importlib.import_module("configs.studies")
+    if name not in studies.STUDIES:
+        raise UsageError(f"--study={name}: there are {', '.join(studies.STUDIES)}")
+    return studies.STUDIES[name](scale)
+
+
+def run_folder(folder: pathlib.Path, name: str, seed: int) -> pathlib.Path:
+    """Workdir of a variant's run."""
+    return folder / "runs" / f"{name}-seed{seed}"
+
+
+def _choose_data(config: ml_collections.ConfigDict) -> None:
+    if DATA.value is not None:
+        config.data.source, config.data.path = "folder", DATA.value
+    if RESOLUTION.value is not None:
+        config.data.resolution = RESOLUTION.value
+    config.flow.nfe = min(config.flow.nfe, 10)  # while it trains; variants say what is evaluated
+
+
+def _num_steps(folder: pathlib.Path, variants: dict) -> int:
+    """Of every run: what is asked for, or what the first call of the study found for its budget.
+
+    Raises:
+      UsageError: the folder holds a study that was started with other flags.
+    """
+    asked = {
+        "study": STUDY.value,
+        "scale": SCALE.value,
+        "data": DATA.value,
+        "resolution": RESOLUTION.value,
+        "seeds": SEEDS.value,
+        "num_steps": NUM_STEPS.value,
+        "budget": BUDGET.value,
+    }
+    file = folder / "study.json"
+    if file.exists():
+        found = json.loads(file.read_text())
+        for name, value in asked.items():
+            if found["asked"][name] != value:
+                raise UsageError(
+                    f"--{name}={value}: {file} was started with {found['asked'][name]}; take "
+                    "another --workdir"
+                )
+        return found["num_steps"]
+    num_steps = NUM_STEPS.value or _steps_within_budget(folder, variants)
+    if hosts.is_first():
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"asked": asked, "num_steps": num_steps}, indent=2) + "\n")
+    return num_steps
+
+
+def _steps_within_budget(folder: pathlib.Path, variants: dict) -> int:
+    """As many for every run, by the time of each variant's first steps."""
+    seconds = 0.0
+    for name, variant in variants.items():
+        workdir = run_folder(folder, name, 0)
+        _train(variant.config, workdir, 0, TIMED_STEPS)
+        with (workdir / "metrics.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        times = [float(row["step_seconds"]) for row in rows if row["step_seconds"]]
+        seconds += float(np.median(times)) * SEEDS.value
+    steps = int(60 * TRAINING_SHARE * BUDGET.value / seconds)
+    return hosts.from_first(max(steps // 100 * 100, TIMED_STEPS))
+
+
+def _train(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, seed: int, num_steps: int
+) -> None:
+    """Trains one run to `num_steps`, unless it is there; a signal to stop ends the program."""
+    if _is_trained(workdir, num_steps):
+        return
+    config = config.copy_and_resolve_references()
+    config.seed, config.num_steps = seed, num_steps
+    config.lock()
+    if hosts.is_first():
+        print(f"\n{workdir.name}, {num_steps} steps", flush=True)
+    stopped_by = loop.train(config, str(workdir))
+    if stopped_by:
+        if hosts.is_first():
+            print("Stopped and saved. To go on, run the same command again.")
+        sys.exit(PREEMPTED if stopped_by == signal.SIGTERM else 0)
+
+
+def _is_trained(workdir: pathlib.Path, num_steps: int) -> bool:
+    try:
+        step = int(checkpoint.find_step(str(workdir)).name)
+    except CheckpointError:
+        step = 0
+    return hosts.from_first(step) >= num_steps
+
+
+def _evaluate(folder: pathlib.Path, variants: dict, asked: protocol.Protocol) -> None:
+    """Writes `evaluation/`, and from its results the study's own table and plot."""
+    mesh = make_mesh()
+    subjects, nfes = [], set()
+    for seed in range(SEEDS.value):
+        for name, variant in variants.items():
+            workdir = str(run_folder(folder, name, seed))
+            subjects.append(Run(workdir, None, asked, mesh, variant.nfes))
+            nfes |= {*variant.nfes}
+    config = subjects[0].autoencoder.config
+    data, output = held_out_data(config), folder / "evaluation"
+    evaluate(subjects, data, [config.data.resolution], sorted(nfes), asked, str(output), mesh)
+    if hosts.is_first():
+        rows = json.loads((output / "results.json").read_text())["rows"]
+        paper = {name: variant.paper_rfid for name, variant in variants.items()}
+        study_results.write(folder, rows, paper)
+        print(f"{folder}/study.md")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,81 @@
+"""The study command: refusals, and a whole study of two variants, gone on with."""
+
+import json
+
+import pytest
+
+from tests.conftest import finish, read_metrics
+
+MODULE = "epsilon_vae.study"
+FLAGS = (
+    "--study=conditioning",
+    "--num_steps=2",
+    "--seeds=1",
+    "--protocol=local,features=alexnet",
+)
+
+
+@pytest.fixture(scope="module")
+def study(run_module, tmp_path_factory):
+    """Folder of a study of seconds, and what it printed."""
+    workdir = tmp_path_factory.mktemp("study")
+    out, _ = finish(run_module(MODULE, *FLAGS, f"--workdir={workdir}"), 900)
+    return workdir, out
+
+
+def test_variants_are_trained_and_evaluated_side_by_side(study):
+    workdir, out = study
+    for name in ("concat", "adagn"):
+        rows = read_metrics(workdir / "runs" / f"{name}-seed0")
+        assert [row["step"] for row in rows if row["loss/flow"]] == ["2"]
+    rows = json.loads((workdir / "evaluation" / "results.json").read_text())["rows"]
+    assert [(row["subject"], row["nfe"]) for row in rows] == [
+        ("concat-seed0", 50),
+        ("adagn-seed0", 50),
+    ]
+    table = (workdir / "study.md").read_text()
+    assert "| concat | 50 | 1 |" in table and table.count("*22.0") == 2
+    assert out.splitlines()[-1] == f"{workdir}/study.md"
+
+
+def test_what_is_trained_is_not_trained_again(study, run_module):
+    workdir, _ = study
+    before = (workdir / "runs" / "concat-seed0" / "metrics.csv").stat().st_mtime_ns
+    out, _ = finish(run_module(MODULE, *FLAGS, f"--workdir={workdir}"), 900)
+    assert "steps" not in out
+    assert (workdir / "runs" / "concat-seed0" / "metrics.csv").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--study=ladders", "--num_steps=2"), "--study=ladders: there are ladder, conditioning"),
+        (("--study=ladder",), "--num_steps or --budget: one of them says how long to train"),
+        (("--study=ladder", "--num_steps=2", "--budget=9"), "--num_steps or --budget: one of them"),
+        (("--study=ladder", "--num_steps=2", "--data=nowhere"), "nowhere/train: no such folder"),
+        (("--study=ladder", "--num_steps=2", "--resolution=33"), "the networks take multiples of"),
+    ],
+)
+def test_refusal_is_one_line(run_module, tmp_path, arguments, words):
+    process = run_module(MODULE, *arguments, f"--workdir={tmp_path}/study")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2 and "Traceback" not in err, err
+    [line] = [line for line in err.splitlines() if line.startswith("epsilon_vae: ")]
+    assert words in line
+
+
+def test_other_flags_on_the_same_folder_are_refused(run_module, tmp_path):
+    asked = {
+        "study": "conditioning",
+        "scale": "small",
+        "data": None,
+        "resolution": None,
+        "seeds": 1,
+        "num_steps": 5,
+        "budget": None,
+    }
+    (tmp_path / "study.json").write_text(json.dumps({"asked": asked, "num_steps": 5}))
+    process = run_module(MODULE, *FLAGS, f"--workdir={tmp_path}")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert "--num_steps=2: " in err and "was started with 5; take another --workdir" in err

@@ -31,7 +31,7 @@ from epsilon_vae.evaluation.protocol import ProtocolError
 from epsilon_vae.evaluation.subjects import Run, SubjectError
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
-from epsilon_vae.pretrained.registry import WeightsError
+from epsilon_vae.pretrained.weights import WeightsError
 from epsilon_vae.training import loop
 from epsilon_vae.training.workdir import WorkdirError
 

@@ -12,7 +12,8 @@ from epsilon_vae.config import KEYS, check, flatten
 from epsilon_vae.training.flops import parameter_counts
 from tests.conftest import ROOT, make_small_config, make_training, state_shapes
 
-NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
+NO_CONFIGS = ("__init__", "studies")
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in NO_CONFIGS)
 RUNGS = list(ablation.LADDER)
 
 

@@ -20,9 +20,13 @@ class Noisy(Run):
 
     name = "noisy"
     facts = {"kind": "test"}
+    is_diffusion = True
 
     def __init__(self):
         self.autoencoder = self
+
+    def nfes(self, steps):
+        return tuple(steps)
 
     def encode(self, batch):
         return to_float(batch.images)

@@ -126,7 +126,7 @@ def lite(size: str) -> ml_collections.ConfigDict:
 
 
 def vae(size: str, f: int = 16) -> ml_collections.ConfigDict:
-    """ "VAE (B…H)" of the paper's Table 8: `lite`'s encoder and losses, a deterministic decoder."""
+    """The paper's "VAE (B…H)" (Table 8): `lite`'s encoder and losses, a deterministic decoder."""
     config = lite(size)
     config.model.encoder.f = f
     return _direct(config, "vae")
@@ -139,13 +139,12 @@ def sd_vae(f: int = 8) -> ml_collections.ConfigDict:
     return _taming(config)
 
 
-def vqgan(f: int = 16, num_codes: int = 16384) -> ml_collections.ConfigDict:
-    """VQGAN (Esser et al. 2021): codes of 256; otherwise as SD-VAE."""
+def vqgan(f: int = 16) -> ml_collections.ConfigDict:
+    """VQGAN (Esser et al. 2021): 16384 codes of 256; otherwise as SD-VAE."""
     config = _direct(sd("m", f), "vqgan")
     config.model.encoder.name = "vqgan"
     config.model.encoder.n_z = 256
     config.model.bottleneck.name = "vq"
-    config.model.bottleneck.num_codes = num_codes
     return _taming(config)
 
 

@@ -10,19 +10,9 @@ import ml_collections
 
 from configs import ablation, common, tiny
 from epsilon_vae.config import flatten
+from epsilon_vae.evaluation.paper import RUNGS
 
-PAPER_LADDER = {
-    "baseline": 28.22,
-    "a": 24.11,
-    "b": 23.44,
-    "c": 22.04,
-    "d": 11.76,
-    "e": 8.24,
-    "f": 7.08,
-    "g": 6.24,
-}
-
-
+PAPER_LADDER = {rung: rfid for rung, _, rfid in RUNGS.values()}
 # What a laptop's variants take from `tiny`.
 SMALL = (
     "batch_size",

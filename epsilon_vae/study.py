@@ -19,6 +19,7 @@ import jax
 import ml_collections
 import numpy as np
 from absl import app, flags, logging
+from etils import epath
 
 from epsilon_vae import builders, checkpoint, command_line
 from epsilon_vae.checkpoint import CheckpointError
@@ -33,10 +34,10 @@ from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained.weights import WeightsError
 from epsilon_vae.training import loop
-from epsilon_vae.training.workdir import WorkdirError
+from epsilon_vae.training.workdir import WorkdirError, write_whole
 
-# Steps of each variant from which the time of a step is told; the run goes on from there.
-TIMED_STEPS = 20
+# What a budget comes to is rounded down to so many steps, and is at least that.
+STEPS_UNIT = 100
 # The part of a budget that is for training; the rest is for compiling and evaluating.
 TRAINING_SHARE = 0.7
 
@@ -155,22 +156,26 @@ def _num_steps(folder: pathlib.Path, variants: dict) -> int:
     num_steps = NUM_STEPS.value or _steps_within_budget(folder, variants)
     if hosts.is_first():
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"asked": asked, "num_steps": num_steps}, indent=2) + "\n")
+        content = json.dumps({"asked": asked, "num_steps": num_steps}, indent=2) + "\n"
+        write_whole(epath.Path(file), content.encode())
     return num_steps
 
 
 def _steps_within_budget(folder: pathlib.Path, variants: dict) -> int:
-    """As many for every run, by the time of each variant's first steps."""
+    """As many for every run, by the time of each variant's first steps, which the run goes on from.
+
+    They are as many as the first row of its metrics.csv takes.
+    """
     seconds = 0.0
     for name, variant in variants.items():
         workdir = run_folder(folder, name, 0)
-        _train(variant.config, workdir, 0, TIMED_STEPS)
+        _train(variant.config, workdir, 0, variant.config.log.every_steps)
         with (workdir / "metrics.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         times = [float(row["step_seconds"]) for row in rows if row["step_seconds"]]
         seconds += float(np.median(times)) * SEEDS.value
     steps = int(60 * TRAINING_SHARE * BUDGET.value / seconds)
-    return hosts.from_first(max(steps // 100 * 100, TIMED_STEPS))
+    return hosts.from_first(max(steps // STEPS_UNIT, 1) * STEPS_UNIT)
 
 
 def _train(

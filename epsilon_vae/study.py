@@ -51,7 +51,11 @@ RESOLUTION = flags.DEFINE_integer("resolution", None, "Of training and evaluatio
 SEEDS = flags.DEFINE_integer("seeds", 2, "Runs of each variant.", lower_bound=1)
 NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Of every run.", lower_bound=1)
 BUDGET = flags.DEFINE_float(
-    "budget", None, "Minutes for everything, from which the number of steps is told.", lower_bound=1
+    "budget",
+    None,
+    "Minutes, from which the number of steps is told; compiling and evaluating may take more than "
+    "the part that is left for them.",
+    lower_bound=1,
 )
 PROTOCOL = flags.DEFINE_string("protocol", "local", "Of the evaluation, as evaluate's.")
 HOSTS = command_line.HostFlags()

@@ -67,6 +67,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.lpips_weight = 0.5  # paper
     config.loss.lpips_net = "vgg16"  # paper
     config.loss.adv_weight = 0.5  # paper
+    config.loss.adaptive_weight = False  # paper; True multiplies adv_weight by VQGAN's ratio
     config.loss.adv_start_step = 0  # paper
     config.loss.adv_ramp_steps = 0  # paper
     config.loss.gan = "non_saturating"  # paper; or hinge
@@ -154,6 +155,7 @@ def llamagen(f: int = 16) -> ml_collections.ConfigDict:
     config.model.encoder.n_z = 8
     config.model.bottleneck.normalized_codes = True
     config.loss.distance = "l2"
+    config.loss.adaptive_weight = False
     config.loss.adv_start_step = 20_000
     config.optim.b1, config.optim.b2 = 0.9, 0.95
     return config
@@ -173,6 +175,7 @@ def _taming(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.loss.lpips_weight = 1.0
     config.loss.gan = "hinge"
     config.loss.adv_weight = 0.5
+    config.loss.adaptive_weight = True
     config.loss.adv_start_step = 50_001
     config.loss.r1_weight = 0.0
     config.optim.b1, config.optim.b2 = 0.5, 0.9

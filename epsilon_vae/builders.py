@@ -203,6 +203,7 @@ def objective(config: ml_collections.ConfigDict) -> Objective:
             loss.matching,
             loss.gan,
             loss.adv_weight,
+            loss.adaptive_weight,
             loss.adv_start_step,
             loss.adv_ramp_steps,
             loss.r1_weight,

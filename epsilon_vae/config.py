@@ -96,6 +96,7 @@ KEYS: dict[str, Key] = {
     "loss.lpips_weight": _number(0),
     "loss.lpips_net": _one_of("vgg16", "alexnet"),
     "loss.adv_weight": _number(0),
+    "loss.adaptive_weight": _FLAG,
     "loss.adv_start_step": _integer(0),
     "loss.adv_ramp_steps": _integer(0),
     "loss.gan": _one_of("non_saturating", "hinge"),

@@ -11,6 +11,7 @@ COMMON = {
     "model.decoder.conditioning": "concat",
     "model.encoder.frozen": False,
     "loss.lpips_net": "vgg16",
+    "loss.adaptive_weight": False,
     "loss.adv_start_step": 0,
     "loss.adv_ramp_steps": 0,
     "loss.matching": "trajectory",

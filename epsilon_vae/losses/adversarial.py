@@ -81,6 +81,16 @@ def discriminator_loss(
     return jnp.mean(jax.nn.softplus(-real_logits)) + jnp.mean(jax.nn.softplus(fake_logits))
 
 
+def adaptive_weight(reconstruction_grad: jax.Array, adversarial_grad: jax.Array) -> jax.Array:
+    """How far the GAN's gradient is behind the other losses', at most 10,000 (Esser et al. 2021).
+
+    Args:
+      reconstruction_grad, adversarial_grad: of those losses, by the decoder's last kernel.
+    """
+    norms = jnp.linalg.norm(reconstruction_grad), jnp.linalg.norm(adversarial_grad)
+    return jnp.clip(norms[0] / (norms[1] + 1e-4), 0.0, 1e4)
+
+
 def r1_penalty(discriminate, real: jax.Array) -> jax.Array:
     """Half the squared gradient norm of the mean logit with respect to each real image, averaged.
 
@@ -101,6 +111,7 @@ class TrajectoryGAN:
       matching: what D compares, a key of `MATCHINGS`.
       gan: which losses, 'non_saturating' or 'hinge'.
       weight: of the generator's term; 0.5 in the paper.
+      is_adaptive: the term is also multiplied by `adaptive_weight`, as VQGAN's.
       start_step, ramp_steps: both networks' terms are 0 before `start_step` and rise to their full
         weight over `ramp_steps`; 0 and 0 in the paper.
       r1_weight, r1_every_steps: R1 is computed in every so many steps, and weighted by as many.
@@ -110,6 +121,7 @@ class TrajectoryGAN:
     matching: str = "trajectory"
     gan: str = "non_saturating"
     weight: float = 0.5
+    is_adaptive: bool = False
     start_step: int = 0
     ramp_steps: int = 0
     r1_weight: float = 1.0
@@ -122,12 +134,16 @@ class TrajectoryGAN:
         return self.discriminator.init(key, images, jnp.zeros((1,)))["params"]
 
     def generator_loss(
-        self, params: dict, process: Process, denoising: Denoising, step: jax.Array
+        self, params: dict, process: Process, denoising: Denoising
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Weighted term of the autoencoder's loss, and metrics."""
+        """Term of the autoencoder's loss, to be weighted by `generator_weight`, and metrics."""
         match = MATCHINGS[self.matching](process, denoising)
         loss = generator_loss(self._logits(params, match.fake, match), self.gan)
-        return self._ramp(step) * self.weight * loss, {"loss/adv": loss}
+        return loss, {"loss/adv": loss}
+
+    def generator_weight(self, step: jax.Array) -> jax.Array:
+        """Of the generator's term, before `adaptive_weight`."""
+        return self._ramp(step) * self.weight
 
     def discriminator_loss(
         self, params: dict, process: Process, denoising: Denoising, step: jax.Array
@@ -159,15 +175,22 @@ class TrajectoryGAN:
 class NoGAN:
     """No adversary: no parameters, no loss."""
 
+    is_adaptive = False
+
     def init(self, key: jax.Array, image_size: int) -> dict:
         """No parameters."""
         del key, image_size
         return {}
 
-    def generator_loss(self, params, process, denoising, step):
+    def generator_loss(self, params, process, denoising):
         """Nothing to add."""
-        del params, process, denoising, step
+        del params, process, denoising
         return jnp.zeros(()), {}
+
+    def generator_weight(self, step):
+        """Of nothing."""
+        del step
+        return jnp.zeros(())
 
     def discriminator_loss(self, params, process, denoising, step):
         """Nothing to learn."""

@@ -65,6 +65,19 @@ class Networks:
         """The decoder's prediction (velocity or noise) at normalised noisy images, times `t`."""
         return self.decoder.apply({"params": params["decoder"]}, x, t, latents)
 
+    def predict_with_last_layer(
+        self, params: dict, x: jax.Array, t: jax.Array, latents: jax.Array
+    ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+        """`predict`, and gradient by the prediction → gradient by the last layer's kernel."""
+        decoder, last = params["decoder"], params["decoder"]["conv_out"]
+
+        def predict(kernel: jax.Array) -> jax.Array:
+            changed = decoder | {"conv_out": last | {"kernel": kernel}}
+            return self.predict(params | {"decoder": changed}, x, t, latents)
+
+        prediction, vjp = jax.vjp(predict, last["kernel"])
+        return prediction, lambda grad: vjp(grad)[0]
+
     def decode(
         self, params: dict, process: Process, latents: jax.Array, times: jax.Array, key: jax.Array
     ) -> jax.Array:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from epsilon_vae.diffusion.path import Process
-from epsilon_vae.losses.adversarial import Denoising, NoGAN, TrajectoryGAN
+from epsilon_vae.losses.adversarial import Denoising, NoGAN, TrajectoryGAN, adaptive_weight
 from epsilon_vae.losses.perceptual import LPIPS
 from epsilon_vae.models.autoencoder import Networks
 
@@ -102,21 +102,49 @@ class Objective:
             params, images, draw["latent_noise"]
         )
         x_t = process.perturb(images, noise, t)
-        prediction = self.networks.predict(params, process.network_input(x_t, t), t, latents)
-        denoised = process.denoised(x_t, prediction, t)
-        denoising = Denoising(images, noise, t, x_t, prediction, denoised, draw["step_fraction"])
 
-        distance = DISTANCES[self.distance](prediction - process.target(images, noise))
-        metrics = {f"loss/{process.term}": distance} | metrics
-        loss = distance + cost
+        def denoise(prediction: jax.Array) -> Denoising:
+            denoised = process.denoised(x_t, prediction, t)
+            return Denoising(images, noise, t, x_t, prediction, denoised, draw["step_fraction"])
+
+        def reconstruction_loss(denoising: Denoising) -> tuple[jax.Array, dict[str, jax.Array]]:
+            return self._reconstruction_loss(frozen, denoising)
+
+        def generator_loss(denoising: Denoising) -> tuple[jax.Array, dict[str, jax.Array]]:
+            return self.adversary.generator_loss(discriminator, process, denoising)
+
+        weight = self.adversary.generator_weight(step)
+        decoder_inputs = process.network_input(x_t, t), t, latents
+        if self.adversary.is_adaptive:
+            prediction, by_last_layer = self.networks.predict_with_last_layer(
+                params, *decoder_inputs
+            )
+            grads = [
+                by_last_layer(jax.grad(lambda p, loss=loss: loss(denoise(p))[0])(prediction))
+                for loss in (reconstruction_loss, generator_loss)
+            ]
+            weight *= adaptive_weight(*jax.lax.stop_gradient(grads))
+            metrics |= {"weight/adv": weight}
+        else:
+            prediction = self.networks.predict(params, *decoder_inputs)
+        denoising = denoise(prediction)
+        reconstruction, reconstruction_metrics = reconstruction_loss(denoising)
+        adversarial, adversarial_metrics = generator_loss(denoising)
+        loss = reconstruction + cost + weight * adversarial
+        return loss, (denoising, metrics | reconstruction_metrics | adversarial_metrics)
+
+    def _reconstruction_loss(
+        self, frozen: dict, denoising: Denoising
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Distance of the prediction from its target, and perceptual terms; metrics."""
+        target = self.process.target(denoising.x0, denoising.noise)
+        loss = DISTANCES[self.distance](denoising.prediction - target)
+        metrics = {f"loss/{self.process.term}": loss}
         for term in self.perceptual:
-            distance = jnp.mean(term.distance(frozen["lpips"], denoised, images))
+            distance = jnp.mean(term.distance(frozen["lpips"], denoising.denoised, denoising.x0))
             metrics["loss/lpips"] = distance
             loss += term.weight * distance
-        adversarial, adversarial_metrics = self.adversary.generator_loss(
-            discriminator, process, denoising, step
-        )
-        return loss + adversarial, (denoising, metrics | adversarial_metrics)
+        return loss, metrics
 
     def discriminator_loss(
         self, discriminator: dict, denoising: Denoising, step: jax.Array

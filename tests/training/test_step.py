@@ -203,3 +203,35 @@ def test_terms_of_weight_zero_leave_no_trace(small_config):
 def test_perceptual_weight_is_the_papers(objective):
     assert [type(term) for term in objective.perceptual] == [PerceptualTerm]
     assert objective.perceptual[0].weight == 0.5
+
+
+def test_adaptive_weight_makes_the_gans_gradient_as_large_as_the_others(training, objective):
+    """At the decoder's last kernel, as Esser et al. 2021, Eq. 7; no gradient goes through it."""
+    draw = objective.draw(jax.random.key(0), training.images.shape)
+    params, last = training.state.params, training.state.params["decoder"]["conv_out"]
+    variants = {
+        "reconstruction": NoGAN(),
+        "constant": dataclasses.replace(objective.adversary, weight=1.0),
+        "adaptive": dataclasses.replace(objective.adversary, weight=0.5, is_adaptive=True),
+    }
+
+    def losses(kernel):
+        changed = params["decoder"] | {"conv_out": last | {"kernel": kernel}}
+        rest = training.state.discriminator, training.frozen, training.images, draw, 0
+        return {
+            name: dataclasses.replace(objective, adversary=adversary).autoencoder_loss(
+                params | {"decoder": changed}, *rest
+            )
+            for name, adversary in variants.items()
+        }
+
+    def gradients(kernel):
+        return jax.jacrev(lambda k: {name: loss for name, (loss, _) in losses(k).items()})(kernel)
+
+    kernel = jax.random.normal(jax.random.key(1), last["kernel"].shape) / 30
+    grads = jax.jit(gradients)(kernel)
+    adversarial = grads["constant"] - grads["reconstruction"]
+    norms = [float(jnp.linalg.norm(x)) for x in (grads["reconstruction"], adversarial)]
+    weight = 0.5 * norms[0] / (norms[1] + 1e-4)
+    expected = grads["reconstruction"] + weight * adversarial
+    np.testing.assert_allclose(grads["adaptive"], expected, rtol=1e-3, atol=1e-4 * norms[0])

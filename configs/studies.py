@@ -10,7 +10,7 @@ import ml_collections
 
 from configs import ablation, common, tiny
 from epsilon_vae.config import flatten
-from epsilon_vae.evaluation.paper import RUNGS
+from epsilon_vae.evaluation.paper import RUNGS, VAE_RFID
 
 PAPER_LADDER = {rung: rfid for rung, _, rfid in RUNGS.values()}
 # What a laptop's variants take from `tiny`.
@@ -88,8 +88,8 @@ def decoders(scale: str) -> dict[str, Variant]:
     vae, sd = common.vae("b"), common.vae("b")
     sd.model.decoder.name, sd.model.decoder.size = "sd", "m"
     return {
-        "epsilon_vae": _rung(scale, "g", {}, 6.24),
-        "vae": Variant(_scaled(scale, vae, {}), (1,), 11.15),
+        "epsilon_vae": _rung(scale, "g", {}, PAPER_LADDER["g"]),
+        "vae": Variant(_scaled(scale, vae, {}), (1,), VAE_RFID["b"]),
         "sd": Variant(_scaled(scale, sd, {}), (1,)),
     }
 

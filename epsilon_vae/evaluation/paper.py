@@ -65,6 +65,26 @@ SIMILARITY = {
     ("sd", 8): {"m": (27.65, 0.841), "h": (29.49, 0.851)},
     ("sd", 16): {"m": (21.27, 0.693), "h": (22.60, 0.711)},
 }
+# Decoders without noise. The paper's own, by size: rFID at 128 px, trained at 128 px (Table 8).
+VAE_RFID = {"b": 11.15, "m": 9.26, "l": 8.49, "xl": 7.58, "h": 7.12}
+# Other people's autoencoders, by decoder, bottleneck, whether codes have length 1, and f: name, and
+# rFID, PSNR and SSIM by table and resolution. Table 1 is of training at 128 px.
+OTHERS = {
+    ("sd", "kl", False, 8): (
+        "SD-VAE f 8",
+        {
+            ("Table 1", 128): (4.54, None, None),
+            ("Table 1", 256): (1.21, None, None),
+            ("Table 1", 512): (0.91, None, None),
+            ("Table 2", 256): (0.74, 25.68, 0.820),
+        },
+    ),
+    ("sd", "kl", False, 16): ("SD-VAE f 16", {("Table 2", 256): (2.93, 20.57, 0.662)}),
+    ("vqgan", "vq", False, 8): ("VQGAN f 8", {("Table 2", 256): (1.19, 23.38, 0.762)}),
+    ("vqgan", "vq", False, 16): ("VQGAN f 16", {("Table 2", 256): (4.99, 20.00, 0.629)}),
+    ("vqgan", "vq", True, 8): ("LlamaGen f 8", {("Table 2", 256): (0.59, 24.45, 0.813)}),
+    ("vqgan", "vq", True, 16): ("LlamaGen f 16", {("Table 2", 256): (2.19, 20.79, 0.675)}),
+}
 
 
 def paper_rows(
@@ -75,6 +95,39 @@ def paper_rows(
     Its numbers are of ImageNet's 50,000 validation images and of its own training; neither a run's
     data nor its length is compared.
     """
+    rows = _direct_rows if config.flow.process == "direct" else _denoising_rows
+    return [
+        {"subject": subject, "num_images": 50_000} | row
+        for resolution in resolutions
+        for row in rows(config, resolution)
+    ]
+
+
+def _direct_rows(config: ml_collections.ConfigDict, resolution: int) -> list[dict]:
+    """Of a decoder without noise; of other people's, whatever they were trained with."""
+    model = config.model
+    size, bottleneck = model.decoder.size, model.bottleneck
+    place = {"resolution": resolution, "nfe": 1}
+    if model.decoder.name == "vae":
+        expected = ("lite", 16, 8, "none", 128, 128)
+        encoder = model.encoder.name, model.encoder.f, model.encoder.n_z
+        found = (*encoder, bottleneck.name, config.data.resolution, resolution)
+        if found != expected or size not in VAE_RFID:
+            return []
+        name = f"paper, VAE {size.upper()}, ImageNet"
+        return [place | {"name": name, "rfid": VAE_RFID[size], "psnr": None, "ssim": None}]
+    key = model.decoder.name, bottleneck.name, bottleneck.normalized_codes, model.encoder.f
+    other, numbers = OTHERS.get(key, ("", {}))
+    return [
+        place
+        | {"name": f"paper, {other}, {table}, ImageNet"}
+        | dict(zip(("rfid", "psnr", "ssim"), found, strict=True))
+        for (table, at), found in numbers.items()
+        if at == resolution and size == "m"
+    ]
+
+
+def _denoising_rows(config: ml_collections.ConfigDict, resolution: int) -> list[dict]:
     flat = flatten(config)
     encoder, f, size = (
         flat[f"model.{key}"] for key in ("encoder.name", "encoder.f", "decoder.size")
@@ -86,13 +139,10 @@ def paper_rows(
     letter, nfe, _ = rung
     what = f"{encoder} f {f}, {size.upper()}" if letter == "g" else f"ladder's {letter}"
     stage = bool(flat["init_from"]), flat["data.resolution"]
-    rows = []
-    for resolution in resolutions:
-        found = _numbers(rung, (encoder, f), size, stage, resolution)
-        if found["rfid"] is not None:
-            place = {"subject": subject, "resolution": resolution, "nfe": nfe, "num_images": 50_000}
-            rows.append(place | {"name": f"paper, {what}, ImageNet"} | found)
-    return rows
+    found = _numbers(rung, (encoder, f), size, stage, resolution)
+    if found["rfid"] is None:
+        return []
+    return [{"resolution": resolution, "nfe": nfe, "name": f"paper, {what}, ImageNet"} | found]
 
 
 def _numbers(

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from configs import ablation, lite_b, sd_m, sd_m_256, tiny
+from configs import ablation, common, lite_b, sd_m, sd_m_256, tiny
 from epsilon_vae.evaluation import protocol, results
 from epsilon_vae.evaluation.paper import paper_rows
 
@@ -64,6 +64,31 @@ def test_rungs_of_the_ladder_have_their_own_rows():
     for rung, numbers in expected.items():
         [row] = paper(ablation.get_config(rung), 64, 128)
         assert (row["rfid"], row["nfe"]) == numbers and row["resolution"] == 128
+
+
+@pytest.mark.parametrize(
+    ("config", "resolution", "expected"),
+    [
+        (common.vae("h"), 128, [("paper, VAE H, ImageNet", 7.12, None)]),
+        (common.vae("h"), 256, []),
+        (common.vae("h", f=8), 128, []),
+        (
+            common.sd_vae(),
+            256,
+            [
+                ("paper, SD-VAE f 8, Table 1, ImageNet", 1.21, None),
+                ("paper, SD-VAE f 8, Table 2, ImageNet", 0.74, 0.820),
+            ],
+        ),
+        (common.sd_vae(32), 256, []),
+        (common.vqgan(), 256, [("paper, VQGAN f 16, Table 2, ImageNet", 4.99, 0.629)]),
+        (common.llamagen(8), 256, [("paper, LlamaGen f 8, Table 2, ImageNet", 0.59, 0.813)]),
+    ],
+)
+def test_decoders_without_noise_have_their_own_rows(config, resolution, expected):
+    rows = paper(config, resolution)
+    assert [(row["name"], row["rfid"], row["ssim"]) for row in rows] == expected
+    assert {row["nfe"] for row in rows} <= {1}
 
 
 def test_table_has_the_paper_under_the_run_and_marks_what_is_biased():

@@ -153,7 +153,8 @@ def litevae(size: str) -> ml_collections.ConfigDict:
 def asym_vae(size: str) -> ml_collections.ConfigDict:
     """Asym-VAE (Zhu et al. 2023), `size` l or xl: a larger decoder on SD-VAE's frozen encoder.
 
-    Trained without masks: half of its own training's images are masked whole, which is the same.
+    Trained without masks, as its own training is on the images that it masks whole: the weights of
+    the known part stay as they are initialised. post_quant_conv, frozen there, is trained anew.
     """
     config = sd_vae()
     config.model.encoder.frozen = True

@@ -140,6 +140,33 @@ def sd_vae(f: int = 8) -> ml_collections.ConfigDict:
     return _taming(config)
 
 
+def litevae(size: str) -> ml_collections.ConfigDict:
+    """LiteVAE (Sadat et al. 2024), `size` s to l: SD-VAE with another encoder, no 1×1 convolutions.
+
+    Its discriminator and its losses of high frequencies are not here: as SD-VAE, to compare with.
+    """
+    config = sd_vae()
+    config.model.encoder.name = f"litevae_{size}"
+    config.model.bottleneck.kl_convs = False  # LiteVAE's Table 17
+    return config
+
+
+def asym_vae(size: str) -> ml_collections.ConfigDict:
+    """Asym-VAE (Zhu et al. 2023), `size` l or xl: a larger decoder on SD-VAE's frozen encoder.
+
+    Trained without masks, as its own training is on the images that it masks whole: the weights of
+    the known part stay as they are initialised. post_quant_conv, frozen there, is trained anew.
+    """
+    config = sd_vae()
+    config.model.encoder.frozen = True
+    config.model.decoder.name = "asym"
+    config.model.decoder.size = size
+    config.init_from = "runs/sd_vae"  # a run of sd_vae.py
+    config.init.decoder = "none"
+    config.init.discriminator = "none"
+    return config
+
+
 def vqgan(f: int = 16) -> ml_collections.ConfigDict:
     """VQGAN (Esser et al. 2021): 16384 codes of 256; otherwise as SD-VAE."""
     config = _direct(sd("m", f), "vqgan")

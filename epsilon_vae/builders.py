@@ -18,6 +18,7 @@ from epsilon_vae.models.bottleneck import KLBottleneck, VQBottleneck
 from epsilon_vae.models.decoder import SDDecoder, VAEDecoder
 from epsilon_vae.models.discriminator import Discriminator
 from epsilon_vae.models.encoder import LiteEncoder, SDEncoder
+from epsilon_vae.models.litevae import LiteVAEEncoder
 from epsilon_vae.models.unet import UNet
 from epsilon_vae.pretrained import registry
 from epsilon_vae.training.objective import Objective, PerceptualTerm
@@ -50,6 +51,11 @@ VAE_SIZES = {
     "h": {"channels": 256, "blocks": 2},
 }
 SD_SIZES = {"tiny": {"channels": 32, "blocks": 1, "groups": 8}, "m": {}}  # m: SD-VAE's own
+ASYM_SIZES = {  # Asym-VAE's public ones, 1.5 and 2 times as wide as SD-VAE's
+    "tiny": {"channels": 32, "blocks": 1, "groups": 8},
+    "l": {"channels": 192, "blocks": 4},
+    "xl": {"channels": 256, "blocks": 6},
+}
 
 # What makes the UNet the one of the paper's ablation instead of ADM's: Ho et al. 2020.
 DDPM_UNET = {"adaptive_norm": False, "resample_in_blocks": False, "head_dim": None}
@@ -59,7 +65,21 @@ DIRECT_DECODERS = {
     "vae": (VAEDecoder, VAE_SIZES),
     "sd": (SDDecoder, SD_SIZES),
     "vqgan": (functools.partial(SDDecoder, last_attention=True), SD_SIZES),
+    "asym": (functools.partial(SDDecoder, takes_mask=True), ASYM_SIZES),
 }
+
+
+def _litevae(
+    extractor: tuple[int, ...], aggregator: tuple[int, ...]
+) -> tuple[Callable[..., nn.Module], dict[int, tuple[int, ...]]]:
+    """LiteVAE's encoder of these widths; the multipliers are those of its decoder, SD-VAE's."""
+
+    def make(n_z: int, multipliers: tuple[int, ...], **common) -> nn.Module:
+        del multipliers
+        return LiteVAEEncoder(n_z, extractor, aggregator, **common)
+
+    return make, {8: (1, 2, 4, 4)}
+
 
 # Channel multipliers by downsampling factor. sd f 8 and lite f 16 are the paper's, the rest ours.
 ENCODERS = {
@@ -75,6 +95,10 @@ ENCODERS = {
         LiteEncoder,
         {4: (1, 2, 4), 8: (1, 2, 2, 4), 16: (1, 1, 2, 2, 4), 32: (1, 1, 2, 2, 4, 4)},
     ),
+    "litevae_s": _litevae((16, 32, 32), (16, 32, 32)),
+    "litevae_b": _litevae((32, 64, 96), (32, 64, 96)),
+    "litevae_m": _litevae((64, 128, 256), (32, 64, 96)),
+    "litevae_l": _litevae((64, 128, 256), (64, 128, 256)),
     "tiny": (
         functools.partial(LiteEncoder, channels=32, blocks=1, groups=8),
         {4: (1, 2, 2), 8: (1, 2, 2, 2)},

@@ -137,6 +137,21 @@ def test_autoencoder_without_noise_trains(config, terms):
         assert 0 < history[0]["codes/usage"] <= 1 <= history[0]["codes/perplexity"]
 
 
+@pytest.mark.parametrize("name", ["litevae_s", "asym_vae"])
+def test_traced_step_has_the_losses_of_sd_vae(name):
+    """Traced, not compiled: what these have of their own is compiled in the tests of the models."""
+    config = load(name)
+    config.batch_size, config.data.resolution = 2, 32
+    step = builders.train_step(config)
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), np.float32)
+    state = state_shapes(config)
+    assert ("encoder" in step.objective.trained(state.params)) == (name != "asym_vae")
+    after, metrics = jax.eval_shape(step, state, builders.frozen_weights(config), images)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    logged = {name.removeprefix("loss/") for name in metrics if name.startswith("loss/")}
+    assert logged == {"reconstruction", "kl", "lpips", "adv", "disc"}
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -4,7 +4,7 @@ They take a denoising decoder's arguments, whose noisy images and times mean not
 they predict is the image (`diffusion.path.Direct`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -65,7 +65,7 @@ class VAEDecoder(nn.Module):
 
 
 class SDDecoder(nn.Module):
-    """Latent diffusion's (Rombach et al. 2022), of SD-VAE, SDXL's VAE and VQGAN.
+    """Latent diffusion's (Rombach et al. 2022), of SD-VAE, SDXL's VAE, VQGAN and Asym-VAE.
 
     Attributes:
       multipliers: channels of each level over `channels`, as `SDEncoder`'s.
@@ -74,6 +74,7 @@ class SDDecoder(nn.Module):
       last_attention: self-attention after each block of the last level too, as VQGAN and LlamaGen.
       conv_channels: of a 1×1 convolution of the latents (latent-diffusion's `post_quant_conv`);
         None leaves it out.
+      takes_mask: has the weights to be told a part of the image (Zhu et al. 2023), see `__call__`.
       remat: of each residual and attention block, one of `layers.REMAT_POLICIES`.
     """
 
@@ -85,11 +86,36 @@ class SDDecoder(nn.Module):
     epsilon: float = 1e-6
     last_attention: bool = False
     conv_channels: int | None = None
+    takes_mask: bool = False
     remat: str = "none"
 
     @nn.compact
-    def __call__(self, x: jax.Array, t: jax.Array, latents: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        latents: jax.Array,
+        image: jax.Array | None = None,
+        mask: jax.Array | None = None,
+    ) -> jax.Array:
+        """The image; `x` and `t` are unused.
+
+        With a mask, only what it covers is decoded from the latents alone: elsewhere the features
+        of each level are those of `image`. Without one, all is. Training gives none, so that those
+        weights stay as they are initialised or loaded.
+
+        Args:
+          x, t: of a denoising decoder.
+          latents: `[B, h, w, n_z]`.
+          image: `[B, f h, f w, 3]` in [-1, 1], known where the mask is 0.
+          mask: `[B, f h, f w, 1]`, 1 where the image is to be generated and 0 where it is known.
+
+        Raises:
+          ValueError: image or mask without the other, or for a decoder without `takes_mask`.
+        """
         del x, t
+        widths = [multiplier * self.channels for multiplier in self.multipliers]
+        known = self._known(widths, image, mask)
 
         def block(features: int, name: str) -> Callable[[jax.Array], jax.Array]:
             module = ResidualBlock(features, self.groups, self.epsilon, True, self.dtype, name=name)
@@ -99,23 +125,72 @@ class SDDecoder(nn.Module):
             module = SelfAttention(None, self.groups, self.epsilon, self.dtype, name=name)
             return rematerialized(module, self.remat)
 
-        h = latents.astype(self.dtype)
+        h, last = latents.astype(self.dtype), len(widths) - 1
         if self.conv_channels is not None:
             h = conv(self.conv_channels, 1, self.dtype, name="post_quant_conv")(h)
-        widest, last = self.multipliers[-1] * self.channels, len(self.multipliers) - 1
-        h = conv(widest, 3, self.dtype, name="conv_in")(h)
-        h = block(widest, "middle_block0")(h)
+        h = conv(widths[last], 3, self.dtype, name="conv_in")(h)
+        h = block(widths[last], "middle_block0")(h)
         h = attention("middle_attention")(h)
-        h = block(widest, "middle_block1")(h)
-        for level, multiplier in reversed(list(enumerate(self.multipliers))):
+        h = block(widths[last], "middle_block1")(h)
+        for level, width in reversed(list(enumerate(widths))):
+            h = _with_known(h, known, mask)
             for i in range(self.blocks):
-                h = block(multiplier * self.channels, f"level{level}_block{i}")(h)
+                h = block(width, f"level{level}_block{i}")(h)
                 if self.last_attention and level == last:
                     h = attention(f"level{level}_attention{i}")(h)
             if level > 0:
-                h = conv(h.shape[-1], 3, self.dtype, name=f"level{level}_up")(upsample_nearest(h))
+                h = conv(width, 3, self.dtype, name=f"level{level}_up")(upsample_nearest(h))
+        h = _with_known(h, known, mask)
         h = nn.swish(GroupNorm(self.groups, self.epsilon, name="norm_out")(h))
         return conv(3, 3, self.dtype, name="conv_out")(h).astype(jnp.float32)
+
+    def _known(
+        self, widths: list[int], image: jax.Array | None, mask: jax.Array | None
+    ) -> list[jax.Array]:
+        """Features of the known part, from the finest to the coarsest; none without a mask."""
+        if (image is None) != (mask is None) or (mask is not None and not self.takes_mask):
+            raise ValueError("image and mask go together, and to a decoder with takes_mask alone")
+        if self.takes_mask and self.is_initializing() and mask is None:
+            size = 2 ** (len(widths) - 1)
+            KnownFeatures(widths, self.dtype, name="known")(jnp.zeros((1, size, size, 3)))
+        if mask is None:
+            return []
+        return KnownFeatures(widths, self.dtype, name="known")((1 - mask) * image)
+
+
+def _with_known(h: jax.Array, known: list[jax.Array], mask: jax.Array | None) -> jax.Array:
+    """`h` where the mask is 1, elsewhere the coarsest features, which are taken off `known`."""
+    if mask is None:
+        return h
+    step = mask.shape[1] // h.shape[1]
+    mask = mask[:, ::step, ::step].astype(h.dtype)
+    return h * mask + known.pop() * (1 - mask)
+
+
+class KnownFeatures(nn.Module):
+    """Features of an image's known part, its other pixels 0, for each level of a decoder.
+
+    `[B, H, W, 3]` → one map for what leaves the decoder's last level and one for what enters each,
+    from the finest to the coarsest: H × W with the first two widths, then half and half again.
+
+    Attributes:
+      widths: of the decoder's levels.
+    """
+
+    widths: Sequence[int]
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, image: jax.Array) -> list[jax.Array]:
+        h, maps = image.astype(self.dtype), []
+        for i, width in enumerate((*self.widths, self.widths[-1])):
+            if i < 2:
+                h = conv(width, 3, self.dtype, name=f"conv{i}")(h)
+            else:
+                h = conv(width, 4, self.dtype, strides=2, padding=1, name=f"conv{i}")(h)
+            maps.append(shard_images(h))
+            h = nn.relu(h)
+        return maps
 
 
 def depth_to_space(x: jax.Array) -> jax.Array:

@@ -25,6 +25,35 @@ def test_image_is_of_the_latents_alone(decoder):
     assert np.abs(other - image)[0].max() > 1e-3 and np.abs(other - image)[1].max() < 1e-6
 
 
+def test_a_mask_says_what_is_decoded_and_what_is_known():
+    """With all masked it is the plain decoder; otherwise the known part of the image is seen."""
+    decoder = SDDecoder((1, 2), channels=16, blocks=1, groups=8, takes_mask=True)
+    keys = jax.random.split(jax.random.key(0), 3)
+    latents = jax.random.normal(keys[0], (1, 4, 4, 3))
+    image = jax.random.uniform(keys[1], (1, 8, 8, 3), minval=-1, maxval=1)
+    params = decoder.init(keys[2], None, None, latents)
+
+    def decode(image, mask):
+        return decoder.apply(params, None, None, latents, image, mask)
+
+    whole, half = jnp.ones((1, 8, 8, 1)), jnp.ones((1, 8, 8, 1)).at[:, :4].set(0)
+    plain = decoder.apply(params, None, None, latents)
+    np.testing.assert_allclose(decode(image, whole), plain, atol=1e-6)
+    assert np.abs(decode(image, half) - plain).max() > 1e-2
+    hidden = image.at[:, 4:].add(1.0)
+    np.testing.assert_array_equal(decode(hidden, half), decode(image, half))
+
+
+@pytest.mark.parametrize("takes_mask", [True, False])
+def test_image_and_mask_go_together(takes_mask):
+    decoder = SDDecoder((1, 2), channels=16, blocks=1, groups=8, takes_mask=takes_mask)
+    inputs = {"image": jnp.zeros((1, 8, 8, 3)), "mask": jnp.zeros((1, 8, 8, 1))}
+    if takes_mask:
+        del inputs["mask"]
+    with pytest.raises(ValueError, match="go together, and to a decoder with takes_mask alone"):
+        decoder.init(jax.random.key(0), None, None, jnp.zeros((1, 4, 4, 3)), **inputs)
+
+
 def test_depth_to_space_fills_each_pixels_square():
     x = jnp.arange(2 * 3 * 8, dtype=jnp.float32).reshape(1, 2, 3, 8)
     y = depth_to_space(x)

@@ -84,6 +84,34 @@ def test_encoder(name, f, n_z, parameters):
     assert count(config)["encoder"] == parameters
 
 
+@pytest.mark.parametrize(
+    ("size", "at_12_outputs", "at_8_outputs"),
+    [
+        ("s", 1_036_272, 1_035_692),  # its paper: 1.03 M
+        ("b", 6_751_792, 6_750_636),  # 6.75 M
+        ("m", 32_751_280, 32_750_124),  # 32.75 M
+        ("l", 41_424_688, 41_422_380),  # 41.425 M
+    ],
+)
+def test_encoder_of_litevae(size, at_12_outputs, at_8_outputs):
+    """Means and log-variances: 8 outputs are n_z 4."""
+    config = common.litevae(size)
+    assert count(config) == {
+        "encoder": at_8_outputs,
+        "decoder": 49_490_179,
+        "discriminator": 3_308_609,
+    }
+    config.model.encoder.n_z = 6
+    assert count(config)["encoder"] == at_12_outputs
+
+
+@pytest.mark.parametrize(("size", "decoder"), [("l", 160_136_855), ("xl", 371_966_487)])
+def test_asym_vae(size, decoder):
+    """diffusers' AsymmetricAutoencoderKL: the decoder with its branch, and the 1×1 convolutions."""
+    counts = count(common.asym_vae(size))
+    assert (counts["encoder"], counts["decoder"]) == (34_163_592 + 72, decoder)
+
+
 def test_sd_encoder_with_mean_and_log_variance():
     encoder = SDEncoder(8, (1, 2, 4, 4))
     images = jnp.zeros((1, 32, 32, 3))

@@ -49,6 +49,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.decoder = ml_collections.ConfigDict()
     config.model.decoder.name = "adm"  # paper
     config.model.decoder.size = "m"
+    config.model.decoder.patch = 4  # of dit; or 8
     config.model.decoder.conditioning = "concat"  # paper
 
     config.model.discriminator = ml_collections.ConfigDict()
@@ -122,6 +123,14 @@ def lite(size: str) -> ml_collections.ConfigDict:
     config.model.encoder.f = 16  # paper
     config.model.encoder.n_z = 8  # paper
     config.model.decoder.size = size
+    return config
+
+
+def dit_decoder(size: str, patch: int = 4) -> ml_collections.ConfigDict:
+    """`lite` with a DiT decoder of `size` in place of ADM (paper, Figure 2)."""
+    config = lite(size)
+    config.model.decoder.name = "dit"
+    config.model.decoder.patch = patch
     return config
 
 

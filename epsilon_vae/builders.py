@@ -17,6 +17,7 @@ from epsilon_vae.models.autoencoder import Networks
 from epsilon_vae.models.bottleneck import KLBottleneck, VQBottleneck
 from epsilon_vae.models.decoder import SDDecoder, VAEDecoder
 from epsilon_vae.models.discriminator import Discriminator
+from epsilon_vae.models.dit import DiT, DiTDecoder
 from epsilon_vae.models.encoder import LiteEncoder, SDEncoder
 from epsilon_vae.models.unet import UNet
 from epsilon_vae.pretrained import registry
@@ -50,6 +51,13 @@ VAE_SIZES = {
     "h": {"channels": 256, "blocks": 2},
 }
 SD_SIZES = {"tiny": {"channels": 32, "blocks": 1, "groups": 8}, "m": {}}  # m: SD-VAE's own
+DIT_SIZES = {  # as published; tiny is ours
+    "tiny": {"depth": 2, "width": 64, "heads": 2},
+    "s": {"depth": 12, "width": 384, "heads": 6},
+    "b": {"depth": 12, "width": 768, "heads": 12},
+    "l": {"depth": 24, "width": 1024, "heads": 16},
+    "xl": {"depth": 28, "width": 1152, "heads": 16},
+}
 
 # What makes the UNet the one of the paper's ablation instead of ADM's: Ho et al. 2020.
 DDPM_UNET = {"adaptive_norm": False, "resample_in_blocks": False, "head_dim": None}
@@ -160,6 +168,9 @@ def _decoder(
         if decoder.name != "vae":
             arguments["conv_channels"] = _post_quant_channels(config)
         return make(**arguments), 1
+    if decoder.name == "dit":
+        dit = DiT(**_size(decoder, DIT_SIZES), patch=decoder.patch, out_channels=3, **common)
+        return DiTDecoder(dit), decoder.patch
     size = _size(decoder, UNET_SIZES) | (DDPM_UNET if decoder.name == "ddpm" else {})
     unet = UNet(**size, conditioning=decoder.conditioning, **common)
     return unet, 2 ** (len(unet.multipliers) - 1)

@@ -80,8 +80,9 @@ KEYS: dict[str, Key] = {
     "model.bottleneck.commitment": _number(0),
     "model.bottleneck.normalized_codes": _FLAG,
     "model.bottleneck.legacy_commitment": _FLAG,
-    "model.decoder.name": _one_of("adm", "ddpm", "vae", "sd", "vqgan"),
-    "model.decoder.size": _one_of("tiny", "b", "m", "l", "xl", "h"),
+    "model.decoder.name": _one_of("adm", "ddpm", "dit", "vae", "sd", "vqgan"),
+    "model.decoder.size": _one_of("tiny", "s", "b", "m", "l", "xl", "h"),
+    "model.decoder.patch": Key(int, lambda value: value in (4, 8), "4 or 8"),
     "model.decoder.conditioning": _one_of("concat", "adagn"),
     "model.discriminator.channels": Key(
         int, lambda value: value >= 16 and value % 16 == 0, "a multiple of 16"

@@ -147,6 +147,7 @@ def test_autoencoder_without_noise_trains(config, terms):
             "dtype": "bfloat16",
         },
         {"loss.matching": "standard"},
+        {"model.decoder.name": "dit", "model.remat": "full"},
     ],
 )
 def test_options_train(options):

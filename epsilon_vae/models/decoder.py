@@ -15,6 +15,7 @@ from epsilon_vae.models.layers import (
     ResidualBlock,
     SelfAttention,
     conv,
+    depth_to_space,
     rematerialized,
     upsample_nearest,
 )
@@ -116,11 +117,3 @@ class SDDecoder(nn.Module):
                 h = conv(h.shape[-1], 3, self.dtype, name=f"level{level}_up")(upsample_nearest(h))
         h = nn.swish(GroupNorm(self.groups, self.epsilon, name="norm_out")(h))
         return conv(3, 3, self.dtype, name="conv_out")(h).astype(jnp.float32)
-
-
-def depth_to_space(x: jax.Array) -> jax.Array:
-    """`[B, H, W, 4 C]` → `[B, 2 H, 2 W, C]`: each pixel's channels become 2×2 pixels."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height, width, 2, 2, channels // 4)
-    x = x.transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(batch, 2 * height, 2 * width, channels // 4)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from epsilon_vae.models.decoder import SDDecoder, VAEDecoder, depth_to_space
+from epsilon_vae.models.decoder import SDDecoder, VAEDecoder
 
 DECODERS = [
     VAEDecoder(channels=16, blocks=1, multipliers=(1, 2), groups=8),
@@ -23,11 +23,3 @@ def test_image_is_of_the_latents_alone(decoder):
     np.testing.assert_array_equal(decoder.apply(params, noisy, t, latents), image)
     other = decoder.apply(params, None, None, latents.at[0].add(1.0))
     assert np.abs(other - image)[0].max() > 1e-3 and np.abs(other - image)[1].max() < 1e-6
-
-
-def test_depth_to_space_fills_each_pixels_square():
-    x = jnp.arange(2 * 3 * 8, dtype=jnp.float32).reshape(1, 2, 3, 8)
-    y = depth_to_space(x)
-    assert y.shape == (1, 4, 6, 2)
-    np.testing.assert_array_equal(y[0, :2, :2].reshape(-1), x[0, 0, 0])
-    np.testing.assert_array_equal(y[0, 2:, 4:].reshape(-1), x[0, 1, 2])

@@ -168,6 +168,16 @@ def llamagen(f: int = 16) -> ml_collections.ConfigDict:
     return config
 
 
+def omni_vae() -> ml_collections.ConfigDict:
+    """OmniTokenizer's VAE (Wang et al. 2024): f 8, n_z 8, transformers; its KL and L1 : LPIPS."""
+    config = _taming(_direct(sd("m"), "omni"))
+    config.model.encoder.name = "omni"
+    config.model.encoder.n_z = 8
+    config.model.bottleneck.name = "kl"
+    config.model.bottleneck.kl_convs = False  # its encoder ends and its decoder begins with them
+    return config
+
+
 def _direct(config: ml_collections.ConfigDict, decoder: str) -> ml_collections.ConfigDict:
     config.model.decoder.name = decoder
     config.flow.process = "direct"

@@ -19,6 +19,7 @@ from epsilon_vae.models.decoder import SDDecoder, VAEDecoder
 from epsilon_vae.models.discriminator import Discriminator
 from epsilon_vae.models.dit import DiT, DiTDecoder
 from epsilon_vae.models.encoder import LiteEncoder, SDEncoder
+from epsilon_vae.models.omni import OmniDecoder, OmniEncoder
 from epsilon_vae.models.unet import UNet
 from epsilon_vae.pretrained import registry
 from epsilon_vae.training.objective import Objective, PerceptualTerm
@@ -51,6 +52,7 @@ VAE_SIZES = {
     "h": {"channels": 256, "blocks": 2},
 }
 SD_SIZES = {"tiny": {"channels": 32, "blocks": 1, "groups": 8}, "m": {}}  # m: SD-VAE's own
+OMNI_SIZES = {"tiny": {"width": 32, "heads": 2, "depth": 2}, "m": {}}  # m: OmniTokenizer's own
 DIT_SIZES = {  # as published; tiny is ours
     "tiny": {"depth": 2, "width": 64, "heads": 2},
     "s": {"depth": 12, "width": 384, "heads": 6},
@@ -67,9 +69,11 @@ DIRECT_DECODERS = {
     "vae": (VAEDecoder, VAE_SIZES),
     "sd": (SDDecoder, SD_SIZES),
     "vqgan": (functools.partial(SDDecoder, last_attention=True), SD_SIZES),
+    "omni": (OmniDecoder, OMNI_SIZES),
 }
 
-# Channel multipliers by downsampling factor. sd f 8 and lite f 16 are the paper's, the rest ours.
+# Channel multipliers by downsampling factor. sd f 8 and lite f 16 are the paper's, the rest ours;
+# omni has no levels.
 ENCODERS = {
     "sd": (
         SDEncoder,
@@ -83,6 +87,7 @@ ENCODERS = {
         LiteEncoder,
         {4: (1, 2, 4), 8: (1, 2, 2, 4), 16: (1, 1, 2, 2, 4), 32: (1, 1, 2, 2, 4, 4)},
     ),
+    "omni": (OmniEncoder, {8: None}),
     "tiny": (
         functools.partial(LiteEncoder, channels=32, blocks=1, groups=8),
         {4: (1, 2, 2), 8: (1, 2, 2, 2)},
@@ -105,7 +110,10 @@ def networks(config: ml_collections.ConfigDict) -> Networks:
         )
     common = {"dtype": jnp.dtype(config.dtype), "remat": config.model.remat}
     decoder, stride = _decoder(config, multipliers[encoder.f], common)
-    make_encoder = functools.partial(make_encoder, multipliers=multipliers[encoder.f], **common)
+    if encoder.name == "omni":
+        make_encoder = functools.partial(make_encoder, patch=encoder.f, **common)
+    else:
+        make_encoder = functools.partial(make_encoder, multipliers=multipliers[encoder.f], **common)
     networks = Networks(
         encoder=_with_bottleneck(config, make_encoder),
         decoder=decoder,
@@ -142,13 +150,13 @@ def _with_bottleneck(
 
 
 def _decoder(
-    config: ml_collections.ConfigDict, multipliers: tuple[int, ...], common: dict
+    config: ml_collections.ConfigDict, multipliers: tuple[int, ...] | None, common: dict
 ) -> tuple[nn.Module, int]:
     """The decoder, and what its images' height and width must be multiples of.
 
     Args:
       config: whole.
-      multipliers: of the encoder's channels.
+      multipliers: of the encoder's channels; None where it has no levels.
       common: arguments of every network.
     """
     decoder = config.model.decoder
@@ -164,6 +172,13 @@ def _decoder(
         )
     if decoder.name in DIRECT_DECODERS:
         make, sizes = DIRECT_DECODERS[decoder.name]
+        if decoder.name == "omni":
+            return make(patch=config.model.encoder.f, **_size(decoder, sizes), **common), 1
+        if multipliers is None:
+            raise ConfigError(
+                f"config.model.decoder.name = {decoder.name!r}: has the encoder's levels, and "
+                "encoder.name = 'omni' has none; decoder.name = 'omni' would do"
+            )
         arguments = _size(decoder, sizes) | {"multipliers": multipliers} | common
         if decoder.name != "vae":
             arguments["conv_channels"] = _post_quant_channels(config)

@@ -142,6 +142,16 @@ def test_dit_has_no_adagn_and_sizes_of_its_own():
         builders.networks(config)
 
 
+def test_omni_has_no_levels_and_one_factor():
+    config = common.omni_vae()
+    config.model.decoder.name = "sd"
+    with pytest.raises(ConfigError, match="'sd': has the encoder's levels, .*'omni' would do"):
+        builders.networks(config)
+    config.model.encoder.f = 16
+    with pytest.raises(ConfigError, match="encoder.f = 16: encoder omni has f of 8"):
+        builders.networks(config)
+
+
 def test_mesh_shape_fills_what_is_left():
     axes = {"data": -1, "fsdp": 2, "space": 1}
     assert mesh_shape(axes, 8) == {"data": 4, "fsdp": 2, "space": 1}

@@ -72,6 +72,7 @@ def conv(
     strides: int = 1,
     padding: str | int | tuple = "SAME",
     use_bias: bool = True,
+    groups: int = 1,
     kernel_init: Initializer = torch_init,
     name: str | None = None,
 ) -> nn.Conv:
@@ -82,6 +83,7 @@ def conv(
         strides=strides,
         padding=padding,
         use_bias=use_bias,
+        feature_group_count=groups,
         dtype=dtype,
         kernel_init=kernel_init,
         name=name,

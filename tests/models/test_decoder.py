@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from epsilon_vae.models.decoder import SDDecoder, VAEDecoder
+from epsilon_vae.models.omni import OmniDecoder
 
 DECODERS = [
     VAEDecoder(channels=16, blocks=1, multipliers=(1, 2), groups=8),
     SDDecoder(channels=16, blocks=1, multipliers=(1, 2), groups=8),
+    OmniDecoder(patch=2, width=16, heads=2, depth=1),
 ]
 
 

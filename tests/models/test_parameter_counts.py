@@ -84,8 +84,9 @@ def test_dit_of_the_published_size():
         (common.sd_vae(), 83_653_863),  # diffusers' AutoencoderKL
         (common.llamagen(16), 71_883_403),  # 72 M, its paper
         (common.llamagen(8), 70_109_835),  # 70 M
+        (common.omni_vae(), 46_440_288),  # what an image reaches of the public 53,712,544
     ],
-    ids=["sd_vae", "vq16", "vq8"],
+    ids=["sd_vae", "vq16", "vq8", "omni_vae"],
 )
 def test_whole_autoencoders(config, parameters):
     counts = count(config)

@@ -169,11 +169,13 @@ def llamagen(f: int = 16) -> ml_collections.ConfigDict:
 
 
 def omni_vae() -> ml_collections.ConfigDict:
-    """OmniTokenizer's VAE (Wang et al. 2024): f 8, n_z 8, transformers; its KL and L1 : LPIPS."""
+    """OmniTokenizer's VAE (Wang et al. 2024): f 8, n_z 8, transformers; SD-VAE's GAN."""
     config = _taming(_direct(sd("m"), "omni"))
     config.model.encoder.name = "omni"
     config.model.encoder.n_z = 8
     config.model.bottleneck.name = "kl"
+    # It has 1e-6 of an image's sum at 256 px, beside 4 of the mean of L1, which is 1 here.
+    config.model.bottleneck.kl_weight = 1e-6 / 4 * 3 * 256**2
     config.model.bottleneck.kl_convs = False  # its encoder ends and its decoder begins with them
     return config
 

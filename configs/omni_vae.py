@@ -2,7 +2,7 @@
 
 f 8, n_z 8. Its public training is of images and videos at several sizes around 256 px, in three
 stages, with feature matching; data, batch, rate and GAN here are SD-VAE's, to compare with. The
-weights of KL divergence (1e-6) and of L1 and LPIPS (1 : 1) are its own.
+weights of L1, LPIPS and KL divergence, to each other, are its own.
 """
 
 from configs import common

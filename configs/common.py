@@ -49,6 +49,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.decoder = ml_collections.ConfigDict()
     config.model.decoder.name = "adm"  # paper
     config.model.decoder.size = "m"
+    config.model.decoder.patch = 4  # of dit; or 8
     config.model.decoder.conditioning = "concat"  # paper
 
     config.model.discriminator = ml_collections.ConfigDict()
@@ -126,6 +127,14 @@ def lite(size: str) -> ml_collections.ConfigDict:
     return config
 
 
+def dit_decoder(size: str, patch: int = 4) -> ml_collections.ConfigDict:
+    """`lite` with a DiT decoder of `size` in place of ADM (paper, Figure 2)."""
+    config = lite(size)
+    config.model.decoder.name = "dit"
+    config.model.decoder.patch = patch
+    return config
+
+
 def vae(size: str, f: int = 16) -> ml_collections.ConfigDict:
     """The paper's "VAE (B…H)" (Table 8): `lite`'s encoder and losses, a deterministic decoder."""
     config = lite(size)
@@ -185,6 +194,18 @@ def llamagen(f: int = 16) -> ml_collections.ConfigDict:
     config.loss.adaptive_weight = False
     config.loss.adv_start_step = 20_000
     config.optim.b1, config.optim.b2 = 0.9, 0.95
+    return config
+
+
+def omni_vae() -> ml_collections.ConfigDict:
+    """OmniTokenizer's VAE (Wang et al. 2024): f 8, n_z 8, transformers; SD-VAE's GAN."""
+    config = _taming(_direct(sd("m"), "omni"))
+    config.model.encoder.name = "omni"
+    config.model.encoder.n_z = 8
+    config.model.bottleneck.name = "kl"
+    # It has 1e-6 of an image's sum at 256 px, beside 4 of the mean of L1, which is 1 here.
+    config.model.bottleneck.kl_weight = 1e-6 / 4 * 3 * 256**2
+    config.model.bottleneck.kl_convs = False  # its encoder ends and its decoder begins with them
     return config
 
 

@@ -83,6 +83,17 @@ def latent(scale: str) -> dict[str, Variant]:
     }
 
 
+def architecture(scale: str) -> dict[str, Variant]:
+    """Figure 2: an ADM decoder against a DiT one; on a pod ADM-XL, 141 M, and DiT-B, 130 M."""
+    adm = {"model.decoder.size": "xl"} if scale == "paper" else {}
+    dit = {"model.decoder.name": "dit"}
+    return {
+        "adm": _rung(scale, "g", adm),
+        "dit_patch4": _rung(scale, "g", dit),
+        "dit_patch8": _rung(scale, "g", dit | {"model.decoder.patch": 8}),
+    }
+
+
 def decoders(scale: str) -> dict[str, Variant]:
     """ε-VAE's decoder against deterministic ones, with the same encoder (Table 8)."""
     vae, sd = common.vae("b"), common.vae("b")
@@ -115,5 +126,5 @@ def _scaled(scale: str, config: ml_collections.ConfigDict, changes: dict):
 
 STUDIES = {
     study.__name__: study
-    for study in (ladder, conditioning, matching, gamma, nfe, latent, decoders)
+    for study in (ladder, conditioning, matching, gamma, nfe, latent, architecture, decoders)
 }

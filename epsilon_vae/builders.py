@@ -17,8 +17,10 @@ from epsilon_vae.models.autoencoder import Networks
 from epsilon_vae.models.bottleneck import KLBottleneck, VQBottleneck
 from epsilon_vae.models.decoder import SDDecoder, VAEDecoder
 from epsilon_vae.models.discriminator import Discriminator
+from epsilon_vae.models.dit import DiT, DiTDecoder
 from epsilon_vae.models.encoder import LiteEncoder, SDEncoder
 from epsilon_vae.models.litevae import LiteVAEEncoder
+from epsilon_vae.models.omni import OmniDecoder, OmniEncoder
 from epsilon_vae.models.unet import UNet
 from epsilon_vae.pretrained import registry
 from epsilon_vae.training.objective import Objective, PerceptualTerm
@@ -56,6 +58,14 @@ ASYM_SIZES = {  # Asym-VAE's public ones, 1.5 and 2 times as wide as SD-VAE's
     "l": {"channels": 192, "blocks": 4},
     "xl": {"channels": 256, "blocks": 6},
 }
+OMNI_SIZES = {"tiny": {"width": 32, "heads": 2, "depth": 2}, "m": {}}  # m: OmniTokenizer's own
+DIT_SIZES = {  # as published; tiny is ours
+    "tiny": {"depth": 2, "width": 64, "heads": 2},
+    "s": {"depth": 12, "width": 384, "heads": 6},
+    "b": {"depth": 12, "width": 768, "heads": 12},
+    "l": {"depth": 24, "width": 1024, "heads": 16},
+    "xl": {"depth": 28, "width": 1152, "heads": 16},
+}
 
 # What makes the UNet the one of the paper's ablation instead of ADM's: Ho et al. 2020.
 DDPM_UNET = {"adaptive_norm": False, "resample_in_blocks": False, "head_dim": None}
@@ -66,6 +76,7 @@ DIRECT_DECODERS = {
     "sd": (SDDecoder, SD_SIZES),
     "vqgan": (functools.partial(SDDecoder, last_attention=True), SD_SIZES),
     "asym": (functools.partial(SDDecoder, takes_mask=True), ASYM_SIZES),
+    "omni": (OmniDecoder, OMNI_SIZES),
 }
 
 
@@ -81,7 +92,8 @@ def _litevae(
     return make, {8: (1, 2, 4, 4)}
 
 
-# Channel multipliers by downsampling factor. sd f 8 and lite f 16 are the paper's, the rest ours.
+# Channel multipliers by downsampling factor. sd f 8 and lite f 16 are the paper's, the rest ours;
+# omni has no levels.
 ENCODERS = {
     "sd": (
         SDEncoder,
@@ -99,6 +111,7 @@ ENCODERS = {
     "litevae_b": _litevae((32, 64, 96), (32, 64, 96)),
     "litevae_m": _litevae((64, 128, 256), (32, 64, 96)),
     "litevae_l": _litevae((64, 128, 256), (64, 128, 256)),
+    "omni": (OmniEncoder, {8: None}),
     "tiny": (
         functools.partial(LiteEncoder, channels=32, blocks=1, groups=8),
         {4: (1, 2, 2), 8: (1, 2, 2, 2)},
@@ -121,7 +134,10 @@ def networks(config: ml_collections.ConfigDict) -> Networks:
         )
     common = {"dtype": jnp.dtype(config.dtype), "remat": config.model.remat}
     decoder, stride = _decoder(config, multipliers[encoder.f], common)
-    make_encoder = functools.partial(make_encoder, multipliers=multipliers[encoder.f], **common)
+    if encoder.name == "omni":
+        make_encoder = functools.partial(make_encoder, patch=encoder.f, **common)
+    else:
+        make_encoder = functools.partial(make_encoder, multipliers=multipliers[encoder.f], **common)
     networks = Networks(
         encoder=_with_bottleneck(config, make_encoder),
         decoder=decoder,
@@ -158,13 +174,13 @@ def _with_bottleneck(
 
 
 def _decoder(
-    config: ml_collections.ConfigDict, multipliers: tuple[int, ...], common: dict
+    config: ml_collections.ConfigDict, multipliers: tuple[int, ...] | None, common: dict
 ) -> tuple[nn.Module, int]:
     """The decoder, and what its images' height and width must be multiples of.
 
     Args:
       config: whole.
-      multipliers: of the encoder's channels.
+      multipliers: of the encoder's channels; None where it has no levels.
       common: arguments of every network.
     """
     decoder = config.model.decoder
@@ -180,10 +196,20 @@ def _decoder(
         )
     if decoder.name in DIRECT_DECODERS:
         make, sizes = DIRECT_DECODERS[decoder.name]
+        if decoder.name == "omni":
+            return make(patch=config.model.encoder.f, **_size(decoder, sizes), **common), 1
+        if multipliers is None:
+            raise ConfigError(
+                f"config.model.decoder.name = {decoder.name!r}: has the encoder's levels, and "
+                "encoder.name = 'omni' has none; decoder.name = 'omni' would do"
+            )
         arguments = _size(decoder, sizes) | {"multipliers": multipliers} | common
         if decoder.name != "vae":
             arguments["conv_channels"] = _post_quant_channels(config)
         return make(**arguments), 1
+    if decoder.name == "dit":
+        dit = DiT(**_size(decoder, DIT_SIZES), patch=decoder.patch, out_channels=3, **common)
+        return DiTDecoder(dit), decoder.patch
     size = _size(decoder, UNET_SIZES) | (DDPM_UNET if decoder.name == "ddpm" else {})
     unet = UNet(**size, conditioning=decoder.conditioning, **common)
     return unet, 2 ** (len(unet.multipliers) - 1)

@@ -69,7 +69,8 @@ KEYS: dict[str, Key] = {
     "data.max_bad_share": Key(float, lambda value: 0 < value < 1, "a number between 0 and 1"),
     "model.remat": _one_of("none", "convs", "full"),
     "model.encoder.name": _one_of(
-        *("sd", "vqgan", "lite", "tiny", "litevae_s", "litevae_b", "litevae_m", "litevae_l")
+        *("sd", "vqgan", "lite", "omni", "tiny"),
+        *("litevae_s", "litevae_b", "litevae_m", "litevae_l"),
     ),
     "model.encoder.f": _integer(4),
     "model.encoder.n_z": _integer(1),
@@ -82,8 +83,9 @@ KEYS: dict[str, Key] = {
     "model.bottleneck.commitment": _number(0),
     "model.bottleneck.normalized_codes": _FLAG,
     "model.bottleneck.legacy_commitment": _FLAG,
-    "model.decoder.name": _one_of("adm", "ddpm", "vae", "sd", "vqgan", "asym"),
-    "model.decoder.size": _one_of("tiny", "b", "m", "l", "xl", "h"),
+    "model.decoder.name": _one_of("adm", "ddpm", "dit", "vae", "sd", "vqgan", "asym", "omni"),
+    "model.decoder.size": _one_of("tiny", "s", "b", "m", "l", "xl", "h"),
+    "model.decoder.patch": Key(int, lambda value: value in (4, 8), "4 or 8"),
     "model.decoder.conditioning": _one_of("concat", "adagn"),
     "model.discriminator.channels": Key(
         int, lambda value: value >= 16 and value % 16 == 0, "a multiple of 16"

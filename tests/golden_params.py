@@ -16,6 +16,7 @@ from flax import traverse_util
 
 from epsilon_vae.losses.perceptual import LPIPS
 from epsilon_vae.models.decoder import SDDecoder
+from epsilon_vae.models.dit import DiT, DiTDecoder
 from epsilon_vae.models.encoder import SDEncoder
 from epsilon_vae.models.unet import UNet
 from tests.parity.weights import to_diffusers
@@ -43,6 +44,7 @@ MODELS: dict[str, nn.Module] = {
     ),
     "sd_encoder": SDEncoder(n_z=8, multipliers=(1, 2, 4, 4), channels=32, blocks=1, groups=16),
     "sd_decoder": SDDecoder(multipliers=(1, 2, 4, 4), channels=32, blocks=2, groups=16),
+    "dit_decoder": DiTDecoder(DiT(depth=2, width=64, heads=2, patch=4, out_channels=3)),
 }
 # Factors of all kernels and biases. 1 keeps activations near one; 0.03 makes what the GroupNorms
 # see so small that their epsilons count: at 1, a wrong epsilon hides below the tolerance.

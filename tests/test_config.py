@@ -127,6 +127,31 @@ def test_decoder_names_its_sizes():
         builders.networks(config)
 
 
+def test_dit_has_no_adagn_and_sizes_of_its_own():
+    config = common.dit_decoder("b")
+    config.model.decoder.conditioning = "adagn"
+    with pytest.raises(ConfigError, match="only decoder.name = 'adm' has AdaGN"):
+        builders.networks(config)
+    with pytest.raises(ConfigError, match="size = 'h': .*'dit' has tiny, s, b, l, xl"):
+        builders.networks(common.dit_decoder("h"))
+    with pytest.raises(ConfigError, match="config.model.decoder.patch = 5: expected 4 or 8"):
+        check(common.dit_decoder("b", 5))
+    config = common.dit_decoder("b", 8)
+    config.model.encoder.f, config.data.resolution = 4, 132
+    with pytest.raises(ConfigError, match="take multiples of 8"):
+        builders.networks(config)
+
+
+def test_omni_has_no_levels_and_one_factor():
+    config = common.omni_vae()
+    config.model.decoder.name = "sd"
+    with pytest.raises(ConfigError, match="'sd': has the encoder's levels, .*'omni' would do"):
+        builders.networks(config)
+    config.model.encoder.f = 16
+    with pytest.raises(ConfigError, match="encoder.f = 16: encoder omni has f of 8"):
+        builders.networks(config)
+
+
 def test_mesh_shape_fills_what_is_left():
     axes = {"data": -1, "fsdp": 2, "space": 1}
     assert mesh_shape(axes, 8) == {"data": 4, "fsdp": 2, "space": 1}

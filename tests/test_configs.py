@@ -121,11 +121,15 @@ def test_rung_trains(rung):
         (load("vae_b"), {"r1"}),
         (common.sd_vae(), {"kl"}),
         (common.llamagen(), {"vq"}),
+        (common.omni_vae(), {"kl"}),
     ],
-    ids=["vae", "sd_vae", "llamagen"],
+    ids=["vae", "sd_vae", "llamagen", "omni_vae"],
 )
 def test_autoencoder_without_noise_trains(config, terms):
+    encoder = config.model.encoder.name
     config = shrink(config)
+    if encoder == "omni":  # at its real size: there is no other
+        config.model.encoder.name, config.model.encoder.f = "omni", 8
     config.model.bottleneck.vq_channels = 32
     config.loss.adv_start_step = 0
     history = train_a_little(config)
@@ -162,6 +166,7 @@ def test_traced_step_has_the_losses_of_sd_vae(name):
             "dtype": "bfloat16",
         },
         {"loss.matching": "standard"},
+        {"model.decoder.name": "dit", "model.remat": "full"},
     ],
 )
 def test_options_train(options):

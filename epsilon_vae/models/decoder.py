@@ -15,6 +15,7 @@ from epsilon_vae.models.layers import (
     ResidualBlock,
     SelfAttention,
     conv,
+    depth_to_space,
     rematerialized,
     upsample_nearest,
 )
@@ -191,11 +192,3 @@ class KnownFeatures(nn.Module):
             maps.append(shard_images(h))
             h = nn.relu(h)
         return maps
-
-
-def depth_to_space(x: jax.Array) -> jax.Array:
-    """`[B, H, W, 4 C]` → `[B, 2 H, 2 W, C]`: each pixel's channels become 2×2 pixels."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height, width, 2, 2, channels // 4)
-    x = x.transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(batch, 2 * height, 2 * width, channels // 4)

@@ -18,6 +18,7 @@ from epsilon_vae.parallel.sharding import gather_rows, shard_images, space_devic
 # PyTorch's default, which ADM and LDM train with: uniform of variance 1 / (3 fan_in).
 torch_init: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 zeros_init: Initializer = nn.initializers.zeros_init()
+xavier_init: Initializer = nn.initializers.xavier_uniform()
 
 # Attention over more tokens than this goes block by block; the paper's 128 px has no more.
 MAX_WHOLE_TOKENS = 1024
@@ -71,6 +72,7 @@ def conv(
     strides: int = 1,
     padding: str | int | tuple = "SAME",
     use_bias: bool = True,
+    groups: int = 1,
     kernel_init: Initializer = torch_init,
     name: str | None = None,
 ) -> nn.Conv:
@@ -81,15 +83,23 @@ def conv(
         strides=strides,
         padding=padding,
         use_bias=use_bias,
+        feature_group_count=groups,
         dtype=dtype,
         kernel_init=kernel_init,
         name=name,
     )
 
 
-def dense(features: int, dtype: jnp.dtype, *, name: str | None = None) -> nn.Dense:
+def dense(
+    features: int,
+    dtype: jnp.dtype,
+    *,
+    use_bias: bool = True,
+    kernel_init: Initializer = torch_init,
+    name: str | None = None,
+) -> nn.Dense:
     """A linear layer over the last axis with this project's defaults."""
-    return nn.Dense(features, dtype=dtype, kernel_init=torch_init, name=name)
+    return nn.Dense(features, use_bias=use_bias, dtype=dtype, kernel_init=kernel_init, name=name)
 
 
 class GroupNorm(nn.Module):
@@ -176,7 +186,7 @@ class SelfAttention(nn.Module):
         qkv = qkv.reshape(batch, height * width, 3, channels // head_dim, head_dim)
         h = attend(*jnp.moveaxis(qkv, 2, 0))
         h = h.reshape(batch, height, width, channels)
-        out = nn.Dense(channels, dtype=self.dtype, kernel_init=self.out_init, name="out")(h)
+        out = dense(channels, self.dtype, kernel_init=self.out_init, name="out")(h)
         return shard_images(x + out)
 
 
@@ -217,6 +227,7 @@ class TimeEmbedding(nn.Module):
     features: int
     dtype: jnp.dtype
     time_scale: float = 1000.0
+    kernel_init: Initializer = torch_init
 
     @nn.compact
     def __call__(self, t: jax.Array) -> jax.Array:
@@ -224,8 +235,11 @@ class TimeEmbedding(nn.Module):
         frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
         angles = self.time_scale * t.astype(jnp.float32)[:, None] * frequencies
         sinusoid = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-        h = dense(self.features, self.dtype, name="hidden")(sinusoid)
-        return dense(self.features, self.dtype, name="out")(nn.silu(h))
+
+        def layer(name: str) -> nn.Dense:
+            return dense(self.features, self.dtype, kernel_init=self.kernel_init, name=name)
+
+        return layer("out")(nn.silu(layer("hidden")(sinusoid)))
 
 
 def avg_pool_2x2(x: jax.Array) -> jax.Array:
@@ -239,6 +253,22 @@ def upsample_nearest(x: jax.Array, factor: int = 2) -> jax.Array:
     x = x[:, :, None, :, None, :]
     x = jnp.broadcast_to(x, (batch, height, factor, width, factor, channels))
     return x.reshape(batch, height * factor, width * factor, channels)
+
+
+def depth_to_space(x: jax.Array, factor: int = 2) -> jax.Array:
+    """`[B, H, W, factor² C]` → `[B, factor H, factor W, C]`: channels become a square of pixels."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height, width, factor, factor, channels // factor**2)
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, factor * height, factor * width, channels // factor**2)
+
+
+def space_to_depth(x: jax.Array, factor: int) -> jax.Array:
+    """The inverse of `depth_to_space`."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // factor, factor, width // factor, factor, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, height // factor, width // factor, factor**2 * channels)
 
 
 def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from epsilon_vae.models.decoder import SDDecoder, VAEDecoder, depth_to_space
+from epsilon_vae.models.decoder import SDDecoder, VAEDecoder
+from epsilon_vae.models.omni import OmniDecoder
 
 DECODERS = [
     VAEDecoder(channels=16, blocks=1, multipliers=(1, 2), groups=8),
     SDDecoder(channels=16, blocks=1, multipliers=(1, 2), groups=8),
+    OmniDecoder(patch=2, width=16, heads=2, depth=1),
 ]
 
 
@@ -52,11 +54,3 @@ def test_image_and_mask_go_together(takes_mask):
         del inputs["mask"]
     with pytest.raises(ValueError, match="go together, and to a decoder with takes_mask alone"):
         decoder.init(jax.random.key(0), None, None, jnp.zeros((1, 4, 4, 3)), **inputs)
-
-
-def test_depth_to_space_fills_each_pixels_square():
-    x = jnp.arange(2 * 3 * 8, dtype=jnp.float32).reshape(1, 2, 3, 8)
-    y = depth_to_space(x)
-    assert y.shape == (1, 4, 6, 2)
-    np.testing.assert_array_equal(y[0, :2, :2].reshape(-1), x[0, 0, 0])
-    np.testing.assert_array_equal(y[0, 2:, 4:].reshape(-1), x[0, 1, 2])

@@ -1,4 +1,4 @@
-"""Attention block by block is the whole one, forward and backward."""
+"""Attention block by block is the whole one, forward and backward; pixels come out of channels."""
 
 import jax
 import jax.numpy as jnp
@@ -33,3 +33,12 @@ def test_large_attention_takes_memory_linear_in_the_tokens():
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporaries(32768) < 2.2 * temporaries(16384)
+
+
+def test_depth_to_space_fills_each_pixels_square():
+    x = jnp.arange(2 * 3 * 8, dtype=jnp.float32).reshape(1, 2, 3, 8)
+    y = layers.depth_to_space(x)
+    assert y.shape == (1, 4, 6, 2)
+    np.testing.assert_array_equal(y[0, :2, :2].reshape(-1), x[0, 0, 0])
+    np.testing.assert_array_equal(y[0, 2:, 4:].reshape(-1), x[0, 1, 2])
+    np.testing.assert_array_equal(layers.space_to_depth(y, 2), x)

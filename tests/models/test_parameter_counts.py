@@ -6,7 +6,9 @@ import pytest
 
 from configs import common
 from epsilon_vae import builders
+from epsilon_vae.models.dit import SINUSOID_DIM, DiT
 from epsilon_vae.models.encoder import SDEncoder
+from epsilon_vae.models.layers import TimeEmbedding
 from epsilon_vae.training.flops import parameter_counts
 
 
@@ -50,13 +52,41 @@ def test_decoder_of_the_papers_vae(size, parameters):
 
 
 @pytest.mark.parametrize(
+    ("size", "patch", "parameters"),
+    [
+        ("s", 4, 32_548_272),
+        ("b", 4, 129_682_224),
+        ("l", 4, 456_995_888),
+        ("xl", 4, 673_884_336),
+        ("s", 8, 32_806_464),
+        ("xl", 8, 674_658_624),
+    ],
+)
+def test_dit_decoder(size, patch, parameters):
+    """Ours to derive: the paper does not say them."""
+    assert count(common.dit_decoder(size, patch))["decoder"] == parameters
+
+
+def test_dit_of_the_published_size():
+    """DiT-XL/2 of Peebles & Xie, 675 M, is ours, an embedding of 1001 labels, and positions."""
+    module = DiT(**builders.DIT_SIZES["xl"], patch=2, out_channels=8)
+    x, conditioning = jnp.zeros((1, 32, 32, 4)), jnp.zeros((1, module.width))
+    shapes = [jax.eval_shape(module.init, jax.random.key(0), x, conditioning)]
+    time = TimeEmbedding(SINUSOID_DIM, module.width, jnp.float32)
+    shapes.append(jax.eval_shape(time.init, jax.random.key(0), jnp.zeros(1)))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert parameters + (1001 + 16 * 16) * 1152 == 675_129_632
+
+
+@pytest.mark.parametrize(
     ("config", "parameters"),
     [
         (common.sd_vae(), 83_653_863),  # diffusers' AutoencoderKL
         (common.llamagen(16), 71_883_403),  # 72 M, its paper
         (common.llamagen(8), 70_109_835),  # 70 M
+        (common.omni_vae(), 46_440_288),  # what an image reaches of the public 53,712,544
     ],
-    ids=["sd_vae", "vq16", "vq8"],
+    ids=["sd_vae", "vq16", "vq8", "omni_vae"],
 )
 def test_whole_autoencoders(config, parameters):
     counts = count(config)

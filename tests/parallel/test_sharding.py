@@ -46,9 +46,11 @@ def test_shardings_are_the_golden_ones(name):
     assert specs(state.discriminator) == specs(state.discriminator_opt_state[0].nu)
 
 
-def test_nearly_all_bytes_are_sharded():
+@pytest.mark.parametrize("name", ["sd_h", "dit"])
+def test_nearly_all_bytes_are_sharded(name):
     """A device of eight holds 12.5 per cent and little more: few parameters are small."""
-    leaves = jax.tree.leaves(shapes_of("sd_h"))
+    state = shapes_of("sd_h") if name == "sd_h" else shapes_of("lite_dit").params["decoder"]
+    leaves = jax.tree.leaves(state)
     whole = sum(leaf.size for leaf in leaves)
     local = sum(np.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
     assert 1 / 8 < local / whole < 1 / 8 + 0.003

@@ -3,12 +3,15 @@
 Arrays at the boundary are NumPy, images and latents `[B, H, W, C]` as ours.
 """
 
+import functools
+
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DModel
+from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DModel
 from flax import linen as nn
 
 from epsilon_vae.models.decoder import SDDecoder
+from epsilon_vae.models.dit import DiT, DiTDecoder
 from epsilon_vae.models.encoder import SDEncoder
 from epsilon_vae.models.unet import UNet
 from tests import golden_params
@@ -47,6 +50,20 @@ def build(module: nn.Module, params: dict, inputs: dict) -> torch.nn.Module:
         network = build_autoencoder(module, module.blocks, module.n_z // 2).encoder
     elif isinstance(module, SDDecoder):
         network = build_autoencoder(module, module.blocks - 1, inputs["latents"].shape[-1]).decoder
+    elif isinstance(module, DiT):
+        network = build_dit(module, inputs["x"].shape[-1])
+        for block in network.transformer_blocks:
+            del block.norm1.emb
+            block.norm1.emb = lambda conditioning, *_, **__: conditioning
+    elif isinstance(module, DiTDecoder):
+        network = build_dit(module.dit, 3 + inputs["latents"].shape[-1])
+        embedding = network.transformer_blocks[0].norm1.emb
+        embedding.time_proj.downscale_freq_shift = 0  # diffusers' 1 is not the published network's
+        del embedding.class_embedder
+        embedding.class_embedder = lambda labels: 0  # there are none
+        for block in network.transformer_blocks[1:]:
+            del block.norm1.emb
+            block.norm1.emb = functools.partial(embedding)  # a function: no weights of its own
     else:
         network = build_unet(module, 3 + inputs["latents"].shape[-1])
     state = {name: torch.tensor(value) for name, value in to_diffusers(module, params).items()}
@@ -85,6 +102,21 @@ def build_unet(module: UNet, in_channels: int) -> UNet2DModel:
     )
 
 
+def build_dit(module: DiT, in_channels: int) -> DiTTransformer2DModel:
+    """Of the same layout; all epsilons are the published network's 1e-6."""
+    return DiTTransformer2DModel(
+        num_attention_heads=module.heads,
+        attention_head_dim=module.width // module.heads,
+        in_channels=in_channels,
+        out_channels=module.out_channels,
+        num_layers=module.depth,
+        sample_size=golden_params.IMAGE_SIZE,
+        patch_size=module.patch,
+        num_embeds_ada_norm=10,
+        norm_eps=1e-6,
+    ).eval()
+
+
 def build_autoencoder(
     module: SDEncoder | SDDecoder, blocks: int, latent_channels: int
 ) -> AutoencoderKL:
@@ -105,11 +137,14 @@ def build_autoencoder(
 
 
 def forward(network: torch.nn.Module, **tensors: torch.Tensor) -> torch.Tensor:
-    """Images → latents, latents → images, or x, t and latents, joined, → prediction."""
+    """Images → latents, latents → images, or x (and latents, joined) and t → prediction."""
     if len(tensors) == 1:
         (tensor,) = tensors.values()
         return network(_channels_first(tensor)).permute(0, 2, 3, 1)
-    x, latents = _channels_first(tensors["x"]), _channels_first(tensors["latents"])
+    x = _channels_first(tensors["x"])
+    if "conditioning" in tensors:
+        return network(x, tensors["conditioning"]).sample.permute(0, 2, 3, 1)
+    latents = _channels_first(tensors["latents"])
     latents = torch.nn.functional.interpolate(latents, size=x.shape[2:], mode="nearest")
     output = network(torch.cat([x, latents], dim=1), 1000 * tensors["t"]).sample
     return output.permute(0, 2, 3, 1)

@@ -10,6 +10,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from epsilon_vae.models.decoder import SDDecoder
+from epsilon_vae.models.dit import DiT, DiTDecoder
 from epsilon_vae.models.encoder import SDEncoder
 
 # Path of a Flax module, its levels already counted as diffusers does → diffusers' name. Rules apply
@@ -41,6 +42,26 @@ DECODER_RULES = (
     (r"^level", r"up"),
     *UNET_RULES,
 )
+# The blocks of DiTTransformer2DModel share one time embedding, the first's (`reference.build_dit`).
+DIT_RULES = (
+    (r"^dit/", r""),
+    (r"^time/hidden$", r"transformer_blocks.0.norm1.emb.timestep_embedder.linear_1"),
+    (r"^time/out$", r"transformer_blocks.0.norm1.emb.timestep_embedder.linear_2"),
+    (r"^patch$", r"pos_embed.proj"),
+    (r"^adaptive_out/modulation$", r"proj_out_1"),
+    (r"^out$", r"proj_out_2"),
+    (r"^block(\d+)/adaptive/modulation$", r"transformer_blocks.\1.norm1.linear"),
+    (r"^block(\d+)/qkv$", r"transformer_blocks.\1.attn1.qkv"),
+    (r"^block(\d+)/out$", r"transformer_blocks.\1.attn1.to_out.0"),
+    (r"^block(\d+)/mlp_hidden$", r"transformer_blocks.\1.ff.net.0.proj"),
+    (r"^block(\d+)/mlp_out$", r"transformer_blocks.\1.ff.net.2"),
+)
+RULES = {
+    SDEncoder: ENCODER_RULES,
+    SDDecoder: DECODER_RULES,
+    DiT: DIT_RULES,
+    DiTDecoder: DIT_RULES,
+}
 LPIPS_FEATURES = {
     "vgg16": (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
     "alexnet": (0, 3, 6, 8, 10),
@@ -48,15 +69,20 @@ LPIPS_FEATURES = {
 
 
 def to_diffusers(module: nn.Module, params: dict) -> dict[str, np.ndarray]:
-    """The state dict of `UNet2DModel`, or of `AutoencoderKL`'s encoder or decoder, for `module`'s.
+    """The state dict of diffusers' network for `module`'s parameters.
 
+    That is `UNet2DModel`, `AutoencoderKL`'s encoder or decoder, or `DiTTransformer2DModel`.
     Gradients map like parameters. The fused qkv layer, whose features are ordered (3, heads,
     head_dim), becomes diffusers' to_q, to_k and to_v, ordered (heads, head_dim).
     """
     state = {}
     for path, value in traverse_util.flatten_dict(params, sep="/").items():
         name, leaf = path.rsplit("/", 1)
-        name, leaf, value = _diffusers_name(module, name), *_torch_leaf(leaf, np.asarray(value))
+        name, value = _diffusers_name(module, name), np.asarray(value)
+        if (name, leaf) == ("pos_embed.proj", "kernel"):  # a convolution there
+            patch = (module.dit if isinstance(module, DiTDecoder) else module).patch
+            value = value.reshape(patch, patch, -1, value.shape[-1])
+        leaf, value = _torch_leaf(leaf, value)
         if name.endswith(".qkv"):
             for letter, part in zip("qkv", np.split(value, 3), strict=True):
                 state[f"{name.removesuffix('qkv')}to_{letter}.{leaf}"] = part
@@ -85,10 +111,12 @@ def to_lpips(net: str, params: dict) -> dict[str, np.ndarray]:
 
 def _diffusers_name(module: nn.Module, path: str) -> str:
     """diffusers' name of the module at `path`; it counts the levels of the way up from below."""
-    rules = {SDEncoder: ENCODER_RULES, SDDecoder: DECODER_RULES}.get(type(module), UNET_RULES)
-    upward = "level" if isinstance(module, SDDecoder) else "up"
-    last = len(module.multipliers) - 1
-    name = re.sub(rf"^{upward}(\d+)", lambda match: f"{upward}{last - int(match[1])}", path)
+    rules = RULES.get(type(module), UNET_RULES)
+    name = path
+    if rules is not DIT_RULES:
+        upward = "level" if isinstance(module, SDDecoder) else "up"
+        last = len(module.multipliers) - 1
+        name = re.sub(rf"^{upward}(\d+)", lambda match: f"{upward}{last - int(match[1])}", path)
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name

@@ -74,9 +74,10 @@ def activation_bytes(shape: tuple[int, int, int]) -> int:
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
 
-def reconstruct(shape: tuple[int, int, int]) -> np.ndarray:
+def reconstruct(decoder: str, shape: tuple[int, int, int]) -> np.ndarray:
     """Three images of 128 px, by random weights of which none is zero."""
     config = make_small_config()
+    config.model.decoder.name = decoder
     networks = builders.networks(config)
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda key: networks.init(key, 32), jax.random.key(0))
@@ -92,7 +93,8 @@ if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
     result = {name: train(shape) for name, shape in MESHES.items()}
     result["activation_bytes"] = [activation_bytes((1, 1, space)) for space in (1, 4)]
-    one, several = reconstruct((1, 1, 1)), reconstruct((2, 1, 4))
-    result["reconstruction_std"] = float(np.std(one))
-    result["reconstruction_difference"] = float(np.max(np.abs(several - one)))
+    for decoder in ("adm", "dit"):
+        one, several = reconstruct(decoder, (1, 1, 1)), reconstruct(decoder, (2, 1, 4))
+        result[f"{decoder}_std"] = float(np.std(one))
+        result[f"{decoder}_difference"] = float(np.max(np.abs(several - one)))
     print(json.dumps(result))

@@ -36,7 +36,8 @@ def test_one_images_activations_spread_over_space(trained):
     assert quarter < 0.4 * whole
 
 
-def test_reconstruction_is_the_same_on_several_devices(trained):
-    """Three images on two by four devices, their rows spread."""
-    assert trained["reconstruction_std"] > 0.1
-    assert trained["reconstruction_difference"] < 1e-4
+@pytest.mark.parametrize("decoder", ["adm", "dit"])
+def test_reconstruction_is_the_same_on_several_devices(trained, decoder):
+    """Three images on two by four devices, their rows, or tokens, spread."""
+    assert trained[f"{decoder}_std"] > 0.1
+    assert trained[f"{decoder}_difference"] < 1e-4

@@ -20,9 +20,10 @@ from epsilon_vae.models.decoder import SDDecoder
 from epsilon_vae.models.encoder import SDEncoder
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained import layouts
-from epsilon_vae.pretrained.weight_file import read_weights, write_safetensors
+from epsilon_vae.pretrained.weight_file import DIFFUSERS_FILE, read_weights, write_safetensors
 from epsilon_vae.pretrained.weights import WeightsError
 from epsilon_vae.training.sharded import make_state, state_shapes
+from epsilon_vae.training.state import TrainState
 from epsilon_vae.versions import versions
 
 OURS = "epsilon_vae"  # layout of our paths, and the format that its files' metadata name
@@ -50,7 +51,7 @@ def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | 
     if steps := saved_steps(workdir):
         raise CheckpointError(f"{workdir}: has checkpoints already, of steps {steps}; name another")
     arrays, metadata = read_weights(path)
-    is_ours = metadata.get("format") == OURS
+    is_ours = metadata.get("format") == OURS and "config" in metadata
     if config is None:
         if not is_ours:
             raise WeightsError(f"{path}: says no config; name one, as --config=configs/sd_vae.py")
@@ -75,27 +76,32 @@ def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | 
 
 
 def _to_parameters(
-    path: str, arrays: dict[str, np.ndarray], is_ours: bool, networks: Networks, target
+    path: str, arrays: dict[str, np.ndarray], is_ours: bool, networks: Networks, target: TrainState
 ) -> tuple[str, dict]:
     """What the arrays are, in words; and `{'encoder': …, 'decoder': …}`, float32.
 
     Raises:
       WeightsError: they do not fit.
+      ConfigError: the layout is of other networks.
     """
-    shapes = traverse_util.flatten_dict(target.params, sep="/")
     try:
-        if is_ours:
-            title = OURS
-            layouts.check_shapes(arrays, shapes)
-            flat = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+        layout = None if is_ours else layouts.detect(arrays)
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    if layout is not None:
+        _check_is_latent_diffusions(networks)
+    title = layout.title if layout else OURS
+    expected = traverse_util.flatten_dict(target.params, sep="/")
+    try:
+        if layout is None:
+            layouts.check_shapes(arrays, expected)
+            flat = {name: array.astype(np.float32) for name, array in arrays.items()}
         else:
-            layout = layouts.detect(arrays)
-            title = layout.title
-            _check_is_latent_diffusions(networks)
-            flat = layout.parameters(arrays, {name: x.shape for name, x in shapes.items()})
+            flat = layout.parameters(arrays, {name: x.shape for name, x in expected.items()})
     except ValueError as error:
         raise WeightsError(
-            f"{path} does not fit the config: {error}; take the config of what it holds"
+            f"{path} ({title}) does not fit the config: {error}; name, with --config, the one of "
+            "the network that the file holds"
         ) from error
     bad = [name for name, array in flat.items() if not np.isfinite(array).all()]
     if bad:
@@ -144,8 +150,7 @@ def export_weights(
         partial.mkdir()
         (partial / "config.json").write_text(json.dumps(theirs, indent=2) + "\n")
         state = layouts.DIFFUSERS.state_dict(arrays)
-        file = partial / "diffusion_pytorch_model.safetensors"
-        write_safetensors(file, state, metadata | {"format": "pt"})
+        write_safetensors(partial / DIFFUSERS_FILE, state, metadata | {"format": "pt"})
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

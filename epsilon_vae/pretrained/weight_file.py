@@ -12,6 +12,8 @@ import safetensors.numpy
 from epsilon_vae.pretrained.torch_file import read_torch_checkpoint
 from epsilon_vae.pretrained.weights import WeightsError
 
+# In a folder of diffusers.
+DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
 # Of a whole latent diffusion model, as Stable Diffusion's checkpoints are, the autoencoder.
 FIRST_STAGE = "first_stage_model."
 
@@ -21,14 +23,20 @@ def read_weights(path: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
     Of a latent diffusion model's file, its first stage alone is read, under the names of its own.
 
+    Args:
+      path: of the file, or of a folder as diffusers' `save_pretrained` makes them.
+
     Raises:
       WeightsError: no such file, or broken, or it asks for more than arrays.
       OSError: it cannot be read.
     """
+    whole = pathlib.Path(path)
+    if whole.is_dir():
+        whole /= DIFFUSERS_FILE
     try:
-        with pathlib.Path(path).open("rb") as file:
-            if path.endswith(".safetensors") or file.read(9)[8:] == b"{":
-                arrays, metadata = _read_safetensors(path)
+        with whole.open("rb") as file:
+            if whole.suffix == ".safetensors" or file.read(9)[8:] == b"{":
+                arrays, metadata = _read_safetensors(whole)
             else:
                 file.seek(0)
                 arrays, metadata = read_torch_checkpoint(file, _first_stage), {}
@@ -37,7 +45,7 @@ def read_weights(path: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return {name.removeprefix(FIRST_STAGE): array for name, array in arrays.items()}, metadata
 
 
-def _read_safetensors(path: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     with safetensors.safe_open(path, framework="np") as file:
         arrays = {name: file.get_tensor(name) for name in _first_stage(file.keys())}
         return arrays, file.metadata() or {}

@@ -37,7 +37,7 @@ def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | 
     Args:
       path: of safetensors or of torch, in our own layout or one of `layouts`.
       workdir: of the run, which is made.
-      config: of the run; None for that of the file's metadata.
+      config: of the run, whose `init_from` is not looked at; None for that of the file's metadata.
 
     Returns:
       What the file is, in words.
@@ -57,10 +57,6 @@ def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | 
             raise WeightsError(f"{path}: says no config; name one, as --config=configs/sd_vae.py")
         config = from_dict(json.loads(metadata["config"]))
     check_values(config)
-    if config.init_from:
-        raise ConfigError(
-            f"config.init_from = {config.init_from!r}: the weights come from {path}; leave it empty"
-        )
     train_step = builders.train_step(config)
     mesh = make_mesh(devices=jax.local_devices()[:1])
     target = state_shapes(train_step, config.data.resolution, mesh)

@@ -11,33 +11,52 @@ import pytest
 import safetensors
 from flax import traverse_util
 
-import epsilon_vae
 from configs import common
-from epsilon_vae import builders, conversion
-from epsilon_vae.checkpoint import Checkpointer, CheckpointError, find_step, load_parts
+from epsilon_vae import builders
+from epsilon_vae.checkpoint import Checkpointer, CheckpointError
 from epsilon_vae.config import ConfigError, to_json
 from epsilon_vae.conversion import diffusers_config, export_weights, import_weights
 from epsilon_vae.models.encoder import SDEncoder
 from epsilon_vae.pretrained import layouts
-from epsilon_vae.pretrained.weight_file import write_safetensors
+from epsilon_vae.pretrained.weight_file import read_weights, write_safetensors
 from epsilon_vae.pretrained.weights import WeightsError
 from tests.conftest import make_small_config, state_shapes
 from tests.pretrained.test_torch_file import Evil, zipped
 
 
-@pytest.fixture
-def small_sd(monkeypatch):
+@pytest.fixture(scope="module")
+def small_sd():
     """SD-VAE with encoder and decoder of 32 channels, at 32 px."""
     small = {"channels": 32, "groups": 8}
     encoder = functools.partial(SDEncoder, blocks=1, **small)
-    monkeypatch.setitem(builders.ENCODERS, "sd", (encoder, {8: (1, 1, 2, 2)}))
-    monkeypatch.setitem(builders.SD_SIZES, "tiny", small | {"blocks": 2})
     config = common.sd_vae()
     config.model.decoder.size = "tiny"
     config.model.discriminator.channels = 16
     config.data.resolution = 32
     config.dtype = "float32"
-    return config
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(builders.ENCODERS, "sd", (encoder, {8: (1, 1, 2, 2)}))
+        patch.setitem(builders.SD_SIZES, "tiny", small | {"blocks": 2})
+        yield config
+
+
+@pytest.fixture(scope="module")
+def params(small_sd) -> dict[str, np.ndarray]:
+    """Random, by path; float16 has them exactly."""
+    return {k: x.astype(np.float16).astype(np.float32) for k, x in random_params(small_sd).items()}
+
+
+@pytest.fixture(scope="module")
+def imported(small_sd, params, tmp_path_factory) -> str:
+    """Workdir of a run that was made of a whole latent diffusion model's file, in float16."""
+    folder = tmp_path_factory.mktemp("imported")
+    state = layouts.LATENT_DIFFUSION.state_dict(params)
+    arrays = {f"first_stage_model.{k}": x.astype(np.float16) for k, x in state.items()}
+    arrays["model.diffusion_model.out.0.weight"] = np.ones(2, np.float32)
+    file = write(folder / "a.safetensors", arrays, format="pt")
+    title = import_weights(file, str(folder / "run"), small_sd)
+    assert title == "latent-diffusion and taming-transformers"
+    return str(folder / "run")
 
 
 def random_params(config) -> dict[str, np.ndarray]:
@@ -78,42 +97,29 @@ def test_own_files_go_in_and_out_to_the_bit(tmp_path):
     assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
-def test_a_run_begins_with_them_as_training_would(small_sd, tmp_path):
+def test_a_run_begins_with_them_as_training_would(small_sd, params, imported):
     """At step 0 and the first image; discriminator and moments as from the seed."""
-    params = random_params(small_sd)
-    file = write(tmp_path / "a.safetensors", layouts.LATENT_DIFFUSION.state_dict(params))
-    title = import_weights(file, str(tmp_path / "run"), small_sd)
-    assert title == "latent-diffusion and taming-transformers"
-    restored = Checkpointer(str(tmp_path / "run")).restore_newest(state_shapes(small_sd))
+    restored = Checkpointer(imported).restore_newest(state_shapes(small_sd))
     state = restored.state
     assert (restored.step, int(state.step), restored.data) == (0, 0, {"position": 0})
     assert restored.config.to_dict() == small_sd.to_dict()
     assert_equal(state.params, params)
     assert_equal(state.ema, params)
     assert all(not np.any(x) for x in jax.tree.leaves(state.opt_state))
-    step = builders.train_step(small_sd)
-    fresh = jax.jit(step.init, static_argnums=1)(jax.random.key(small_sd.seed), 32)
-    leaves = map(jax.tree.leaves, (state.discriminator, fresh.discriminator))
+    _, key = jax.random.split(jax.random.key(small_sd.seed))
+    adversary = builders.train_step(small_sd).objective.adversary
+    fresh = jax.jit(adversary.init, static_argnums=1)(key, 32)
+    leaves = map(jax.tree.leaves, (state.discriminator, fresh))
     assert all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
+
+
+def test_a_run_is_never_overwritten(imported):
     with pytest.raises(CheckpointError, match=r"run: has checkpoints already, of steps \[0\]"):
-        import_weights(file, str(tmp_path / "run"), small_sd)
+        import_weights("any file", imported)
 
 
-@pytest.mark.parametrize("layout", layouts.LAYOUTS, ids=lambda layout: layout.title)
-def test_other_layouts_types_and_whole_models_go_in(layout, small_sd, tmp_path):
-    params = {path: x.astype(np.float16) for path, x in random_params(small_sd).items()}
-    arrays = {f"first_stage_model.{k}": x for k, x in layout.state_dict(params).items()}
-    arrays["model.diffusion_model.out.0.weight"] = np.ones(2, np.float32)
-    file = write(tmp_path / "a.safetensors", arrays, format="pt")
-    assert import_weights(file, str(tmp_path / "run"), small_sd) == layout.title
-    target = {"ema": state_shapes(small_sd).params}
-    loaded = load_parts(find_step(str(tmp_path / "run")), target)["ema"]
-    assert_equal(loaded, {path: x.astype(np.float32) for path, x in params.items()})
-
-
-def broken(small_sd, tmp_path) -> dict[str, tuple[str, str]]:
+def broken(params, tmp_path) -> dict[str, str]:
     """Files that cannot be used, and words of what is said."""
-    params = random_params(small_sd)
     state = layouts.DIFFUSERS.state_dict(params)
     name = "decoder.conv_out.bias"
     whole = pathlib.Path(write(tmp_path / "whole.safetensors", state)).read_bytes()
@@ -147,52 +153,44 @@ def broken(small_sd, tmp_path) -> dict[str, tuple[str, str]]:
     }
 
 
-def test_files_that_cannot_be_used_leave_nothing(small_sd, tmp_path):
-    for kind, words in broken(small_sd, tmp_path).items():
+def test_files_that_cannot_be_used_leave_nothing(small_sd, params, tmp_path):
+    for kind, words in broken(params, tmp_path).items():
         with pytest.raises(WeightsError, match=words) as error:
             import_weights(str(tmp_path / f"{kind}.pt"), str(tmp_path / "run"), small_sd)
         assert "\n" not in str(error.value) and kind in str(error.value)
     assert not (tmp_path / "run").exists() and not (tmp_path / "ran").exists()
 
 
-def test_configs_that_cannot_be_used(small_sd, tmp_path):
-    state = layouts.DIFFUSERS.state_dict(random_params(small_sd))
-    file, workdir = write(tmp_path / "a.safetensors", state), str(tmp_path / "run")
+def test_configs_that_cannot_be_used(params, tmp_path):
+    file = write(tmp_path / "a.safetensors", layouts.DIFFUSERS.state_dict(params))
+    workdir = str(tmp_path / "run")
     with pytest.raises(WeightsError, match="says no config; name one, as --config="):
         import_weights(file, workdir)
     with pytest.raises(ConfigError, match="latent diffusion's networks alone"):
         import_weights(file, workdir, make_small_config())
-    small_sd.init_from = "elsewhere"
-    with pytest.raises(ConfigError, match="config.init_from = 'elsewhere': the weights come from"):
-        import_weights(file, workdir, small_sd)
+    config = common.sd_vae()
+    config.model.decoder.name = "decoder"
+    with pytest.raises(ConfigError, match="config.model.decoder.name = 'decoder': expected one of"):
+        import_weights(file, workdir, config)
     assert not (tmp_path / "run").exists()
 
 
-def test_diffusers_folder(small_sd, tmp_path):
+def test_diffusers_folder(params, imported, tmp_path):
     """Its file is the state dict, its config says the network; whole or not there."""
-    params, workdir = random_params(small_sd), str(tmp_path / "run")
-    file = write(tmp_path / "a.safetensors", layouts.DIFFUSERS.state_dict(params))
-    import_weights(file, workdir, small_sd)
     folder = tmp_path / "vae"
-    export_weights(workdir, str(folder), layout="diffusers")
+    export_weights(imported, str(folder), layout="diffusers")
     described = json.loads((folder / "config.json").read_text())
     assert described["_class_name"] == "AutoencoderKL" and described["sample_size"] == 32
     assert described["block_out_channels"] == [32, 32, 64, 64]
-    with safetensors.safe_open(folder / conversion.DIFFUSERS_FILE, framework="np") as written:
-        assert written.metadata()["format"] == "pt"
-        for name, array in layouts.DIFFUSERS.state_dict(params).items():
-            np.testing.assert_array_equal(written.get_tensor(name), array)
-    for target in (str(folder), file):
-        with pytest.raises(WeightsError, match="is there already; name another"):
-            export_weights(workdir, target)
-    import_weights(str(folder), str(tmp_path / "again"), small_sd)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "a.safetensors",
-        "again",
-        "run",
-        "vae",
-    ]
-    assert epsilon_vae.restore(str(tmp_path / "again")).step == 0
+    arrays, metadata = read_weights(str(folder))
+    assert metadata["format"] == "pt" and json.loads(metadata["config"])["dtype"] == "float32"
+    expected = layouts.DIFFUSERS.state_dict(params)
+    assert sorted(arrays) == sorted(expected)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+    with pytest.raises(WeightsError, match="is there already; name another"):
+        export_weights(imported, str(folder))
+    assert [path.name for path in tmp_path.iterdir()] == ["vae"]
 
 
 @pytest.mark.parametrize(

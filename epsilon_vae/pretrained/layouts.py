@@ -33,7 +33,11 @@ _DIFFUSERS: Rules = (
     (r"/+", r"."),
 )
 _LEVELS_DOWN: Rules = ((r"^level(\d+)_down$", r"down\1_resample"), (r"^level", r"down"))
-_LEVELS_UP: Rules = ((r"^level(\d+)_up$", r"up\1_resample"), (r"^level", r"up"))
+_LEVELS_UP: Rules = (
+    (r"^level(\d+)_up$", r"up\1_resample"),
+    (r"^level", r"up"),
+    (r"^known/conv(\d+)$", r"condition_encoder.layers.\1"),  # AsymmetricAutoencoderKL's
+)
 
 # What latent-diffusion, taming-transformers and LlamaGen have in common.
 _LDM_LAYERS: Rules = (

@@ -103,6 +103,13 @@ def test_attention_is_split_by_query_key_and_value():
         np.testing.assert_allclose(np.concatenate(products), x @ kernel)
 
 
+def test_decoder_that_takes_a_mask():
+    """Asym-VAE's, of diffusers' AsymmetricAutoencoderKL."""
+    state = DIFFUSERS.state_dict({"decoder/known/conv3/kernel": np.ones((4, 4, 2, 8))})
+    [(name, array)] = state.items()
+    assert name == "decoder.condition_encoder.layers.3.weight" and array.shape == (8, 2, 4, 4)
+
+
 def test_old_names_of_diffusers_and_what_is_not_a_weight():
     shape = {"encoder/encoder/middle_attention/out/bias": (2,)}
     old = {"encoder.mid_block.attentions.0.proj_attn.bias": np.ones(2)}

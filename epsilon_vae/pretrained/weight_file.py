@@ -64,7 +64,8 @@ def write_safetensors(
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     try:
-        safetensors.numpy.save_file(contiguous, partial, metadata)
+        # Not save_file, which makes files that nobody else may read.
+        partial.write_bytes(safetensors.numpy.save(contiguous, metadata))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

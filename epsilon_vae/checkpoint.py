@@ -143,6 +143,12 @@ def _read(step_directory: epath.Path, **items: Any) -> Any:
     return reader.restore(step_directory, args=ocp.args.Composite(**items))
 
 
+def saved_steps(workdir: str) -> list[int]:
+    """Of the checkpoints in a folder, rising; none where there is no folder."""
+    path = directory(workdir)
+    return sorted(ocp.utils.checkpoint_steps(path)) if path.is_dir() else []
+
+
 def find_step(workdir: str, step: int | None = None) -> epath.Path:
     """The directory of a run's step, the newest if None.
 
@@ -152,7 +158,7 @@ def find_step(workdir: str, step: int | None = None) -> epath.Path:
     path = directory(workdir)
     if not path.is_dir():
         raise CheckpointError(f"{workdir}: no checkpoints in it; is it the --workdir of a run?")
-    steps = sorted(ocp.utils.checkpoint_steps(path))
+    steps = saved_steps(workdir)
     if not steps:
         raise CheckpointError(f"{path}: no checkpoint has been saved yet")
     if step is not None and step not in steps:

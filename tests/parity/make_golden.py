@@ -3,8 +3,11 @@
 Run it again only when a case, an input or the rule that fills weights has changed.
 """
 
+import argparse
 import pathlib
 import tempfile
+import types
+from unittest import mock
 
 import numpy as np
 import torch
@@ -84,9 +87,50 @@ def store_torch_files() -> None:
         torch.save(state, path, _use_new_zipfile_serialization=is_zip)
 
 
+def store_torch_checkpoints() -> None:
+    """What training scripts save: LlamaGen's, with its EMA, and PyTorch Lightning's."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(layer.parameters())
+    layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    weight = torch.arange(6.0).reshape(2, 3)
+    llamagen = {
+        "model": layer.state_dict(),
+        "ema": {"weight": weight, "bias": torch.tensor([0.5, -1.0]).bfloat16()},
+        "optimizer": optimizer.state_dict(),
+        "steps": 7,
+        "args": argparse.Namespace(vq_model="VQ-16", path=pathlib.PosixPath("data"), ema=True),
+    }
+    name = "pytorch_lightning.callbacks.model_checkpoint"
+    callback = type("ModelCheckpoint", (), {"__module__": name})
+    parts = name.split(".")
+    modules = {
+        ".".join(parts[:i]): types.SimpleNamespace(ModelCheckpoint=callback)
+        for i in range(1, len(parts) + 1)
+    }
+    lightning = {
+        "epoch": 1,
+        "global_step": 7,
+        "pytorch-lightning_version": "1.0.8",
+        "callbacks": {callback: {"best_model_score": np.float64(0.5), "best_model_path": "a.ckpt"}},
+        "optimizer_states": [optimizer.state_dict()],
+        "lr_schedulers": [],
+        "state_dict": {"first_stage_model.weight": weight, "cond_stage_model.bias": weight[0]},
+    }
+    with mock.patch.dict("sys.modules", modules):
+        torch.save(llamagen, golden_params.GOLDEN / "torch_checkpoint_llamagen.pt")
+        torch.save(
+            lightning,
+            golden_params.GOLDEN / "torch_checkpoint_lightning.ckpt",
+            _use_new_zipfile_serialization=False,
+        )
+
+
 def main() -> None:
     """One file a network and gain."""
     store_torch_files()
+    store_torch_checkpoints()
     store_all_features()
     for name, module in golden_params.MODELS.items():
         inputs = golden_params.model_inputs(module)

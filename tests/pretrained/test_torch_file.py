@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from epsilon_vae.pretrained.torch_file import read_torch_file
+from epsilon_vae.pretrained.torch_file import read_torch_checkpoint, read_torch_file
 from tests.golden_params import GOLDEN
 
 KINDS = ("zip", "legacy")
@@ -98,3 +98,35 @@ def test_a_tensor_may_not_reach_beyond_its_storage():
 def test_other_files_are_refused(data):
     with pytest.raises(ValueError):
         read_torch_file(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "weight"),
+    [
+        ("torch_checkpoint_llamagen.pt", "weight"),
+        ("torch_checkpoint_lightning.ckpt", "first_stage_model.weight"),
+    ],
+)
+def test_the_model_alone_is_read_of_a_checkpoint(name, weight):
+    """Beside it lie an optimizer's tensors, arguments, a callback's class, NumPy's numbers."""
+    data = (GOLDEN / name).read_bytes()
+    arrays = read_torch_checkpoint(io.BytesIO(data), lambda names: [x for x in names if "w" in x])
+    assert list(arrays) == [weight]
+    np.testing.assert_array_equal(arrays[weight], np.arange(6).reshape(2, 3))
+    with pytest.raises(ValueError, match="asks for (argparse.Namespace|pytorch_lightning.*), and"):
+        read_torch_file(data)
+
+
+def test_the_average_comes_before_the_model_and_bfloat16_is_read():
+    with (GOLDEN / "torch_checkpoint_llamagen.pt").open("rb") as file:
+        arrays = read_torch_checkpoint(file, list)
+    assert sorted(arrays) == ["bias", "weight"] and arrays["bias"].dtype.name == "bfloat16"
+    np.testing.assert_array_equal(arrays["bias"].astype(np.float32), [0.5, -1.0])
+
+
+@pytest.mark.parametrize("wrap", [zipped, legacy])
+def test_a_command_in_a_checkpoint_is_refused(wrap, tmp_path):
+    data = wrap(pickle.dumps({"state_dict": {}, "args": Evil(tmp_path / "ran")}, 2))
+    with pytest.raises(ValueError, match=r"refused: it asks for (posix|nt)\.system"):
+        read_torch_checkpoint(io.BytesIO(data), list)
+    assert not (tmp_path / "ran").exists()

@@ -1,0 +1,206 @@
+"""Weights of other projects become runs, and weights of runs become files."""
+
+import json
+import os
+import pathlib
+import shutil
+
+import jax
+import ml_collections
+import numpy as np
+from flax import traverse_util
+
+from epsilon_vae import builders
+from epsilon_vae.autoencoder import Autoencoder, restore
+from epsilon_vae.checkpoint import Checkpointer, CheckpointError, saved_steps
+from epsilon_vae.config import ConfigError, check_values, from_dict, to_json
+from epsilon_vae.models.autoencoder import Networks
+from epsilon_vae.models.bottleneck import KLBottleneck, VQBottleneck
+from epsilon_vae.models.decoder import SDDecoder
+from epsilon_vae.models.encoder import SDEncoder
+from epsilon_vae.parallel.mesh import make_mesh
+from epsilon_vae.pretrained import layouts
+from epsilon_vae.pretrained.weight_file import DIFFUSERS_FILE, read_weights, write_safetensors
+from epsilon_vae.pretrained.weights import WeightsError
+from epsilon_vae.training.sharded import make_state, state_shapes
+from epsilon_vae.training.state import TrainState
+from epsilon_vae.versions import versions
+
+OURS = "epsilon_vae"  # layout of our paths, and the format that its files' metadata name
+
+
+def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | None = None) -> str:
+    """Makes a run of a file's weights: a checkpoint of step 0, as training would have begun it.
+
+    Encoder and decoder, and their EMA, are the file's; the discriminator is new, from the seed.
+
+    Args:
+      path: of safetensors or of torch, in our own layout or one of `layouts`.
+      workdir: of the run, which is made.
+      config: of the run, whose `init_from` is not looked at; None for that of the file's metadata.
+
+    Returns:
+      What the file is, in words.
+
+    Raises:
+      WeightsError: the file cannot be used, or does not fit the config.
+      ConfigError: the config cannot be used.
+      CheckpointError: the folder has checkpoints already.
+      OSError: a file cannot be read or written.
+    """
+    if steps := saved_steps(workdir):
+        raise CheckpointError(f"{workdir}: has checkpoints already, of steps {steps}; name another")
+    arrays, metadata = read_weights(path)
+    is_ours = metadata.get("format") == OURS and "config" in metadata
+    if config is None:
+        if not is_ours:
+            raise WeightsError(f"{path}: says no config; name one, as --config=configs/sd_vae.py")
+        config = from_dict(json.loads(metadata["config"]))
+    check_values(config)
+    train_step = builders.train_step(config)
+    mesh = make_mesh(devices=jax.local_devices()[:1])
+    target = state_shapes(train_step, config.data.resolution, mesh)
+    title, params = _to_parameters(path, arrays, is_ours, train_step.objective.networks, target)
+    with jax.set_mesh(mesh):
+        state = make_state(train_step, config.seed, config.data.resolution, target)
+    params = jax.tree.map(lambda x, at: jax.device_put(x, at.sharding), params, target.params)
+    state = state.replace(params=params, ema=jax.tree.map(jax.numpy.copy, params))
+    checkpointer = Checkpointer(workdir)
+    checkpointer.save(0, state, {"position": 0}, config)
+    checkpointer.close()
+    return title
+
+
+def _to_parameters(
+    path: str, arrays: dict[str, np.ndarray], is_ours: bool, networks: Networks, target: TrainState
+) -> tuple[str, dict]:
+    """What the arrays are, in words; and `{'encoder': …, 'decoder': …}`, float32.
+
+    Raises:
+      WeightsError: they do not fit.
+      ConfigError: the layout is of other networks.
+    """
+    try:
+        layout = None if is_ours else layouts.detect(arrays)
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    if layout is not None:
+        _check_is_latent_diffusions(networks)
+    title = layout.title if layout else OURS
+    expected = traverse_util.flatten_dict(target.params, sep="/")
+    try:
+        if layout is None:
+            layouts.check_shapes(arrays, expected)
+            flat = {name: array.astype(np.float32) for name, array in arrays.items()}
+        else:
+            flat = layout.parameters(arrays, {name: x.shape for name, x in expected.items()})
+    except ValueError as error:
+        raise WeightsError(
+            f"{path} ({title}) does not fit the config: {error}; name, with --config, the one of "
+            "the network that the file holds"
+        ) from error
+    bad = [name for name, array in flat.items() if not np.isfinite(array).all()]
+    if bad:
+        raise WeightsError(f"{path}: {len(bad)} weights are not finite, the first is {bad[0]}")
+    return title, traverse_util.unflatten_dict(flat, sep="/")
+
+
+def export_weights(
+    workdir: str, target: str, step: int | None = None, layout: str = OURS
+) -> Autoencoder:
+    """Writes a run's encoder and decoder (EMA) with its config; whole, or not at all.
+
+    Args:
+      workdir: of the run.
+      target: a safetensors file; in diffusers' layout a folder, as its `from_pretrained` takes one.
+      step: of the checkpoint; None for the newest.
+      layout: 'epsilon_vae', or 'diffusers' for what it has a network for.
+
+    Returns:
+      What was written.
+
+    Raises:
+      CheckpointError: no checkpoint there, or not of this step.
+      ConfigError: diffusers has no such network.
+      WeightsError: there is something at `target` already.
+      OSError: it cannot be written.
+    """
+    path = pathlib.Path(target)
+    if path.exists():
+        raise WeightsError(f"{target}: is there already; name another")
+    vae = restore(workdir, step)
+    metadata = {
+        "format": OURS,
+        "config": to_json(vae.config),
+        "step": str(vae.step),
+        "versions": json.dumps(versions()),
+    }
+    arrays = traverse_util.flatten_dict(jax.device_get(vae.params), sep="/")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if layout == OURS:
+        write_safetensors(path, arrays, metadata)
+        return vae
+    theirs = diffusers_config(vae.networks) | {"sample_size": vae.config.data.resolution}
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.mkdir()
+        (partial / "config.json").write_text(json.dumps(theirs, indent=2) + "\n")
+        state = layouts.DIFFUSERS.state_dict(arrays)
+        write_safetensors(partial / DIFFUSERS_FILE, state, metadata | {"format": "pt"})
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return vae
+
+
+def _check_is_latent_diffusions(networks: Networks) -> None:
+    """Raises `ConfigError` unless they are those that other projects have."""
+    encoder = getattr(networks.encoder, "encoder", None)
+    if not isinstance(encoder, SDEncoder) or not isinstance(networks.decoder, SDDecoder):
+        raise ConfigError(
+            "config.model: latent diffusion's networks alone have other projects' layouts: those "
+            "of configs/sd_vae.py, vqgan.py and llamagen.py"
+        )
+
+
+def diffusers_config(networks: Networks) -> dict:
+    """The `config.json` of the `AutoencoderKL` or `VQModel` that is our networks.
+
+    Raises:
+      ConfigError: diffusers has no such network.
+    """
+    _check_is_latent_diffusions(networks)
+    bottleneck, encoder, decoder = networks.encoder, networks.encoder.encoder, networks.decoder
+    widths = [(x.channels, x.multipliers, x.groups) for x in (encoder, decoder)]
+    if widths[0] != widths[1] or decoder.blocks != encoder.blocks + 1:
+        raise ConfigError(
+            "config.model.decoder.size: diffusers' decoders mirror their encoder; take m, SD-VAE's"
+        )
+    plain = len(encoder.multipliers) - 1
+    down, up = ("Attn" if x.last_attention else "" for x in (encoder, decoder))
+    config = {
+        "down_block_types": ["DownEncoderBlock2D"] * plain + [f"{down}DownEncoderBlock2D"],
+        "up_block_types": [f"{up}UpDecoderBlock2D"] + ["UpDecoderBlock2D"] * plain,
+        "block_out_channels": [encoder.channels * x for x in encoder.multipliers],
+        "layers_per_block": encoder.blocks,
+        "norm_num_groups": encoder.groups,
+    }
+    if isinstance(bottleneck, KLBottleneck):
+        return config | {
+            "_class_name": "AutoencoderKL",
+            "latent_channels": bottleneck.n_z,
+            "use_quant_conv": bottleneck.has_conv,
+            "use_post_quant_conv": bottleneck.has_conv,
+        }
+    assert isinstance(bottleneck, VQBottleneck)
+    if bottleneck.is_normalized:
+        raise ConfigError(
+            "config.model.bottleneck.normalized_codes = True: diffusers' VQModel has no codes of "
+            "length 1; --layout=epsilon_vae takes them"
+        )
+    return config | {
+        "_class_name": "VQModel",
+        "latent_channels": decoder.conv_channels,
+        "num_vq_embeddings": bottleneck.num_codes,
+        "vq_embed_dim": bottleneck.n_z,
+    }

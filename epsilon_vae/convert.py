@@ -1,0 +1,76 @@
+"""Weights of other projects into runs, and weights of runs into files.
+
+`python -m epsilon_vae.convert --from=FILE --config=configs/sd_vae.py --workdir=DIR` makes a run of
+safetensors or a file of torch: diffusers' AutoencoderKL and VQModel, latent-diffusion's and
+taming-transformers' checkpoints, LlamaGen's, whole Stable Diffusion models, or what this command
+wrote, which needs no --config. The layout is told from the names. DIR then has a checkpoint of step
+0, from which all other commands go on. `python -m epsilon_vae.convert --workdir=DIR --to=FILE`
+writes a run's EMA weights as safetensors, its config in the metadata; with --layout=diffusers, a
+folder for its from_pretrained. Exit codes: 0 done; 2 something named on the command line cannot be
+used.
+"""
+
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from epsilon_vae import command_line
+from epsilon_vae.checkpoint import CheckpointError
+from epsilon_vae.command_line import UsageError, exit_codes, exit_with, one_line
+from epsilon_vae.config import ConfigError
+from epsilon_vae.conversion import OURS, export_weights, import_weights
+from epsilon_vae.pretrained.weights import WeightsError
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "With --from: config of the network that FILE holds, as configs/sd_vae.py."
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, which --from makes.")
+FROM = flags.DEFINE_string("from", None, "File of weights to make a run of.")
+TO = flags.DEFINE_string("to", None, "File to write, or with --layout=diffusers a folder.")
+STEP = flags.DEFINE_integer("checkpoint_step", None, "Of --to; the newest by default.")
+LAYOUT = flags.DEFINE_enum("layout", OURS, [OURS, "diffusers"], "Of --to.")
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """absl's flags; what is wrong with them ends the program with one line and code 2."""
+    try:
+        command_line.check_overrides(argv)
+        rest = flags.FLAGS(argv)
+        _check_flags(rest)
+        if CONFIG.value is not None:
+            CONFIG.value.lock()  # a config file that failed to load says so at its first use
+    except (flags.Error, ValueError, OSError) as error:
+        exit_with(2, one_line(error))
+    return rest
+
+
+def _check_flags(rest: Sequence[str]) -> None:
+    if len(rest) > 1:
+        raise UsageError(f"{rest[1]!r} is not a flag; flags start with --")
+    if WORKDIR.value is None:
+        raise UsageError("--workdir is missing: name the folder of a run")
+    if (FROM.value is None) == (TO.value is None):
+        raise UsageError("--from=FILE or --to=FILE: one of them says which way")
+    if FROM.value is not None and (STEP.present or LAYOUT.present):
+        name = STEP.name if STEP.present else LAYOUT.name
+        raise UsageError(f"--{name}: is for --to; --from tells it from the file")
+    if TO.value is not None and CONFIG.value is not None:
+        raise UsageError("--config: is for --from; --to takes the run's own")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Imports or exports."""
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    with exit_codes(CheckpointError, ConfigError, WeightsError, OSError):
+        if FROM.value is not None:
+            title = import_weights(FROM.value, WORKDIR.value, CONFIG.value)
+            print(f"{FROM.value} ({title}) -> {WORKDIR.value}, step 0")
+        else:
+            vae = export_weights(WORKDIR.value, TO.value, STEP.value, LAYOUT.value)
+            print(f"{WORKDIR.value}, step {vae.step} -> {TO.value} ({LAYOUT.value})")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,229 @@
+"""Weights from files into runs and back, and what is refused."""
+
+import functools
+import json
+import pathlib
+import pickle
+
+import jax
+import numpy as np
+import pytest
+import safetensors
+from flax import traverse_util
+
+from configs import common
+from epsilon_vae import builders
+from epsilon_vae.checkpoint import Checkpointer, CheckpointError
+from epsilon_vae.config import ConfigError, to_json
+from epsilon_vae.conversion import diffusers_config, export_weights, import_weights
+from epsilon_vae.models.encoder import SDEncoder
+from epsilon_vae.pretrained import layouts
+from epsilon_vae.pretrained.weight_file import read_weights, write_safetensors
+from epsilon_vae.pretrained.weights import WeightsError
+from tests.conftest import make_small_config, state_shapes
+from tests.pretrained.test_torch_file import Evil, zipped
+
+
+@pytest.fixture(scope="module")
+def small_sd():
+    """SD-VAE with encoder and decoder of 32 channels, at 32 px."""
+    small = {"channels": 32, "groups": 8}
+    encoder = functools.partial(SDEncoder, blocks=1, **small)
+    config = common.sd_vae()
+    config.model.decoder.size = "tiny"
+    config.model.discriminator.channels = 16
+    config.data.resolution = 32
+    config.dtype = "float32"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(builders.ENCODERS, "sd", (encoder, {8: (1, 1, 2, 2)}))
+        patch.setitem(builders.SD_SIZES, "tiny", small | {"blocks": 2})
+        yield config
+
+
+@pytest.fixture(scope="module")
+def params(small_sd) -> dict[str, np.ndarray]:
+    """Random, by path; float16 has them exactly."""
+    return {k: x.astype(np.float16).astype(np.float32) for k, x in random_params(small_sd).items()}
+
+
+@pytest.fixture(scope="module")
+def imported(small_sd, params, tmp_path_factory) -> str:
+    """Workdir of a run that was made of a whole latent diffusion model's file, in float16."""
+    folder = tmp_path_factory.mktemp("imported")
+    state = layouts.LATENT_DIFFUSION.state_dict(params)
+    arrays = {f"first_stage_model.{k}": x.astype(np.float16) for k, x in state.items()}
+    arrays["model.diffusion_model.out.0.weight"] = np.ones(2, np.float32)
+    file = write(folder / "a.safetensors", arrays, format="pt")
+    title = import_weights(file, str(folder / "run"), small_sd)
+    assert title == "latent-diffusion and taming-transformers"
+    return str(folder / "run")
+
+
+def random_params(config) -> dict[str, np.ndarray]:
+    """By path; float32."""
+    random = np.random.default_rng(0)
+    flat = traverse_util.flatten_dict(state_shapes(config).params, sep="/")
+    return {path: random.standard_normal(x.shape, np.float32) for path, x in flat.items()}
+
+
+def write(path: pathlib.Path, arrays: dict, **metadata: str) -> str:
+    write_safetensors(path, arrays, metadata)
+    return str(path)
+
+
+def assert_equal(params: dict, expected: dict[str, np.ndarray]) -> None:
+    flat = traverse_util.flatten_dict(params, sep="/")
+    assert sorted(flat) == sorted(expected)
+    for path, array in flat.items():
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, expected[path], err_msg=path)
+
+
+def test_own_files_go_in_and_out_to_the_bit(tmp_path):
+    """ε-VAE's; the config comes from the file."""
+    config, workdir = make_small_config(), str(tmp_path / "run")
+    params = random_params(config)
+    metadata = {"format": "epsilon_vae", "config": to_json(config)}
+    first = write(tmp_path / "first.safetensors", params, **metadata)
+    assert import_weights(first, workdir) == "epsilon_vae"
+    target = tmp_path / "new" / "second.safetensors"
+    assert export_weights(workdir, str(target)).step == 0
+    with safetensors.safe_open(target, framework="np") as file:
+        assert_equal({name: file.get_tensor(name) for name in file.keys()}, params)  # noqa: SIM118
+        written = file.metadata()
+    assert written["format"] == "epsilon_vae" and written["step"] == "0"
+    assert json.loads(written["config"]) == config.to_dict()
+    assert "jax" in json.loads(written["versions"])
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_a_run_begins_with_them_as_training_would(small_sd, params, imported):
+    """At step 0 and the first image; discriminator and moments as from the seed."""
+    restored = Checkpointer(imported).restore_newest(state_shapes(small_sd))
+    state = restored.state
+    assert (restored.step, int(state.step), restored.data) == (0, 0, {"position": 0})
+    assert restored.config.to_dict() == small_sd.to_dict()
+    assert_equal(state.params, params)
+    assert_equal(state.ema, params)
+    assert all(not np.any(x) for x in jax.tree.leaves(state.opt_state))
+    _, key = jax.random.split(jax.random.key(small_sd.seed))
+    adversary = builders.train_step(small_sd).objective.adversary
+    fresh = jax.jit(adversary.init, static_argnums=1)(key, 32)
+    leaves = map(jax.tree.leaves, (state.discriminator, fresh))
+    assert all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
+
+
+def test_a_run_is_never_overwritten(imported):
+    with pytest.raises(CheckpointError, match=r"run: has checkpoints already, of steps \[0\]"):
+        import_weights("any file", imported)
+
+
+def broken(params, tmp_path) -> dict[str, str]:
+    """Files that cannot be used, and words of what is said."""
+    state = layouts.DIFFUSERS.state_dict(params)
+    name = "decoder.conv_out.bias"
+    whole = pathlib.Path(write(tmp_path / "whole.safetensors", state)).read_bytes()
+    files = {
+        "cut": whole[: len(whole) // 2],
+        "cut_header": whole[:100],
+        "empty": b"",
+        "code": zipped(pickle.dumps({"model": {}, "args": Evil(tmp_path / "ran")}, 2)),
+    }
+    for kind, content in files.items():
+        (tmp_path / f"{kind}.pt").write_bytes(content)
+    arrays = {
+        "missing": {k: x for k, x in state.items() if k != name},
+        "unknown": state | {"decoder.condition_encoder.layers.0.weight": np.ones(2)},
+        "shape": state | {name: np.ones(4, np.float32)},
+        "nan": state | {name: np.full(3, np.nan, np.float32)},
+        "other": {"a.weight": np.ones(2)},
+    }
+    for kind, content in arrays.items():
+        write(tmp_path / f"{kind}.pt", content)
+    return {
+        "cut": "incomplete|Incomplete|not fully covered|InvalidHeader|deserializing",
+        "cut_header": "deserializing|Header",
+        "empty": "no state dict of torch's, or cut short",
+        "code": r"refused: it asks for (posix|nt)\.system",
+        "missing": f"1 missing: {name}; name, with --config,",
+        "unknown": "1 unknown: decoder.condition_encoder.layers.0.weight;",
+        "shape": rf"1 of another shape: {name} \(4,\), expected \(3,\)",
+        "nan": "1 weights are not finite, the first is decoder/conv_out/bias",
+        "other": "other.pt: none of the known autoencoders: it has a.weight",
+    }
+
+
+def test_files_that_cannot_be_used_leave_nothing(small_sd, params, tmp_path):
+    for kind, words in broken(params, tmp_path).items():
+        with pytest.raises(WeightsError, match=words) as error:
+            import_weights(str(tmp_path / f"{kind}.pt"), str(tmp_path / "run"), small_sd)
+        assert "\n" not in str(error.value) and kind in str(error.value)
+    assert not (tmp_path / "run").exists() and not (tmp_path / "ran").exists()
+
+
+def test_configs_that_cannot_be_used(params, tmp_path):
+    file = write(tmp_path / "a.safetensors", layouts.DIFFUSERS.state_dict(params))
+    workdir = str(tmp_path / "run")
+    with pytest.raises(WeightsError, match="says no config; name one, as --config="):
+        import_weights(file, workdir)
+    with pytest.raises(ConfigError, match="latent diffusion's networks alone"):
+        import_weights(file, workdir, make_small_config())
+    config = common.sd_vae()
+    config.model.decoder.name = "decoder"
+    with pytest.raises(ConfigError, match="config.model.decoder.name = 'decoder': expected one of"):
+        import_weights(file, workdir, config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_diffusers_folder(params, imported, tmp_path):
+    """Its file is the state dict, its config says the network; whole or not there."""
+    folder = tmp_path / "vae"
+    export_weights(imported, str(folder), layout="diffusers")
+    described = json.loads((folder / "config.json").read_text())
+    assert described["_class_name"] == "AutoencoderKL" and described["sample_size"] == 32
+    assert described["block_out_channels"] == [32, 32, 64, 64]
+    arrays, metadata = read_weights(str(folder))
+    assert metadata["format"] == "pt" and json.loads(metadata["config"])["dtype"] == "float32"
+    expected = layouts.DIFFUSERS.state_dict(params)
+    assert sorted(arrays) == sorted(expected)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+    with pytest.raises(WeightsError, match="is there already; name another"):
+        export_weights(imported, str(folder))
+    assert [path.name for path in tmp_path.iterdir()] == ["vae"]
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (common.sd("b"), "latent diffusion's networks alone"),
+        (common.llamagen(), "normalized_codes = True: diffusers' VQModel has no codes of length 1"),
+    ],
+    ids=["sd_b", "llamagen"],
+)
+def test_networks_that_diffusers_has_not(config, words):
+    with pytest.raises(ConfigError, match=words):
+        diffusers_config(builders.networks(config))
+
+
+def test_decoder_that_does_not_mirror_its_encoder():
+    config = common.sd_vae()
+    config.model.decoder.size = "tiny"
+    with pytest.raises(ConfigError, match=r"decoder.size: diffusers' decoders mirror"):
+        diffusers_config(builders.networks(config))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--from=a"], "--workdir is missing"),
+        (["--workdir=a"], "--from=FILE or --to=FILE: one of them"),
+        (["--workdir=a", "--from=nowhere", "--config=configs/sd_vae.py"], "nowhere"),
+        (["--workdir=nowhere", "--to=a"], "nowhere: no checkpoints in it"),
+    ],
+)
+def test_refusal_is_one_line_and_code_2(run_module, arguments, words):
+    process = run_module("epsilon_vae.convert", *arguments)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 2 and not out
+    assert err.startswith("epsilon_vae: ") and words in err and err.count("\n") == 1, err

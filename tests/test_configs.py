@@ -130,8 +130,9 @@ def test_autoencoder_without_noise_trains(config, terms):
     config = shrink(config)
     if encoder == "omni":  # at its real size: there is no other
         config.model.encoder.name, config.model.encoder.f = "omni", 8
-    config.model.bottleneck.vq_channels = 32
-    config.loss.adv_start_step = 0
+    else:
+        config.model.bottleneck.vq_channels = 32
+        config.loss.adv_start_step = 0
     history = train_a_little(config)
     assert all(np.isfinite(list(metrics.values())).all() for metrics in history)
     assert history[-1]["loss/reconstruction"] < history[0]["loss/reconstruction"]
@@ -139,6 +140,18 @@ def test_autoencoder_without_noise_trains(config, terms):
     assert logged == {"reconstruction", "lpips", "adv", "disc"} | terms
     if "vq" in terms:
         assert 0 < history[0]["codes/usage"] <= 1 <= history[0]["codes/perplexity"]
+
+
+@pytest.mark.parametrize("name", ["lite_dit", "vae_b"])
+def test_adaptive_weight_finds_the_last_layer(name):
+    """Of decoders that are not trained with it above."""
+    config = shrink(load(name))
+    config.loss.adaptive_weight = True
+    step = builders.train_step(config)
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), np.float32)
+    frozen = builders.frozen_weights(config)
+    _, metrics = jax.eval_shape(step, state_shapes(config), frozen, images)
+    assert "weight/adv" in metrics
 
 
 @pytest.mark.parametrize("name", ["litevae_s", "asym_vae"])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
 from epsilon_vae.diffusion.path import Process
 from epsilon_vae.diffusion.sampler import sample, trajectory
@@ -69,13 +70,14 @@ class Networks:
         self, params: dict, x: jax.Array, t: jax.Array, latents: jax.Array
     ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
         """`predict`, and gradient by the prediction → gradient by the last layer's kernel."""
-        decoder, last = params["decoder"], params["decoder"]["conv_out"]
+        decoder = traverse_util.flatten_dict(params["decoder"], sep="/")
+        last = f"{self.decoder.last_layer}/kernel"
 
         def predict(kernel: jax.Array) -> jax.Array:
-            changed = decoder | {"conv_out": last | {"kernel": kernel}}
+            changed = traverse_util.unflatten_dict(decoder | {last: kernel}, sep="/")
             return self.predict(params | {"decoder": changed}, x, t, latents)
 
-        prediction, vjp = jax.vjp(predict, last["kernel"])
+        prediction, vjp = jax.vjp(predict, decoder[last])
         return prediction, lambda grad: vjp(grad)[0]
 
     def decode(

@@ -1,10 +1,12 @@
 """Deterministic decoders: latents `[B, h, w, n_z]` → images `[B, f h, f w, 3]`.
 
 They take a denoising decoder's arguments, whose noisy images and times mean nothing to them: what
-they predict is the image (`diffusion.path.Direct`).
+they predict is the image (`diffusion.path.Direct`). As every decoder they name their last layer,
+where the GAN's gradient is compared with the others'.
 """
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -31,6 +33,8 @@ class VAEDecoder(nn.Module):
       blocks: residual blocks a level, and before the first one.
       remat: of each residual block, one of `layers.REMAT_POLICIES`.
     """
+
+    last_layer: ClassVar[str] = "conv_out"
 
     channels: int
     blocks: int
@@ -78,6 +82,8 @@ class SDDecoder(nn.Module):
       takes_mask: has the weights to be told a part of the image (Zhu et al. 2023), see `__call__`.
       remat: of each residual and attention block, one of `layers.REMAT_POLICIES`.
     """
+
+    last_layer: ClassVar[str] = "conv_out"
 
     multipliers: tuple[int, ...]
     channels: int = 128

@@ -4,6 +4,8 @@
 decoder. Tokens `[B, tokens, width]` are patches in row order.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -123,6 +125,8 @@ class DiTDecoder(nn.Module):
     Attributes:
       dit: of 3 output channels.
     """
+
+    last_layer: ClassVar[str] = "dit/out"
 
     dit: DiT
 

@@ -13,6 +13,7 @@ that frame's value, neither queries nor keys.
 
 import functools
 from collections.abc import Callable
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -201,6 +202,8 @@ class OmniDecoder(nn.Module):
 
     Attributes: as `OmniEncoder`'s; all spatial layers are global.
     """
+
+    last_layer: ClassVar[str] = "pixels"
 
     patch: int = 8
     width: int = 512

@@ -5,6 +5,8 @@ residual blocks and conditions on time by AdaGN, DDPM (Ho et al. 2020) resamples
 adds the time embedding.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -77,6 +79,8 @@ class UNet(nn.Module):
       resample_in_blocks: BigGAN-style residual blocks (ADM) or plain convolutions (DDPM).
       remat: of each residual and attention block, one of `layers.REMAT_POLICIES`.
     """
+
+    last_layer: ClassVar[str] = "conv_out"
 
     channels: int
     blocks: int

@@ -115,24 +115,22 @@ def test_encoder(name, f, n_z, parameters):
 
 
 @pytest.mark.parametrize(
-    ("size", "at_12_outputs", "at_8_outputs"),
+    ("size", "n_z", "parameters"),
     [
-        ("s", 1_036_272, 1_035_692),  # its paper: 1.03 M
-        ("b", 6_751_792, 6_750_636),  # 6.75 M
-        ("m", 32_751_280, 32_750_124),  # 32.75 M
-        ("l", 41_424_688, 41_422_380),  # 41.425 M
+        ("s", 6, 1_036_272),  # 12 outputs, as its paper counts: 1.03 M
+        ("b", 6, 6_751_792),  # 6.75 M
+        ("m", 6, 32_751_280),  # 32.75 M
+        ("l", 6, 41_424_688),  # 41.425 M
+        ("b", 4, 6_750_636),
     ],
 )
-def test_encoder_of_litevae(size, at_12_outputs, at_8_outputs):
-    """Means and log-variances: 8 outputs are n_z 4."""
+def test_litevae(size, n_z, parameters):
+    """Means and log-variances; the decoder is SD-VAE's without its 1×1 convolution."""
     config = common.litevae(size)
-    assert count(config) == {
-        "encoder": at_8_outputs,
-        "decoder": 49_490_179,
-        "discriminator": 3_308_609,
-    }
-    config.model.encoder.n_z = 6
-    assert count(config)["encoder"] == at_12_outputs
+    config.model.encoder.n_z = n_z
+    counts = count(config)
+    assert counts["encoder"] == parameters
+    assert counts["decoder"] == 49_490_179 + (n_z - 4) * 9 * 512
 
 
 @pytest.mark.parametrize(("size", "decoder"), [("l", 160_136_855), ("xl", 371_966_487)])

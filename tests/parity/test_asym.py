@@ -51,7 +51,7 @@ def run_torch(params: dict, inputs: dict) -> dict[str, np.ndarray]:
 def test_output_and_gradients_equal_diffusers(is_masked):
     """By latents, image, mask and every parameter; those of the known part are idle without one."""
     random, size = np.random.RandomState(4), golden_params.IMAGE_SIZE
-    inputs = golden_params.model_inputs(MODULE) | {"image": None, "mask": None}
+    inputs = golden_params.model_inputs(MODULE, n_z=4) | {"image": None, "mask": None}
     if is_masked:
         shape = (golden_params.BATCH, size, size, 1)
         inputs["mask"] = random.randint(0, 2, shape).astype(np.float32)

@@ -207,7 +207,7 @@ def test_networks_that_diffusers_has_not(config, words):
 
 
 def test_decoder_that_does_not_mirror_its_encoder():
-    config = common.sd_vae()
+    config = common.vqgan()
     config.model.decoder.size = "tiny"
     with pytest.raises(ConfigError, match=r"decoder.size: diffusers' decoders mirror"):
         diffusers_config(builders.networks(config))

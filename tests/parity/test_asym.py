@@ -3,15 +3,17 @@
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from configs import common
 from epsilon_vae import builders
 from epsilon_vae.models.decoder import SDDecoder
+from epsilon_vae.pretrained.layouts import DIFFUSERS
 from epsilon_vae.training.flops import parameter_counts
 from tests import golden_params
+from tests.conftest import state_shapes
 from tests.parity.requirements import require
 from tests.parity.weights import to_diffusers
-from tests.parity.weights_asym import to_mask_condition
 
 require("diffusers")
 import torch  # noqa: E402
@@ -36,7 +38,7 @@ def build(channels: int, blocks: int, groups: int = 32) -> AsymmetricAutoencoder
 def run_torch(params: dict, inputs: dict) -> dict[str, np.ndarray]:
     """Output, and gradients of its projection by inputs and parameters, where there are any."""
     network = build(MODULE.channels, MODULE.blocks, MODULE.groups).decoder
-    state = to_mask_condition(to_diffusers(MODULE, params))
+    state = to_diffusers(MODULE, params)
     network.load_state_dict({k: torch.tensor(v) for k, v in state.items()}, strict=True)
     tensors = {k: torch.tensor(v, requires_grad=True) for k, v in inputs.items() if v is not None}
     latents, *known = (tensor.permute(0, 3, 1, 2) for tensor in tensors.values())
@@ -60,7 +62,7 @@ def test_output_and_gradients_equal_diffusers(is_masked):
     for gain in golden_params.GAINS:
         params = golden_params.random_params(MODULE, inputs, gain)
         expected = run_torch(params, inputs)
-        actual = to_mask_condition(golden_params.run_flax(MODULE, params, inputs))
+        actual = golden_params.run_flax(MODULE, params, inputs)
         idle = {name: actual.pop(name) for name in set(actual) - set(expected)}
         assert len(idle) == (0 if is_masked else 10)
         assert not any(np.any(gradient) for gradient in idle.values())
@@ -77,13 +79,11 @@ def test_public_sizes_have_as_many_parameters(size, channels, blocks):
     assert counts["encoder"] + counts["decoder"] == total
 
 
-def test_state_of_a_public_size_has_diffusers_names_and_shapes():
-    """All of `x-1-5`'s decoder, so that its weights fill ours."""
-    module = SDDecoder((1, 2, 4, 4), channels=192, blocks=4, takes_mask=True)
-    latents = np.zeros((1, 1, 1, 4), np.float32)
-    params = jax.eval_shape(module.init, jax.random.key(0), None, None, latents)["params"]
-    zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), params)
-    ours = to_mask_condition(to_diffusers(module, zeros))
+def test_weights_of_a_public_size_fill_ours():
+    """All of `x-1-5`'s names and shapes, as `epsilon_vae.convert` reads them."""
+    shapes = state_shapes(common.asym_vae("l")).params
+    zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
+    ours = DIFFUSERS.state_dict(traverse_util.flatten_dict(zeros, sep="/"))
     with torch.device("meta"):
-        theirs = build(192, 4).decoder.state_dict()
+        theirs = build(192, 4).state_dict()
     assert {k: v.shape for k, v in ours.items()} == {k: tuple(v.shape) for k, v in theirs.items()}

@@ -135,7 +135,10 @@ def test_autoencoder_without_noise_trains(config, terms):
         config.loss.adv_start_step = 0
     history = train_a_little(config)
     assert all(np.isfinite(list(metrics.values())).all() for metrics in history)
-    assert history[-1]["loss/reconstruction"] < history[0]["loss/reconstruction"]
+    if encoder == "omni":  # whose first steps lower LPIPS, by a quarter, and not yet L1
+        assert history[-1]["loss/lpips"] < 0.9 * history[0]["loss/lpips"]
+    else:
+        assert history[-1]["loss/reconstruction"] < history[0]["loss/reconstruction"]
     logged = {name.removeprefix("loss/") for name in history[0] if name.startswith("loss/")}
     assert logged == {"reconstruction", "lpips", "adv", "disc"} | terms
     if "vq" in terms:

@@ -131,7 +131,8 @@ def _codes_init(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
 
 
 def _unit_length(x: jax.Array) -> jax.Array:
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    squared = jnp.sum(x**2, axis=-1, keepdims=True)
+    return x / jnp.sqrt(jnp.maximum(squared, 1e-24))  # a gradient at 0 too
 
 
 def _perplexity(counts: jax.Array) -> jax.Array:

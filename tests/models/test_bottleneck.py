@@ -82,3 +82,12 @@ def test_normalized_codes_are_compared_by_direction():
     module, params = quantizer(is_normalized=True)
     codes = module.apply(params, jnp.array([[[[5.0, 0.1], [0.1, 30.0]]]]))
     np.testing.assert_allclose(codes, [[[[1, 0], [0, 1]]]], atol=1e-6)
+
+
+def test_a_latent_of_zeros_has_a_gradient():
+    module, params = quantizer(is_normalized=True)
+
+    def loss(images):
+        return module.apply(params, images, None, method="train").loss
+
+    assert np.isfinite(jax.grad(loss)(jnp.zeros((1, 1, 2, 2)))).all()

@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from configs import studies
+from epsilon_vae import builders
+from epsilon_vae.config import check
 from tests.conftest import finish, read_metrics
 
 MODULE = "epsilon_vae.study"
@@ -13,6 +16,16 @@ FLAGS = (
     "--seeds=1",
     "--protocol=local,features=alexnet",
 )
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_every_variant_can_run(name, scale):
+    variants = studies.STUDIES[name](scale)
+    assert len(variants) > 1
+    for variant in variants.values():
+        check(variant.config)
+        builders.networks(variant.config)
 
 
 @pytest.fixture(scope="module")

@@ -120,31 +120,18 @@ def encode_data(
     is_done = _check_folder(folder, plan)
     indices = range(plan["num_records"])
     shards = [indices[i : i + records_per_shard] for i in indices[::records_per_shard]]
-    own = range(jax.process_index(), len(shards), jax.process_count())
-    missing = [i for i in own if count_records(str(folder / shard_name(i))) != len(shards[i])]
-    num_missing = hosts.total(sum(len(shards[i]) for i in missing))
+    own = {i: shards[i] for i in range(jax.process_index(), len(shards), jax.process_count())}
+    missing = [i for i in own if count_records(str(folder / shard_name(i))) != len(own[i])]
+    num_missing = hosts.total(sum(len(own[i]) for i in missing))
     if is_done and not num_missing:
         return json.loads((folder / INDEX).read_text(encoding="utf-8")), 0
 
     _begin(folder, plan)
     size = 2 * math.prod(plan["shape"]) * jnp.dtype(dtype).itemsize + RECORD_OVERHEAD
     check_space(folder, num_missing * size, "latents")
-    total = sum(len(shards[i]) for i in own)
-    hidden = None if hosts.is_first() else True  # None: shown on a terminal
-    table = np.zeros((len(shards), 1 + 2 * plan["shape"][-1]))
-    with tqdm(total=total, unit="image", dynamic_ncols=True, disable=hidden) as bar:
-        for number in [i for i in own if i not in set(missing)]:
-            records = _read_shard(folder / shard_name(number), plan)
-            table[number] = _statistics(records)
-            bar.update(len(records))
-        bar.unpause()  # reading is not encoding: it would spoil the rate
-        todo = Subset(data.source, list(itertools.chain(*(shards[i] for i in missing))))
-        encoded = _encode(autoencoder, todo, resolution, crop, jnp.dtype(dtype), workers, bar)
-        for number in missing:
-            # All before writing, whose errors are the disk's then.
-            records = list(itertools.islice(encoded, len(shards[number])))
-            table[number] = _statistics(records)
-            write_shard(folder / shard_name(number), map(pack_latents, records))
+    table = np.zeros((len(shards), 1 + 2 * plan["n_z"]))
+    for number, row in _write(autoencoder, data.source, folder, plan, own, missing, workers):
+        table[number] = row
     found = _merge(_from_all(table))
     index = plan | {
         "shards": {shard_name(i): len(shard) for i, shard in enumerate(shards)},
@@ -158,6 +145,40 @@ def encode_data(
         (folder / UNFINISHED).unlink()
     hosts.meet("latents written")
     return index, num_missing
+
+
+def _write(
+    autoencoder: Autoencoder,
+    source: Sequence[Record],
+    folder: pathlib.Path,
+    plan: dict[str, Any],
+    own: dict[int, range],
+    missing: Sequence[int],
+    workers: int,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Reads this process's finished shards, and writes those that are missing: their statistics.
+
+    Args:
+      autoencoder, workers: as `encode_data`'s.
+      source: of all images.
+      folder, plan: of the latents.
+      own: this process's shards, with the indices of their records.
+      missing: those that are to be written.
+    """
+    hidden = None if hosts.is_first() else True  # None: shown on a terminal
+    total = sum(map(len, own.values()))
+    with tqdm(total=total, unit="image", dynamic_ncols=True, disable=hidden) as bar:
+        for number in sorted(own.keys() - set(missing)):
+            records = _read_shard(folder / shard_name(number), plan)
+            bar.update(len(records))
+            yield number, _statistics(records)
+        todo = Subset(source, list(itertools.chain(*(own[i] for i in missing))))
+        encoded = _encode(autoencoder, todo, plan, workers, bar)
+        for number in missing:
+            # All of them before writing: what fails there is the disk.
+            records = list(itertools.islice(encoded, len(own[number])))
+            write_shard(folder / shard_name(number), map(pack_latents, records))
+            yield number, _statistics(records)
 
 
 def _plan(
@@ -277,16 +298,16 @@ def _read_shard(path: pathlib.Path, plan: dict[str, Any]) -> list[LatentRecord]:
 def _encode(
     autoencoder: Autoencoder,
     source: Sequence[Record],
-    resolution: int,
-    crop: str,
-    dtype: np.dtype,
+    plan: dict[str, Any],
     workers: int,
     bar: tqdm,
 ) -> Iterator[LatentRecord]:
     """Records of all images, in order."""
     bad_records = BadRecords(0, len(source), "replace it, or take it out of --data")
-    batch_size = IMAGES_A_DEVICE * jax.local_device_count()
-    for batch in evaluation_batches(source, batch_size, resolution, crop, bad_records, workers):
+    size = IMAGES_A_DEVICE * jax.local_device_count()
+    crop = plan["resolution"], plan["crop"]
+    dtype = jnp.dtype(plan["dtype"])
+    for batch in evaluation_batches(source, size, *crop, bad_records, workers):
         images = batch["image"]
         latents = autoencoder.encode(np.concatenate([images, images[:, :, ::-1]]))
         with np.errstate(over="ignore"):  # said below

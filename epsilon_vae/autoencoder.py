@@ -1,11 +1,13 @@
 """A trained autoencoder for use: images in, latents and images out, on NumPy arrays."""
 
 import functools
+import hashlib
 import math
 
 import jax
 import ml_collections
 import numpy as np
+from flax import traverse_util
 from jax.sharding import Mesh
 
 from epsilon_vae import builders, checkpoint
@@ -129,6 +131,15 @@ class Autoencoder:
     def nfe(self, steps: int) -> int:
         """Network evaluations of a decoding that is asked for `steps`: 1 without diffusion."""
         return steps if self.is_diffusion else 1
+
+    def encoder_fingerprint(self) -> str:
+        """SHA-256 of the encoder's parameters, by which latents know whose they are."""
+        digest = hashlib.sha256()
+        encoder = traverse_util.flatten_dict(self.params["encoder"], sep="/")
+        for name, array in sorted(jax.device_get(encoder).items()):
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
 
     def _times(self, steps: int) -> np.ndarray:
         return SPACINGS[self.spacing](self.nfe(steps))

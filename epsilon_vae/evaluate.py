@@ -18,8 +18,9 @@ from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.command_line import UsageError, exit_codes, exit_with, one_line
 from epsilon_vae.config import ConfigError
 from epsilon_vae.data.decode import DataError
+from epsilon_vae.data.named import open_data
 from epsilon_vae.evaluation import protocol
-from epsilon_vae.evaluation.evaluation import evaluate, held_out_data, open_data
+from epsilon_vae.evaluation.evaluation import evaluate, held_out_data
 from epsilon_vae.evaluation.generation import evaluate_samples
 from epsilon_vae.evaluation.protocol import Protocol, ProtocolError
 from epsilon_vae.evaluation.subjects import Run, SubjectError, open_subjects
@@ -36,7 +37,7 @@ DATA = flags.DEFINE_string(
     "Images: 'photos', a folder of them, array_record:DIR or tfds:NAME; by default the held-out "
     "ones of the run's config.",
 )
-SPLIT = flags.DEFINE_string("split", "val", "Of array_record: and tfds:.")
+SPLIT = flags.DEFINE_string("split", "val", "Of photos, array_record: and tfds:.")
 RESOLUTIONS = flags.DEFINE_list("resolutions", None, "Of the crops; by default the run's.")
 STEPS = flags.DEFINE_list("steps", ["1", "3"], "Network evaluations (NFE) of the decoder.")
 PROTOCOL = flags.DEFINE_string(

@@ -31,6 +31,7 @@ LONG_FILES = (
     "test_loop",
     "test_meshes",
     "test_evaluate",
+    "test_encode",
     "test_several_processes",
     "test_configs",
     "test_compile",

@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import numpy as np
@@ -95,8 +95,62 @@ class BadRecords:
         logging.warning("Left out: %s", message)
 
 
-class TrainingBatches(Iterator[Batch]):
-    """Endless batches of one process, each full: an epoch's last images share one with the next's.
+class EndlessBatches(Iterator[Batch]):
+    """Endless batches of one process, each full: an epoch's last records share one with the next's.
+
+    Args:
+      load: position → element, which may use `record_at`; batches are elements, stacked.
+      batch_size: B, of all processes together.
+      workers: processes that load, which need absl's flags parsed; 0 for threads of this one.
+      places: which P places of each batch, in 0 … B - 1, this process reads; None for all.
+    """
+
+    def __init__(
+        self,
+        load: grain.transforms.Map | Callable[[int], Batch],
+        batch_size: int,
+        workers: int = 0,
+        places: Sequence[int] | None = None,
+    ):
+        self._load, self._batch_size, self._workers = load, batch_size, workers
+        self._places = range(batch_size) if places is None else places
+        self._position = 0
+        self._batches: grain.DatasetIterator | None = None
+
+    def __next__(self) -> Batch:
+        if self._batches is None:
+            positions = Positions(self._batch_size, self._places, self._position)
+            self._batches = _iterate(positions, self._load, len(self._places), self._workers)
+        try:
+            batch = next(self._batches)
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):
+                raise
+            raise DataError(
+                f"config.data.workers = {self._workers}: one of them was killed; if memory ran "
+                "out, fewer will do"
+            ) from error
+        self._position += self._batch_size
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """Where the next batch begins, in records; the same for all processes."""
+        return {"position": self._position}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes on there, whatever the batch size and the number of processes were."""
+        self.close()
+        self._position = state["position"]
+
+    def close(self) -> None:
+        """Ends worker processes and threads."""
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
+
+
+class TrainingBatches(EndlessBatches):
+    """Of images, see `EndlessBatches`.
 
     A batch is `image`, float32 `[P, resolution, resolution, 3]` in [-1, 1], and `label`, int32
     `[P]`, -1 where there is none. Augmentation depends on (seed, epoch, record index) alone.
@@ -130,49 +184,23 @@ class TrainingBatches(Iterator[Batch]):
         workers: int = 0,
         places: Sequence[int] | None = None,
     ):
-        self._load = _TrainingImage(source, resolution, seed, crop, flip, reduced_jpeg)
-        self._batch_size, self._workers = batch_size, workers
-        self._places = range(batch_size) if places is None else places
+        load = _TrainingImage(source, resolution, seed, crop, flip, reduced_jpeg)
+        super().__init__(load, batch_size, workers, places)
         self._bad_records = bad_records
-        self._position = 0
-        self._batches: grain.DatasetIterator | None = None
 
     def __next__(self) -> Batch:
-        if self._batches is None:
-            positions = Positions(self._batch_size, self._places, self._position)
-            self._batches = _iterate(positions, self._load, len(self._places), self._workers)
-        try:
-            batch = next(self._batches)
-        except RuntimeError as error:
-            if "terminated unexpectedly" not in str(error):
-                raise
-            raise DataError(
-                f"config.data.workers = {self._workers}: one of them was killed; if memory ran "
-                "out, fewer will do"
-            ) from error
-        batch = _finish(batch, self._bad_records)
-        self._position += self._batch_size
-        return batch
-
-    def get_state(self) -> dict[str, int]:
-        """Where the next batch begins, in images; the same for all processes."""
-        return {"position": self._position}
-
-    def set_state(self, state: dict[str, int]) -> None:
-        """Goes on there, whatever the batch size and the number of processes were."""
-        self.close()
-        self._position = state["position"]
+        return _finish(super().__next__(), self._bad_records)
 
     @property
     def num_bad_records(self) -> int:
         """How many records this process has met that cannot be used."""
         return len(self._bad_records)
 
-    def close(self) -> None:
-        """Ends worker processes and threads."""
-        if self._batches is not None:
-            self._batches.close()
-            self._batches = None
+
+def record_at(position: int, size: int, seed: int) -> tuple[int, int]:
+    """Epoch, and index of the record, at a position of a set of `size`, shuffled in each epoch."""
+    epoch, place = divmod(position, size)
+    return epoch, index_shuffle(place, size - 1, _shuffle_seed(seed, epoch), rounds=4)
 
 
 def evaluation_batches(
@@ -224,8 +252,7 @@ class _TrainingImage(grain.transforms.Map):
 
     def map(self, position: int) -> Batch:
         size = len(self._source)
-        epoch, place = divmod(position, size)
-        first = index_shuffle(place, size - 1, _shuffle_seed(self._seed, epoch), rounds=4)
+        epoch, first = record_at(position, size, self._seed)
         message = ""
         for attempt in range(min(size, MAX_BAD_IN_A_ROW)):
             # A bad record's neighbour stands in: which one that is depends on the record alone.
@@ -275,7 +302,10 @@ class _EvaluationImage(grain.transforms.Map):
 
 
 def _iterate(
-    positions: Positions, load: grain.transforms.Map, batch_size: int, workers: int
+    positions: Positions,
+    load: grain.transforms.Map | Callable[[int], Batch],
+    batch_size: int,
+    workers: int,
 ) -> grain.DatasetIterator:
     dataset = grain.MapDataset.source(positions).map(load).batch(batch_size)
     dataset = dataset.to_iter_dataset(grain.ReadOptions(THREADS, PREFETCHED_BATCHES))

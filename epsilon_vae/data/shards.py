@@ -1,4 +1,4 @@
-"""Writes the shards that `sources.ArrayRecords` reads, so that a kill costs no more than one.
+"""Writes shards, of images for `sources.ArrayRecords` first, so that a kill costs no more than one.
 
 A shard takes a fixed range of the images, so its bytes do not depend on how often it was begun. It
 gets its name once it has been read back. `SPLIT.unfinished.json` lists the shards that have theirs;
@@ -89,8 +89,8 @@ class ShardWriter:
         if not missing and self._finished.exists():
             return False
         indices = [index for shard in missing for index in self._range(shard)]
-        self._check_space(int(self._images.sizes[indices].sum()))
-        self._save(self._unfinished)
+        check_space(self._folder, int(self._images.sizes[indices].sum()), "images")
+        save_json(self._unfinished, self.manifest)
         self._finished.unlink(missing_ok=True)
         bar = tqdm(
             total=len(self._images),
@@ -106,7 +106,7 @@ class ShardWriter:
                 self._write_shard(shard, of_shard, skip_bad, bar)
         if not self.manifest["shards"]:
             raise DataError(f"{self._images.path}: no image that can be decoded")
-        self._save(self._finished)
+        save_json(self._finished, self.manifest)
         self._unfinished.unlink()
         return True
 
@@ -128,14 +128,6 @@ class ShardWriter:
             if listed != wanted or (wanted and count_records(str(path)) != wanted):
                 missing.append(shard)
         return missing
-
-    def _check_space(self, needed: int) -> None:
-        free = shutil.disk_usage(self._folder).free
-        if free < needed:
-            raise DataError(
-                f"{self._folder}: {free / 2**30:.1f} GiB are free, {needed / 2**30:.1f} GiB of "
-                "images are to be written; free some, or name an --output on another disk"
-            )
 
     def _check(self, encoded: tuple[int, bytes]) -> Checked:
         index, data = encoded
@@ -169,16 +161,7 @@ class ShardWriter:
         if count:
             self.manifest["shards"][path.name] = count
         self.manifest["skipped"] = sorted({*self.manifest["skipped"], *skipped})
-        self._save(self._unfinished)
-
-    def _save(self, path: pathlib.Path) -> None:
-        """All of it or nothing, whatever happens meanwhile."""
-        temporary = path.with_suffix(".new")
-        with _writing(path):
-            temporary.write_text(json.dumps(self.manifest, indent=1), encoding="utf-8")
-            _sync(temporary)
-            temporary.replace(path)
-            _sync(path.parent)
+        save_json(self._unfinished, self.manifest)
 
 
 def make_plan(images: Images, records_per_shard: int) -> dict[str, object]:
@@ -194,6 +177,30 @@ def make_plan(images: Images, records_per_shard: int) -> dict[str, object]:
         "classes": len(images.classes),
         "checksum of names, sizes, labels": checksum,
     }
+
+
+def check_space(folder: pathlib.Path, needed: int, what: str) -> None:
+    """Raises `DataError` where fewer than `needed` bytes are free for `what`."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DataError(
+            f"{folder}: {free / 2**30:.1f} GiB are free, {needed / 2**30:.1f} GiB of {what} are "
+            "to be written; free some, or name an --output on another disk"
+        )
+
+
+def save_json(path: pathlib.Path, content: dict) -> None:
+    """All of it or nothing, whatever happens meanwhile.
+
+    Raises:
+      DataError: the disk is full or not writable.
+    """
+    temporary = path.with_suffix(".new")
+    with _writing(path):
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
 
 
 def write_shard(path: pathlib.Path, records: Iterable[bytes]) -> int:

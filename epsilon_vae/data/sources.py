@@ -224,30 +224,54 @@ class ArrayRecords(Sequence[Record]):
 
     def __init__(self, path: str, split: str):
         self.path, self.split = path.rstrip("/"), split
-        files, root = filesystem(path)
-        counts, self.classes = _find_shards(files, root, path, split)
+        counts, self.classes = _find_shards(*filesystem(path), path, split)
         self._shards = tuple(counts)
-        urls = [_url(files, f"{root}/{name}") for name in counts]
-        _check_shards(urls, list(counts.values()))
-        self._records = grain.sources.ArrayRecordDataSource(urls)
+        self._title = f"{self.path}/{split}"
+        self._records = ShardRecords(path, counts, self._title, "epsilon_vae.data.prepare")
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
-        name = f"{self.path}/{self.split}[{index}]"
-        if index >= len(self):
-            raise IndexError(name)  # iteration ends here
-        try:
-            data = self._records[index]
-        except Exception as error:  # the C++ reader's, of many kinds
-            raise DataError(f"{name}: cannot be read ({_reason(error)})") from error
-        return unpack(data, name)
+        return unpack(self._records[index], f"{self._title}[{index}]")
 
     def files_hash(self) -> str:
         """`hash_files` of the shards as they are now."""
         entries = list_files(*filesystem(self.path), self.path)
         return hash_files({name: entries[name] for name in self._shards if name in entries})
+
+
+class ShardRecords(Sequence[bytes]):
+    """Records of a folder's ArrayRecord shards, as they are stored.
+
+    Args:
+      path: of the folder.
+      counts: shards by name, with their numbers of records where these are known.
+      title: of the whole, for messages.
+      made_by: the module that makes such shards, for messages.
+
+    Raises:
+      DataError: a shard that is missing, unreadable or of another length.
+    """
+
+    def __init__(self, path: str, counts: Mapping[str, int | None], title: str, made_by: str):
+        files, root = filesystem(path.rstrip("/"))
+        urls = [_url(files, f"{root}/{name}") for name in counts]
+        _check_shards(urls, list(counts.values()), made_by)
+        self._title = title
+        self._records = grain.sources.ArrayRecordDataSource(urls)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> bytes:
+        name = f"{self._title}[{index}]"
+        if index >= len(self):
+            raise IndexError(name)  # iteration ends here
+        try:
+            return self._records[index]
+        except Exception as error:  # the C++ reader's, of many kinds
+            raise DataError(f"{name}: cannot be read ({_reason(error)})") from error
 
 
 def _find_shards(
@@ -278,7 +302,7 @@ def _find_shards(
     return dict.fromkeys(shards), ()
 
 
-def _check_shards(urls: list[str], counts: list[int | None]) -> None:
+def _check_shards(urls: list[str], counts: list[int | None], made_by: str) -> None:
     """Raises `DataError` for a shard that cannot be read, or holds another number of records."""
     _allow_open_files(len(urls))
     with ThreadPoolExecutor(_OPENING_THREADS) as pool:
@@ -287,7 +311,7 @@ def _check_shards(urls: list[str], counts: list[int | None]) -> None:
                 raise DataError(
                     f"{url}: {found or 'no'} records can be read"
                     + (f", {listed} are listed" if listed else "")
-                    + "; check its rights, copy it again, or run epsilon_vae.data.prepare again"
+                    + f"; check its rights, copy it again, or run {made_by} again"
                 )
 
 

@@ -6,7 +6,6 @@ import json
 import pathlib
 import shutil
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import ml_collections
 import numpy as np
@@ -14,16 +13,8 @@ from jax.sharding import Mesh
 from PIL import Image
 from tqdm import tqdm
 
-from epsilon_vae.data.decode import DataError
-from epsilon_vae.data.sources import (
-    ArrayRecords,
-    Folder,
-    Record,
-    Subset,
-    evenly_spaced,
-    filesystem,
-    open_source,
-)
+from epsilon_vae.data.named import Data
+from epsilon_vae.data.sources import Subset, evenly_spaced, open_source
 from epsilon_vae.evaluation import plots, results
 from epsilon_vae.evaluation.batches import Batch
 from epsilon_vae.evaluation.measure import ORIGINALS, Key, measure
@@ -37,44 +28,6 @@ from epsilon_vae.parallel import hosts
 from epsilon_vae.versions import versions
 
 LPIPS_NETS = ("vgg16", "alexnet")
-
-
-class Data(NamedTuple):
-    """Images, and how they were named."""
-
-    source: Sequence[Record]
-    name: str
-
-    def facts(self) -> dict[str, str]:
-        """Of files that can be told without reading them: 'files_hash'."""
-        known = isinstance(self.source, (Folder, ArrayRecords))
-        return {"files_hash": self.source.files_hash()} if known else {}
-
-
-def open_data(text: str, split: str) -> Data:
-    """The images of 'photos', 'array_record:DIR', 'tfds:NAME', or of a folder.
-
-    Args:
-      text: which.
-      split: of the sets that have several.
-
-    Raises:
-      DataError: they cannot be read.
-    """
-    kind, _, rest = text.partition(":")
-    if text == "photos":
-        return Data(open_source("photos", "", "val"), text)
-    if kind == "array_record" and rest:
-        return Data(open_source("array_record", rest, split), f"{text}, {split}")
-    if kind == "tfds" and rest:
-        return Data(open_source("tfds", "", split, rest), f"{text}, {split}")
-    files, root = filesystem(text)
-    if not files.isdir(root):
-        raise DataError(
-            f"--data={text}: no such folder; name one with images, photos, array_record:DIR or "
-            "tfds:NAME"
-        )
-    return Data(Folder(text), text)
 
 
 def held_out_data(config: ml_collections.ConfigDict) -> Data:

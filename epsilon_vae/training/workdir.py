@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 
 from etils import epath
 
@@ -20,6 +21,16 @@ def write_whole(path: epath.Path, content: bytes) -> None:
     unfinished = path.with_name(f"{path.name}.tmp")
     unfinished.write_bytes(content)
     unfinished.replace(path)
+
+
+def is_seen(is_there: Callable[[], bool]) -> bool:
+    """Whether what another process has written is there, if need be after a while."""
+    deadline = time.monotonic() + SEEN_TIMEOUT_SECONDS
+    while not is_there():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(1)
+    return True
 
 
 class Heartbeat:
@@ -47,12 +58,7 @@ class Heartbeat:
     def is_seen(self) -> bool:
         """Whether this process finds this run's file, if need be after a while."""
         words = f'"started_unix_seconds": {self._started}'
-        deadline = time.monotonic() + SEEN_TIMEOUT_SECONDS
-        while not self._path.exists() or words not in self._path.read_text():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(1)
-        return True
+        return is_seen(lambda: self._path.exists() and words in self._path.read_text())
 
 
 def open_workdir(workdir: str) -> Heartbeat:

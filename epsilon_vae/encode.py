@@ -1,0 +1,114 @@
+"""Encodes a data set: `python -m epsilon_vae.encode --workdir=DIR --data=SOURCE --output=DIR2`.
+
+Writes shards of latents, of each image and of its mirror image, and latents.json: what made them,
+and their mean and deviation by channel. Stopped or killed, it goes on when the same command is run
+again. On several processes, each runs the command. Exit codes: 0 done; 1 stopped, or another
+process was lost; 2 the command cannot run, or cannot go on, as on a full disk.
+"""
+
+from collections.abc import Sequence
+
+import jax
+from absl import app, flags, logging
+
+from epsilon_vae import checkpoint, command_line
+from epsilon_vae.autoencoder import restore_on
+from epsilon_vae.checkpoint import CheckpointError
+from epsilon_vae.command_line import UsageError, exit_codes, exit_with, one_line
+from epsilon_vae.config import ConfigError
+from epsilon_vae.data.decode import DataError
+from epsilon_vae.data.named import open_data
+from epsilon_vae.data.transforms import EVALUATION_CROPS
+from epsilon_vae.encoding import encode_data
+from epsilon_vae.parallel import hosts
+from epsilon_vae.parallel.mesh import make_mesh
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
+STEP = flags.DEFINE_integer("checkpoint_step", None, "Checkpoint to use; the newest by default.")
+DATA = flags.DEFINE_string(
+    "data", None, "Images: 'photos', a folder of them, array_record:DIR or tfds:NAME."
+)
+SPLIT = flags.DEFINE_string("split", "train", "Of photos, array_record: and tfds:.")
+OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
+RESOLUTION = flags.DEFINE_integer(
+    "resolution", None, "Of the crops; by default the run's.", lower_bound=1
+)
+CROP = flags.DEFINE_enum("crop", "center_crop_adm", list(EVALUATION_CROPS), "Of the images.")
+DTYPE = flags.DEFINE_enum("dtype", "float16", ["float16", "bfloat16"], "Of what is stored.")
+RECORDS_PER_SHARD = flags.DEFINE_integer(
+    "records_per_shard", 4096, "Images a shard, which is what a kill costs.", lower_bound=1
+)
+WORKERS = flags.DEFINE_integer(
+    "workers", 0, "Processes that decode images; 0 = threads of this one.", lower_bound=0
+)
+HOSTS = command_line.HostFlags()
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """absl's flags; what is wrong with them ends the program with one line and code 2."""
+    try:
+        rest = flags.FLAGS(argv)
+        _check_flags(rest)
+    except (flags.Error, UsageError) as error:
+        exit_with(2, one_line(error))
+    return rest
+
+
+def _check_flags(rest: Sequence[str]) -> None:
+    if len(rest) > 1:
+        raise UsageError(f"{rest[1]!r} is not a flag; flags start with --")
+    if WORKDIR.value is None:
+        raise UsageError("--workdir is missing: name the folder of a run")
+    if DATA.value is None:
+        raise UsageError("--data is missing: photos, a folder, array_record:DIR or tfds:NAME")
+    if OUTPUT.value is None:
+        raise UsageError("--output is missing: name a folder for the latents")
+    if "://" in OUTPUT.value:
+        raise UsageError(
+            f"--output={OUTPUT.value}: not a folder of this machine; name one, and then gcloud "
+            "storage cp -r it"
+        )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Joins the other processes, if any, and encodes."""
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    with exit_codes(CheckpointError, ConfigError, DataError, OSError):
+        HOSTS.start()
+        try:
+            index, num_encoded = _encode()
+        except KeyboardInterrupt:
+            exit_with(1, "stopped; to go on, run the same command again", wait=False)
+        if hosts.is_first():
+            shape = "x".join(map(str, index["shape"]))
+            print(
+                f"{OUTPUT.value}: {'done' if num_encoded else 'was done already'}: "
+                f"{index['num_records']} images and their mirror images, latents of {shape}, "
+                f"{index['dtype']}, {len(index['shards'])} shards, {num_encoded} images encoded now"
+            )
+
+
+def _encode() -> tuple[dict, int]:
+    data = open_data(DATA.value, SPLIT.value)
+    step = STEP.value
+    if step is None:  # a run that goes on may save one before another process looks
+        step = hosts.from_first(int(checkpoint.find_step(WORKDIR.value).name))
+    # Each process encodes on its own, for its own shards.
+    mesh = make_mesh(devices=jax.local_devices())
+    autoencoder = restore_on(mesh, WORKDIR.value, step)
+    return encode_data(
+        autoencoder,
+        WORKDIR.value,
+        data,
+        OUTPUT.value,
+        RESOLUTION.value or autoencoder.config.data.resolution,
+        CROP.value,
+        DTYPE.value,
+        RECORDS_PER_SHARD.value,
+        WORKERS.value,
+    )
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,346 @@
+"""A data set becomes latents: each process writes shards of its own, process 0 then the index.
+
+A shard is a fixed range of the records, and has its name once it has been read back. So what is
+finished is seen from the folder, and neither stops, devices nor processes change what is written.
+"""
+
+import functools
+import itertools
+import json
+import math
+import pathlib
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
+from tqdm import tqdm
+
+from epsilon_vae.autoencoder import Autoencoder
+from epsilon_vae.config import ConfigError
+from epsilon_vae.data.decode import DataError
+from epsilon_vae.data.latents import (
+    INDEX,
+    UNFINISHED,
+    VERSION,
+    LatentRecord,
+    pack_latents,
+    shard_name,
+    unpack_latents,
+)
+from epsilon_vae.data.named import Data
+from epsilon_vae.data.pipeline import BadRecords, evaluation_batches
+from epsilon_vae.data.shards import check_space, save_json, write_shard
+from epsilon_vae.data.sources import Record, Subset, count_records
+from epsilon_vae.parallel import hosts
+from epsilon_vae.training.workdir import is_seen
+from epsilon_vae.versions import versions
+
+# Images that a device encodes in one call, each with its mirror image.
+IMAGES_A_DEVICE = 16
+# A record's bytes besides its latents.
+RECORD_OVERHEAD = 256
+# What a folder's latents must have been begun with, to be gone on with.
+FIXED = ("version", "data", "num_records", "resolution", "crop", "dtype", "records_per_shard")
+
+
+class ChannelStatistics(NamedTuple):
+    """Of values by channel: their number, their mean `[n_z]`, and the sum of (x - mean)² `[n_z]`.
+
+    All float64; merged as Chan et al. 1983.
+    """
+
+    count: float
+    mean: np.ndarray
+    scatter: np.ndarray
+
+    @classmethod
+    def of(cls, latents: np.ndarray) -> "ChannelStatistics":
+        """Of latents `[…, n_z]`."""
+        values = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
+        mean = values.mean(axis=0)
+        return cls(float(len(values)), mean, np.square(values - mean).sum(axis=0))
+
+    def merge(self, other: "ChannelStatistics") -> "ChannelStatistics":
+        """Of the values of both."""
+        count = self.count + other.count
+        shift = other.mean - self.mean
+        return ChannelStatistics(
+            count,
+            self.mean + shift * (other.count / count),
+            self.scatter + other.scatter + shift**2 * (self.count * other.count / count),
+        )
+
+    def std(self) -> np.ndarray:
+        """Standard deviation (over N), `[n_z]`."""
+        return np.sqrt(self.scatter / self.count)
+
+
+def encode_data(
+    autoencoder: Autoencoder,
+    workdir: str,
+    data: Data,
+    output: str,
+    resolution: int,
+    crop: str,
+    dtype: str,
+    records_per_shard: int,
+    workers: int = 0,
+) -> tuple[dict[str, Any], int]:
+    """Writes the latents of all images, and of their mirror images; all processes call alike.
+
+    Args:
+      autoencoder: on devices of this process.
+      workdir: that it was restored from, as given.
+      data: the images.
+      output: folder; what the same call left in it is gone on from.
+      resolution: of the crops.
+      crop: one of `transforms.EVALUATION_CROPS`.
+      dtype: of what is stored, 'float16' or 'bfloat16'.
+      records_per_shard: images a shard.
+      workers: processes that decode images; 0 for threads.
+
+    Returns:
+      The index, as `latents.json` holds it, on process 0 (on others what they know of it); and how
+      many images all processes have encoded: 0 where all was done.
+
+    Raises:
+      ConfigError: a resolution that the networks do not take.
+      DataError: the folder holds other latents; an image cannot be read; a disk that is too small,
+        full or not writable; latents that are not finite numbers.
+      OSError: the folder cannot be made.
+    """
+    begin = time.monotonic()
+    folder = pathlib.Path(output)
+    plan = _plan(autoencoder, workdir, data, resolution, crop, dtype, records_per_shard)
+    is_done = _check_folder(folder, plan)
+    indices = range(plan["num_records"])
+    shards = [indices[i : i + records_per_shard] for i in indices[::records_per_shard]]
+    own = {i: shards[i] for i in range(jax.process_index(), len(shards), jax.process_count())}
+    missing = [i for i in own if count_records(str(folder / shard_name(i))) != len(own[i])]
+    num_missing = hosts.total(sum(len(own[i]) for i in missing))
+    if is_done and not num_missing:
+        return json.loads((folder / INDEX).read_text(encoding="utf-8")), 0
+
+    _begin(folder, plan)
+    size = 2 * math.prod(plan["shape"]) * jnp.dtype(dtype).itemsize + RECORD_OVERHEAD
+    check_space(folder, num_missing * size, "latents")
+    table = np.zeros((len(shards), 1 + 2 * plan["n_z"]))
+    for number, row in _write(autoencoder, data.source, folder, plan, own, missing, workers):
+        table[number] = row
+    found = _merge(_from_all(table))
+    index = plan | {
+        "shards": {shard_name(i): len(shard) for i, shard in enumerate(shards)},
+        "mean": found.mean.tolist(),
+        "std": found.std().tolist(),
+        "versions": versions(),
+        "seconds": round(time.monotonic() - begin, 1),
+    }
+    if hosts.is_first():
+        save_json(folder / INDEX, index)
+        (folder / UNFINISHED).unlink()
+    hosts.meet("latents written")
+    return index, num_missing
+
+
+def _write(
+    autoencoder: Autoencoder,
+    source: Sequence[Record],
+    folder: pathlib.Path,
+    plan: dict[str, Any],
+    own: dict[int, range],
+    missing: Sequence[int],
+    workers: int,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Reads this process's finished shards, and writes those that are missing: their statistics.
+
+    Args:
+      autoencoder, workers: as `encode_data`'s.
+      source: of all images.
+      folder, plan: of the latents.
+      own: this process's shards, with the indices of their records.
+      missing: those that are to be written.
+    """
+    hidden = None if hosts.is_first() else True  # None: shown on a terminal
+    total = sum(map(len, own.values()))
+    with tqdm(total=total, unit="image", dynamic_ncols=True, disable=hidden) as bar:
+        for number in sorted(own.keys() - set(missing)):
+            records = _read_shard(folder / shard_name(number), plan)
+            bar.update(len(records))
+            yield number, _statistics(records)
+        todo = Subset(source, list(itertools.chain(*(own[i] for i in missing))))
+        encoded = _encode(autoencoder, todo, plan, workers, bar)
+        for number in missing:
+            # All of them before writing: what fails there is the disk.
+            records = list(itertools.islice(encoded, len(own[number])))
+            write_shard(folder / shard_name(number), map(pack_latents, records))
+            yield number, _statistics(records)
+
+
+def _plan(
+    autoencoder: Autoencoder,
+    workdir: str,
+    data: Data,
+    resolution: int,
+    crop: str,
+    dtype: str,
+    records_per_shard: int,
+) -> dict[str, Any]:
+    """All that is known of the latents before they are there."""
+    networks = autoencoder.networks
+    if resolution % networks.multiple:
+        near = max(1, round(resolution / networks.multiple)) * networks.multiple
+        raise ConfigError(
+            f"--resolution={resolution}: the networks of {workdir} take multiples of "
+            f"{networks.multiple}; {near} would do"
+        )
+    side, n_z = resolution // networks.f, networks.encoder.n_z
+    return {
+        "version": VERSION,
+        "checkpoint": {
+            "workdir": workdir,
+            "step": autoencoder.step,
+            "weights": "ema",
+            "encoder_sha256": autoencoder.encoder_fingerprint(),
+        },
+        "data": {"source": data.name} | data.facts(),
+        "num_records": len(data.source),
+        "resolution": resolution,
+        "crop": crop,
+        "f": networks.f,
+        "n_z": n_z,
+        "shape": [side, side, n_z],
+        "dtype": dtype,
+        "records_per_shard": records_per_shard,
+        "classes": list(getattr(data.source, "classes", ())),
+        "config": autoencoder.config.to_dict(),
+    }
+
+
+def _check_folder(folder: pathlib.Path, plan: dict[str, Any]) -> bool:
+    """Whether process 0 finds finished latents of this plan; raises on all for those of another."""
+    same = {k: plan[k] for k in FIXED} | {"checkpoint": plan["checkpoint"]}
+    same["data"] = plan["data"]["source"]  # files' times may differ where each host has its own
+    if not hosts.same_everywhere(json.dumps(same)):
+        raise DataError("not the same flags, data or checkpoint for all processes")
+    reason, is_done = "", False
+    if hosts.is_first():
+        is_done = (folder / INDEX).exists()
+        reason = _difference(folder, plan)
+    if not hosts.all_agree(not reason):
+        raise DataError(reason or f"{folder}: cannot be gone on with; process 0 says why")
+    return bool(hosts.from_first(int(is_done)))
+
+
+def _difference(folder: pathlib.Path, plan: dict[str, Any]) -> str:
+    """Why what is in the folder cannot be gone on with; empty if it can."""
+    way_out = "name another --output"
+    for path in (folder / INDEX, folder / UNFINISHED):
+        if not path.exists():
+            continue
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            checkpoint = before["checkpoint"]
+            other = checkpoint["encoder_sha256"] != plan["checkpoint"]["encoder_sha256"]
+            changed = [key for key in FIXED if before.get(key) != plan[key]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return f"{path}: not written by epsilon_vae.encode ({error}); {way_out}"
+        if other:
+            return (
+                f"{folder}: latents of another checkpoint, {checkpoint['workdir']} step "
+                f"{checkpoint['step']}; name it, with --checkpoint_step={checkpoint['step']}, or "
+                f"{way_out}"
+            )
+        if changed:
+            key = changed[0]
+            return (
+                f"{folder}: was begun with {key} = {before.get(key)!r}, now it is {plan[key]!r}; "
+                f"{way_out}"
+            )
+        return ""
+    if any(folder.glob("*.array_record")):
+        return f"{folder}: has shards, but no {INDEX} that says of what; {way_out}"
+    return ""
+
+
+def _begin(folder: pathlib.Path, plan: dict[str, Any]) -> None:
+    """Makes the folder, says what its shards are of, and sees to it that all processes see it."""
+    path = folder / UNFINISHED
+    checksum = 0
+    if hosts.is_first():
+        folder.mkdir(parents=True, exist_ok=True)
+        save_json(path, plan)
+        (folder / INDEX).unlink(missing_ok=True)
+        checksum = zlib.crc32(path.read_bytes())
+    checksum = hosts.from_first(checksum)
+    seen = is_seen(lambda: path.exists() and zlib.crc32(path.read_bytes()) == checksum)
+    if not hosts.all_agree(seen):
+        raise DataError(
+            f"--output={folder}: not the same folder for all processes; name one on a disk that "
+            "their hosts share"
+        )
+
+
+def _read_shard(path: pathlib.Path, plan: dict[str, Any]) -> list[LatentRecord]:
+    """Records of a finished shard, for their statistics."""
+    reader, dtype = ArrayRecordReader(str(path)), jnp.dtype(plan["dtype"])
+    try:
+        records = [reader.read() for _ in range(reader.num_records())]
+    except Exception as error:  # the C++ reader's, of many kinds
+        raise DataError(f"{path}: damaged ({error}); remove it and run the same again") from error
+    return [unpack_latents(data, plan["shape"], dtype, str(path)) for data in records]
+
+
+def _encode(
+    autoencoder: Autoencoder,
+    source: Sequence[Record],
+    plan: dict[str, Any],
+    workers: int,
+    bar: tqdm,
+) -> Iterator[LatentRecord]:
+    """Records of all images, in order."""
+    bad_records = BadRecords(0, len(source), "replace it, or take it out of --data")
+    size = IMAGES_A_DEVICE * jax.local_device_count()
+    crop = plan["resolution"], plan["crop"]
+    dtype = jnp.dtype(plan["dtype"])
+    for batch in evaluation_batches(source, size, *crop, bad_records, workers):
+        images = batch["image"]
+        latents = autoencoder.encode(np.concatenate([images, images[:, :, ::-1]]))
+        with np.errstate(over="ignore"):  # said below
+            plain, flipped = np.split(latents.astype(dtype), 2)
+        for i in np.flatnonzero(batch["mask"]):
+            label = int(batch["label"][i])
+            name = str(batch["name"][i])
+            if not (np.isfinite(plain[i]).all() and np.isfinite(flipped[i]).all()):
+                raise DataError(
+                    f"{name}: latents that {dtype} does not hold, or not finite; "
+                    "--dtype=bfloat16 holds larger ones"
+                )
+            bar.update()
+            yield LatentRecord(plain[i], flipped[i], None if label < 0 else label, name)
+
+
+def _statistics(records: Sequence[LatentRecord]) -> np.ndarray:
+    """Of a shard, `[1 + 2 n_z]`, record by record: no more than one is in memory as float64."""
+    each = (ChannelStatistics.of(np.stack([r.latents, r.flipped])) for r in records)
+    found = functools.reduce(ChannelStatistics.merge, each)
+    return np.concatenate([[found.count], found.mean, found.scatter])
+
+
+def _from_all(table: np.ndarray) -> np.ndarray:
+    """The processes' statistics of shards; each has zeros for the others'.
+
+    As halves of their bits: JAX would round float64.
+    """
+    halves = hosts.concatenate(np.ascontiguousarray(table).view(np.uint32)[None])
+    return np.ascontiguousarray(halves).view(np.float64).sum(axis=0)
+
+
+def _merge(table: np.ndarray) -> ChannelStatistics:
+    """Of all shards, in their order."""
+    rows = (ChannelStatistics(row[0], *np.split(row[1:], 2)) for row in table)
+    return functools.reduce(ChannelStatistics.merge, rows)

@@ -1,0 +1,102 @@
+"""Batches of latents: order, flips, normalisation; and what cannot be read."""
+
+import json
+
+import numpy as np
+import pytest
+
+from epsilon_vae.data.decode import DataError
+from epsilon_vae.data.latents import (
+    LatentBatches,
+    LatentRecord,
+    Latents,
+    pack_latents,
+    shard_name,
+)
+from epsilon_vae.data.shards import write_shard
+
+COUNT, MEAN, STD = 10, (1.0, -2.0, 0.5), (2.0, 0.5, 0.0)
+
+
+def records() -> list[LatentRecord]:
+    """Record i holds i, and its mirror image -i: which one came, is seen."""
+    full = [np.full((2, 2, 3), i, np.float16) for i in range(COUNT)]
+    return [LatentRecord(z, -z, i % 4 if i else None, f"{i}.png") for i, z in enumerate(full)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    shards = {shard_name(0): records()[:6], shard_name(1): records()[6:]}
+    for name, of_shard in shards.items():
+        write_shard(tmp_path / name, map(pack_latents, of_shard))
+    index = {
+        "version": 1,
+        "shape": [2, 2, 3],
+        "dtype": "float16",
+        "classes": [],
+        "mean": MEAN,
+        "std": STD,
+        "shards": {name: len(of_shard) for name, of_shard in shards.items()},
+    }
+    (tmp_path / "latents.json").write_text(json.dumps(index))
+    return tmp_path
+
+
+def values(batch) -> list[int]:
+    """What the batch's records held, before they were normalised."""
+    latents = batch["latents"]
+    assert latents.dtype == np.float32 and latents.shape[1:] == (2, 2, 3)
+    first = latents[:, 0, 0, 0] * STD[0] + MEAN[0]
+    np.testing.assert_allclose(latents[:, 1, 1, 1] * STD[1] + MEAN[1], first, rtol=1e-5)
+    np.testing.assert_allclose(latents[:, 1, 1, 2] + MEAN[2], first, rtol=1e-5)  # never varied
+    found = np.rint(first).astype(int)
+    expected = [i % 4 if i else -1 for i in abs(found)]
+    assert batch["label"].dtype == np.int32 and batch["label"].tolist() == expected
+    return found.tolist()
+
+
+def test_records_are_read_as_they_were_written(folder):
+    for found, expected in zip(Latents(str(folder)), records(), strict=True):
+        np.testing.assert_array_equal(found.latents, expected.latents)
+        np.testing.assert_array_equal(found.flipped, expected.flipped)
+        assert found[2:] == expected[2:]
+
+
+def test_epochs_hold_each_record_once_in_another_order_flipped_by_chance(folder):
+    batches = LatentBatches(Latents(str(folder)), 4, seed=3)
+    order = sum((values(next(batches)) for _ in range(25)), [])
+    epochs = np.array(order).reshape(10, COUNT)
+    assert all(sorted(abs(epoch)) == list(range(COUNT)) for epoch in epochs)
+    assert len({tuple(abs(epoch)) for epoch in epochs}) == 10
+    assert 30 <= np.sum(epochs < 0) <= 60  # of 90 that have a sign
+    straight = LatentBatches(Latents(str(folder)), 4, seed=3, flip=False)
+    again = sum((values(next(straight)) for _ in range(25)), [])
+    assert again == np.abs(order).tolist()
+
+
+def test_goes_on_at_a_position_and_shares_a_batch_among_processes(folder):
+    source = Latents(str(folder))
+    batches = LatentBatches(source, 4, seed=0)
+    order = sum((values(next(batches)) for _ in range(10)), [])
+    resumed = LatentBatches(source, 6, seed=0, places=[1, 4])
+    resumed.set_state({"position": 8})
+    assert values(next(resumed)) == [order[9], order[12]]
+    assert resumed.get_state() == {"position": 14}
+
+
+def test_what_cannot_be_read_is_named(folder, tmp_path):
+    with pytest.raises(DataError, match="no latents.json in it; epsilon_vae.encode makes"):
+        Latents(str(tmp_path / "nowhere"))
+    index = json.loads((folder / "latents.json").read_text())
+    (folder / "latents.json").write_text(json.dumps(index | {"shape": [4, 4, 3]}))
+    with pytest.raises(DataError, match=r"\[7\]: not a record of epsilon_vae.encode"):
+        Latents(str(folder))[7]
+    (folder / shard_name(1)).unlink()
+    with pytest.raises(DataError, match="no records can be read, 4 are listed.*encode again"):
+        Latents(str(folder))
+    (folder / "latents.json").write_text(json.dumps(index | {"version": 2}))
+    with pytest.raises(DataError, match="format 2, this program reads 1"):
+        Latents(str(folder))
+    (folder / "latents.json").write_text("{")
+    with pytest.raises(DataError, match="latents.json cannot be read"):
+        Latents(str(folder))

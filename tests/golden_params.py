@@ -7,6 +7,7 @@ the values of PyTorch's networks, never of ours.
 
 import functools
 import pathlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +70,7 @@ def _random_leaf(
     match path.rsplit("/", 1)[-1]:
         case "kernel":
             return normal * np.float32(gain / np.sqrt(np.prod(shape[:-1])))
-        case "bias":
+        case "bias" | "embedding":
             return normal * np.float32(gain * 0.1)
         case "scale":
             return 1 + np.float32(0.1) * normal
@@ -103,21 +104,35 @@ def image_pair(size: int = 64) -> tuple[np.ndarray, np.ndarray]:
     return images, np.float32(0.6) * images + np.float32(0.4) * noise
 
 
-def run_flax(module: nn.Module, params: dict, inputs: dict) -> dict[str, np.ndarray]:
+def run_flax(
+    module: nn.Module,
+    params: dict,
+    inputs: dict,
+    names: Callable[[nn.Module, dict], dict[str, np.ndarray]] = to_diffusers,
+) -> dict[str, np.ndarray]:
     """Output, and gradients of its projection, in full float32: `reference.run_torch` of ours.
 
-    Gradients by inputs carry the inputs' names, those by parameters diffusers' names and layouts.
+    Gradients by inputs carry the inputs' names, those by parameters the names and layouts that
+    `names` gives them.
     """
     with jax.default_matmul_precision("highest"):
         output, by_params, by_inputs = _run_flax(module, params, inputs)
-    by_inputs = {name: value for name, value in by_inputs.items() if value is not None}
-    return {**to_diffusers(module, by_params), **by_inputs, "output": output}
+    return {**names(module, by_params), **by_inputs, "output": output}
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _run_flax(module: nn.Module, params: dict, inputs: dict) -> tuple[jax.Array, dict, dict]:
-    """Compiled once for all weights of a module."""
-    output, pullback = jax.vjp(lambda p, i: module.apply({"params": p}, **i), params, inputs)
+    """Compiled once for all weights of a module; without gradients by labels."""
+    floats = {
+        name: value
+        for name, value in inputs.items()
+        if value is not None and jnp.issubdtype(value.dtype, jnp.floating)
+    }
+
+    def forward(params: dict, floats: dict) -> jax.Array:
+        return module.apply({"params": params}, **(inputs | floats))
+
+    output, pullback = jax.vjp(forward, params, floats)
     return output, *pullback(jnp.asarray(projection(output.shape)))
 
 

@@ -17,19 +17,24 @@ def sample(
 ) -> jax.Array:
     """Images `[B, H, W, C]` by `len(times) - 1` steps of the process (NFE).
 
-    Every image of the batch starts from the same noise and sees the same noise in each step, so an
-    image's result does not depend on what else is in its batch.
+    An image's result does not depend on what else is in its batch: given one key, every image
+    starts from the same noise and sees the same noise in each step; given a key each, its own.
 
     Args:
       process: gives the step (Euler for rectified flow, ancestral for DDPM).
       predict: (normalised x `[B, H, W, C]`, t `[B]`) → the network's prediction.
       times: `[nfe + 1]`, falling from 1 to 0.
-      key: random key of the noise.
+      key: random key of the noise, or keys `[B]`.
       shape: of the result.
     """
     start, step = _start_and_step(process, predict, times, key, shape)
     x = jax.lax.fori_loop(0, len(times) - 1, lambda i, x: step(i, x)[0], start)
     return process.final(x)
+
+
+def image_keys(seed: int | jax.Array, indices: jax.Array) -> jax.Array:
+    """Keys `[B]` of generated images: image i of a seed is the same in whatever batch it is."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), indices)
 
 
 def trajectory(
@@ -58,15 +63,19 @@ def trajectory(
 def _start_and_step(process, predict, times, key, shape):
     """Noise, and the step from `times[i]` to the next, which also gives the estimate of x0."""
     times = jnp.asarray(times, jnp.float32)
-    noise_shape = (1, *shape[1:])
+
+    def draw(i: jax.Array) -> jax.Array:
+        """Noise of step i - 1; at 0 what all begins with."""
+        if key.ndim:
+            fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+            return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(fold(key, i))
+        return jax.random.normal(jax.random.fold_in(key, i), (1, *shape[1:]))
 
     def step(i: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         t = jnp.broadcast_to(times[i], shape[:1])
         s = jnp.broadcast_to(times[i + 1], shape[:1])
         prediction = predict(process.network_input(x, t), t)
-        noise = jax.random.normal(jax.random.fold_in(key, i + 1), noise_shape)
         estimate = process.denoised(x, prediction, t)
-        return process.step_back(x, prediction, t, s, noise), estimate
+        return process.step_back(x, prediction, t, s, draw(i + 1)), estimate
 
-    start = jax.random.normal(jax.random.fold_in(key, 0), noise_shape)
-    return jnp.broadcast_to(start, shape), step
+    return jnp.broadcast_to(draw(0), shape), step

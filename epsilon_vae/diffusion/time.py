@@ -14,6 +14,11 @@ def uniform(key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
     return jax.random.uniform(key, shape)
 
 
+def whole_steps(key: jax.Array, shape: tuple[int, ...] = (), num_steps: int = 1000) -> jax.Array:
+    """`t = k / num_steps`, k uniform in 1 … num_steps: DDPM's training times (Ho et al. 2020)."""
+    return jax.random.randint(key, shape, 1, num_steps + 1) / num_steps
+
+
 def reversed_log(nfe: int, m: float = 1.0, n: float = 100.0) -> np.ndarray:
     """The paper's Eq. 12: `rho(u) = (log m - log(u (m - n) + n)) / (log m - log n)` at u = i / nfe.
 
@@ -30,5 +35,15 @@ def uniform_spacing(nfe: int) -> np.ndarray:
     return np.linspace(1.0, 0.0, nfe + 1, dtype=np.float32)
 
 
-TIME_SAMPLINGS = {"logit_normal": logit_normal, "uniform": uniform}
-SPACINGS = {"reversed_log": reversed_log, "uniform": uniform_spacing}
+def respaced(nfe: int, num_steps: int = 1000) -> np.ndarray:
+    """`[nfe + 1]` times at evenly spaced whole steps of `num_steps`, from the last to the first.
+
+    Then 0. As Nichol & Dhariwal 2021 (arXiv 2102.09672) and DiT take 250 of 1000 steps: the step
+    before data is 1 / num_steps, however few there are.
+    """
+    steps = np.round(np.linspace(num_steps - 1, 0, nfe)) + 1
+    return np.append(steps / num_steps, 0).astype(np.float32)
+
+
+TIME_SAMPLINGS = {"logit_normal": logit_normal, "uniform": uniform, "whole_steps": whole_steps}
+SPACINGS = {"reversed_log": reversed_log, "uniform": uniform_spacing, "respaced": respaced}

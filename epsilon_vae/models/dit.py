@@ -1,7 +1,8 @@
 """Diffusion transformers (DiT; Peebles & Xie 2023, arXiv 2212.09748) with AdaLN-Zero blocks.
 
 `DiT` is the transformer, given the vector that conditions it; `DiTDecoder` makes it the ε-VAE's
-decoder. Tokens `[B, tokens, width]` are patches in row order.
+decoder, `ClassDiT` the published network, which generates latents. Tokens `[B, tokens, width]` are
+patches in row order.
 """
 
 from typing import ClassVar
@@ -25,6 +26,7 @@ from epsilon_vae.models.layers import (
 from epsilon_vae.parallel.sharding import shard_images
 
 SINUSOID_DIM = 256  # of the time embedding
+embedding_init = nn.initializers.normal(0.02)
 
 
 class AdaLN(nn.Module):
@@ -133,11 +135,40 @@ class DiTDecoder(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, latents: jax.Array) -> jax.Array:
         latents = upsample_nearest(latents, x.shape[1] // latents.shape[1])
-        init = nn.initializers.normal(0.02)
-        time = TimeEmbedding(
-            SINUSOID_DIM, self.dit.width, self.dit.dtype, kernel_init=init, name="time"
-        )
+        time = time_embedding(self.dit)
         return self.dit(jnp.concatenate([x, latents], axis=-1), time(t))
+
+
+class ClassDiT(nn.Module):
+    """Noisy latents `[B, h, w, n_z]`, times `[B]`, labels `[B]` → prediction `[B, h, w, C]`.
+
+    Labels are integers in 0 … num_classes - 1; `num_classes` stands for none, as in training for
+    those that are dropped. Any other label gives NaN. In float32 this is the public code of DiT.
+
+    Attributes:
+      dit: of n_z output channels, or 2 n_z with a learned variance.
+    """
+
+    dit: DiT
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, t: jax.Array, labels: jax.Array) -> jax.Array:
+        table = nn.Embed(
+            self.num_classes + 1,
+            self.dit.width,
+            dtype=self.dit.dtype,
+            embedding_init=embedding_init,
+            name="labels",
+        )
+        return self.dit(x, time_embedding(self.dit)(t) + table(labels))
+
+
+def time_embedding(dit: DiT) -> TimeEmbedding:
+    """Of the width and with the initial weights that DiT's has."""
+    return TimeEmbedding(
+        SINUSOID_DIM, dit.width, dit.dtype, kernel_init=embedding_init, name="time"
+    )
 
 
 def sincos_positions(height: int, width: int, features: int) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Latent diffusion's autoencoders in other projects' names and layouts, and back.
+"""Latent diffusion's networks in other projects' names and layouts, and back.
 
 Our parameters are by path, `{'encoder/encoder/conv_in/kernel': …, 'decoder/…': …}`, theirs by the
 names of a PyTorch state dict. One table of rules a layout says what a path is called there. What
@@ -44,6 +44,7 @@ _DIT: Rules = (
     (r"^dit/", r""),
     (r"^time/hidden$", r"transformer_blocks.0.norm1.emb.timestep_embedder.linear_1"),
     (r"^time/out$", r"transformer_blocks.0.norm1.emb.timestep_embedder.linear_2"),
+    (r"^labels$", r"transformer_blocks.0.norm1.emb.class_embedder.embedding_table"),
     (r"^patch$", r"pos_embed.proj"),
     (r"^adaptive_out/modulation$", r"proj_out_1"),
     (r"^out$", r"proj_out_2"),
@@ -52,6 +53,20 @@ _DIT: Rules = (
     (r"^block(\d+)/out$", r"transformer_blocks.\1.attn1.to_out.0"),
     (r"^block(\d+)/mlp_hidden$", r"transformer_blocks.\1.ff.net.0.proj"),
     (r"^block(\d+)/mlp_out$", r"transformer_blocks.\1.ff.net.2"),
+)
+_PUBLIC_DIT: Rules = (
+    (r"^dit/", r""),
+    (r"^time/hidden$", r"t_embedder.mlp.0"),
+    (r"^time/out$", r"t_embedder.mlp.2"),
+    (r"^labels$", r"y_embedder.embedding_table"),
+    (r"^patch$", r"x_embedder.proj"),
+    (r"^adaptive_out/modulation$", r"final_layer.adaLN_modulation.1"),
+    (r"^out$", r"final_layer.linear"),
+    (r"^block(\d+)/adaptive/modulation$", r"blocks.\1.adaLN_modulation.1"),
+    (r"^block(\d+)/qkv$", r"blocks.\1.attn.qkv"),
+    (r"^block(\d+)/out$", r"blocks.\1.attn.proj"),
+    (r"^block(\d+)/mlp_hidden$", r"blocks.\1.mlp.fc1"),
+    (r"^block(\d+)/mlp_out$", r"blocks.\1.mlp.fc2"),
 )
 
 # What latent-diffusion, taming-transformers and LlamaGen have in common.
@@ -97,13 +112,13 @@ _BETWEEN = {
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a project calls and shapes the weights of latent diffusion's autoencoder.
+    """How a project calls and shapes the weights of latent diffusion's networks.
 
     Attributes:
       title: of the project.
       mark: what some name begins with, in this layout alone.
       rules: of each network: 'encoder', 'decoder', and diffusers' 'unet' and 'dit'.
-      qkv: names of the three layers that are one of ours.
+      qkv: names of the three layers that are one of ours; None where they are one there too.
       reverses: levels on the way up are counted in the order of computing, the deepest first.
       has_conv_attention: attention's layers are 1×1 convolutions.
       old_names: rules that make today's names of older ones.
@@ -113,7 +128,7 @@ class Layout:
     title: str
     mark: str
     rules: Mapping[str, Rules]
-    qkv: tuple[str, str, str] = ("q", "k", "v")
+    qkv: tuple[str, str, str] | None = ("q", "k", "v")
     reverses: bool = True
     has_conv_attention: bool = True
     old_names: Rules = ()
@@ -153,7 +168,7 @@ class Layout:
             leaf, value = torch_leaf(leaf, value)
             if self.has_conv_attention and leaf == "weight" and value.ndim == 2:
                 value = value[..., None, None]
-            if name.endswith(".qkv"):
+            if name.endswith(".qkv") and self.qkv:
                 for part_name, part in zip(self.qkv, np.split(value, 3), strict=True):
                     state[f"{name.removesuffix('qkv')}{part_name}.{leaf}"] = part
             else:
@@ -232,7 +247,14 @@ LLAMAGEN = Layout(
     rules={"encoder": _LLAMAGEN, "decoder": _LLAMAGEN},
     ignored=r"quantize\.codebook_used$",
 )
-LAYOUTS = (DIFFUSERS, LATENT_DIFFUSION, LLAMAGEN)
+LAYOUTS = (DIFFUSERS, LATENT_DIFFUSION, LLAMAGEN)  # of autoencoders
+DIT = Layout(
+    title="DiT",
+    mark="x_embedder.",
+    rules={"dit": _PUBLIC_DIT},
+    qkv=None,
+    has_conv_attention=False,
+)
 
 
 def detect(names: Iterable[str]) -> Layout:
@@ -271,13 +293,19 @@ def check_shapes(found: Arrays, expected: Arrays) -> None:
         raise ValueError("; ".join(problems))
 
 
+_TORCH_LEAVES = dict.fromkeys(("kernel", "scale", "codebook", "embedding"), "weight") | {
+    "bias": "bias"
+}
+
+
 def torch_leaf(leaf: str, value: np.ndarray) -> tuple[str, np.ndarray]:
-    """PyTorch's name and layout: kernels HWIO → OIHW or (in, out) → (out, in); scales → weights."""
+    """PyTorch's name and layout: kernels HWIO → OIHW or (in, out) → (out, in); others as they are.
+
+    Scales, codebooks and embeddings are weights there.
+    """
     if leaf == "kernel":
         value = value.transpose((3, 2, 0, 1) if value.ndim == 4 else (1, 0))
-    return {"kernel": "weight", "scale": "weight", "codebook": "weight", "bias": "bias"}[
-        leaf
-    ], value
+    return _TORCH_LEAVES[leaf], value
 
 
 def _replaced(name: str, rules: Rules) -> str:

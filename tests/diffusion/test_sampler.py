@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from epsilon_vae.diffusion.path import DDPM, RectifiedFlow
-from epsilon_vae.diffusion.sampler import sample
-from epsilon_vae.diffusion.time import reversed_log, uniform_spacing
+from epsilon_vae.diffusion.sampler import image_keys, sample
+from epsilon_vae.diffusion.time import respaced, reversed_log, uniform_spacing
 
 SHAPE = (2, 8, 8, 3)
 X0 = jax.random.uniform(jax.random.key(1), SHAPE, minval=-0.9, maxval=0.9)
@@ -79,3 +79,100 @@ def test_ancestral_sampling_is_random_and_seeded():
 def test_images_of_a_batch_share_their_noise():
     images = sample(RectifiedFlow(), lambda x, t: 0 * x, reversed_log(1), KEY, SHAPE)
     np.testing.assert_array_equal(images[0], images[1])
+
+
+def test_images_with_keys_of_their_own_are_the_same_in_any_batch():
+    """Noise to begin with and of each step."""
+
+    def run(seed: int, *indices: int):
+        keys = image_keys(seed, jnp.array(indices))
+        shape = (len(indices), 4, 4, 2)
+        return sample(DDPM(), lambda x, t: jnp.tanh(x), respaced(5), keys, shape)
+
+    images = run(0, 7, 3, 11)
+    np.testing.assert_array_equal(run(0, 3), images[1:2])
+    np.testing.assert_array_equal(run(0, 11, 7), images[2::-2])
+    assert np.abs(images[0] - images[1]).max() > 0.1
+    assert np.abs(run(1, 3) - images[1:2]).max() > 0.1
+
+
+def spaced_steps(num_steps: int, count: int) -> list[int]:
+    """The steps, counted from 0, that improved-diffusion takes: their distances add up."""
+    stride, at, steps = (num_steps - 1) / (count - 1), 0.0, []
+    for _ in range(count):
+        steps.append(round(at))
+        at += stride
+    return steps
+
+
+@pytest.mark.parametrize("nfe", [2, 50, 250, 1000])
+def test_respaced_times_are_improved_diffusions(nfe):
+    steps = [*reversed(spaced_steps(1000, nfe))]
+    times = respaced(nfe)
+    np.testing.assert_array_equal(np.round(times[:-1] * 1000) - 1, steps)
+    told = DDPM().network_time(jnp.asarray(times[:-1]))
+    np.testing.assert_allclose(1000 * told, steps, atol=1e-3)
+
+
+@pytest.mark.parametrize("variance", ["small", "large", "learned"])
+def test_respaced_ancestral_sampling_is_nichol_and_dhariwals(variance):
+    """Their formulas in float64: a new schedule of the betas between the steps that are kept."""
+    process = DDPM(is_clipped=False, variance=variance)
+    keys = image_keys(3, jnp.arange(2))
+
+    def noise(i: int) -> np.ndarray:
+        draws = [jax.random.normal(jax.random.fold_in(key, i), (4, 4, 2)) for key in keys]
+        return np.asarray(draws, np.float64)
+
+    def predict(x, t, np=jnp):
+        t = t[:, None, None, None]
+        noise = 0.8 * x + 0.1 * np.sin(x + 5 * t)
+        v = np.cos(3 * x)
+        return np.concatenate([noise, v], axis=-1) if variance == "learned" else noise
+
+    steps = spaced_steps(1000, 20)
+    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[steps]
+    previous = np.append(1.0, abar[:-1])
+    betas = 1 - abar / previous
+    posterior = betas * (1 - previous) / (1 - abar)
+    x = noise(0)
+    for i in reversed(range(20)):
+        prediction = predict(x, np.full(2, (steps[i] + 1) / 1000), np)
+        x0 = (x - np.sqrt(1 - abar[i]) * prediction[..., :2]) / np.sqrt(abar[i])
+        mean = betas[i] * np.sqrt(previous[i]) / (1 - abar[i]) * x0
+        mean += (1 - previous[i]) * np.sqrt(1 - betas[i]) / (1 - abar[i]) * x
+        if i == 0:
+            x = mean
+            break
+        log_variance = {"small": np.log(posterior[i]), "large": np.log(betas[i])}
+        share = (prediction[..., 2:] + 1) / 2
+        log_variance["learned"] = share * log_variance["large"]
+        log_variance["learned"] = log_variance["learned"] + (1 - share) * log_variance["small"]
+        x = mean + np.exp(log_variance[variance] / 2) * noise(20 - i)
+    images = sample(process, predict, respaced(20), keys, (2, 4, 4, 2))
+    np.testing.assert_allclose(images, x, atol=1e-4 * np.abs(x).max())
+
+
+@pytest.mark.parametrize(
+    ("process", "times"),
+    [
+        (DDPM(is_clipped=False), respaced(250)),
+        (DDPM(is_clipped=False, variance="large"), respaced(250)),
+        (RectifiedFlow(1.0, "none"), uniform_spacing(100)),
+    ],
+    ids=["ddpm_small", "ddpm_large", "rectified_flow"],
+)
+def test_exact_denoiser_of_a_gaussian_gives_that_gaussian(process, times):
+    """Of 16,384 values: E[x0 | x_t] and E[noise | x_t] in closed form."""
+    mean, std = 0.3, 0.7
+
+    def predict(x, t):
+        ones = jnp.ones_like(x)
+        data, noise = (process.perturb(a, b, t) for a, b in ((ones, 0 * ones), (0 * ones, ones)))
+        deviation = (x - data * mean) / ((data * std) ** 2 + noise**2)
+        return process.target(mean + data * std**2 * deviation, noise * deviation)
+
+    shape = (64, 8, 8, 4)
+    images = sample(process, predict, times, image_keys(0, jnp.arange(64)), shape)
+    assert float(jnp.mean(images)) == pytest.approx(mean, abs=0.02)
+    assert float(jnp.std(images)) == pytest.approx(std, rel=0.03)

@@ -26,6 +26,13 @@ def test_logit_normal_times_are_so_distributed():
     assert kstest(t, "uniform").pvalue < 1e-6
 
 
+def test_whole_steps_are_all_as_likely():
+    steps = 10 * np.asarray(time.whole_steps(jax.random.key(0), (4000,), 10))
+    values, counts = np.unique(steps.round(4), return_counts=True)
+    np.testing.assert_array_equal(values, np.arange(1, 11))
+    assert counts.min() > 320 and counts.max() < 480
+
+
 def test_uniform_times_are_so_distributed():
     t = np.asarray(time.uniform(jax.random.key(0), (4000,)))
     assert kstest(t, "uniform").pvalue > 0.01

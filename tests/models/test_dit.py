@@ -1,10 +1,11 @@
-"""The DiT decoder: where it starts, its positions, and what it does with latents."""
+"""The DiT as decoder and generator: where it starts, its positions, what it sees of its inputs."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from epsilon_vae.models.dit import DiT, DiTDecoder, sincos_positions
+from epsilon_vae.models.dit import ClassDiT, DiT, DiTDecoder, sincos_positions
 from tests import golden_params
 
 
@@ -52,3 +53,24 @@ def test_prediction_sees_noise_time_and_latents_at_any_size():
     assert prediction.shape == (1, 16, 48, 3) and prediction.dtype == jnp.float32
     for name, value in inputs.items():
         assert np.abs(predict(inputs | {name: value + 0.1}) - prediction).max() > 1e-3, name
+
+
+def test_labels_are_seen_and_unknown_ones_are_nan():
+    """Latents of any size, too."""
+    module = ClassDiT(DiT(depth=1, width=16, heads=2, patch=2, out_channels=4), num_classes=3)
+    x, t = jax.random.normal(jax.random.key(0), (1, 4, 8, 2)), jnp.array([0.5])
+    params = golden_params.random_params(module, {"x": x, "t": t, "labels": jnp.array([0])})
+    predict = jax.jit(lambda label: module.apply({"params": params}, x, t, label[None]))
+    predictions = [predict(jnp.int32(label)) for label in range(4)]
+    assert predictions[0].shape == (1, 4, 8, 4)
+    for label, prediction in enumerate(predictions[:3]):
+        assert np.abs(prediction - predictions[label + 1]).max() > 1e-3
+    assert np.isnan(predict(jnp.int32(4))).all()
+
+
+def test_label_table_is_initialised_as_published():
+    module = ClassDiT(DiT(depth=1, width=64, heads=2, patch=2, out_channels=4), num_classes=1000)
+    x, labels = jnp.zeros((1, 2, 2, 2)), jnp.array([0])
+    table = module.init(jax.random.key(0), x, jnp.zeros(1), labels)["params"]["labels"]["embedding"]
+    assert table.shape == (1001, 64)
+    assert float(jnp.std(table)) == pytest.approx(0.02, rel=0.02)

@@ -6,9 +6,10 @@ import pytest
 
 from configs import common
 from epsilon_vae import builders
-from epsilon_vae.models.dit import SINUSOID_DIM, DiT
+from epsilon_vae.diffusion.path import DDPM
+from epsilon_vae.models.dit import ClassDiT, DiT
 from epsilon_vae.models.encoder import SDEncoder
-from epsilon_vae.models.layers import TimeEmbedding
+from epsilon_vae.models.generator import Generator
 from epsilon_vae.training.flops import parameter_counts
 
 
@@ -67,15 +68,22 @@ def test_dit_decoder(size, patch, parameters):
     assert count(common.dit_decoder(size, patch))["decoder"] == parameters
 
 
-def test_dit_of_the_published_size():
-    """DiT-XL/2 of Peebles & Xie, 675 M, is ours, an embedding of 1001 labels, and positions."""
-    module = DiT(**builders.DIT_SIZES["xl"], patch=2, out_channels=8)
-    x, conditioning = jnp.zeros((1, 32, 32, 4)), jnp.zeros((1, module.width))
-    shapes = [jax.eval_shape(module.init, jax.random.key(0), x, conditioning)]
-    time = TimeEmbedding(SINUSOID_DIM, module.width, jnp.float32)
-    shapes.append(jax.eval_shape(time.init, jax.random.key(0), jnp.zeros(1)))
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    assert parameters + (1001 + 16 * 16) * 1152 == 675_129_632
+@pytest.mark.parametrize(
+    ("size", "parameters"),
+    [
+        ("s", 32_963_360),  # 33 M, Table 1 of Peebles & Xie
+        ("b", 130_512_416),  # 130 M
+        ("l", 458_102_816),  # 458 M
+        ("xl", 675_129_632),  # 675 M, as the public code counts
+    ],
+)
+def test_class_conditional_dit(size, parameters):
+    """Patch 2, 4 channels, a learned variance; there, 16 × 16 positions are parameters too."""
+    dit = DiT(**builders.DIT_SIZES[size], patch=2, out_channels=8)
+    generator = Generator(ClassDiT(dit, 1000), DDPM())
+    shapes = jax.eval_shape(lambda key: generator.init(key, (32, 32, 4)), jax.random.key(0))
+    counted = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert counted + 16 * 16 * dit.width == parameters
 
 
 @pytest.mark.parametrize(

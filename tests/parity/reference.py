@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DModel
 from flax import linen as nn
 
 from epsilon_vae.models.decoder import SDDecoder
-from epsilon_vae.models.dit import DiT, DiTDecoder
+from epsilon_vae.models.dit import ClassDiT, DiT, DiTDecoder
 from epsilon_vae.models.encoder import SDEncoder
 from epsilon_vae.models.unet import UNet
 from tests import golden_params
@@ -25,14 +25,14 @@ def run_torch(module: nn.Module, params: dict, inputs: dict) -> dict[str, np.nda
     """
     network = build(module, params, inputs)
     tensors = {
-        name: torch.tensor(value, requires_grad=True)
+        name: torch.tensor(value, requires_grad=value.dtype.kind == "f")
         for name, value in inputs.items()
         if value is not None
     }
     output = forward(network, **tensors)
     output.backward(torch.tensor(golden_params.projection(output.shape)))
     results = {name: parameter.grad.numpy() for name, parameter in network.named_parameters()}
-    results |= {name: tensor.grad.numpy() for name, tensor in tensors.items()}
+    results |= {name: x.grad.numpy() for name, x in tensors.items() if x.requires_grad}
     return results | {"output": output.detach().numpy()}
 
 
@@ -51,16 +51,18 @@ def build(module: nn.Module, params: dict, inputs: dict) -> torch.nn.Module:
     elif isinstance(module, SDDecoder):
         network = build_autoencoder(module, module.blocks - 1, inputs["latents"].shape[-1]).decoder
     elif isinstance(module, DiT):
-        network = build_dit(module, inputs["x"].shape[-1])
+        network = build_dit(module, inputs["x"])
         for block in network.transformer_blocks:
             del block.norm1.emb
             block.norm1.emb = lambda conditioning, *_, **__: conditioning
-    elif isinstance(module, DiTDecoder):
-        network = build_dit(module.dit, 3 + inputs["latents"].shape[-1])
+    elif isinstance(module, (DiTDecoder, ClassDiT)):
+        channels = inputs["latents"].shape[-1] if isinstance(module, DiTDecoder) else 0
+        network = build_dit(module.dit, inputs["x"], channels)
         embedding = network.transformer_blocks[0].norm1.emb
         embedding.time_proj.downscale_freq_shift = 0  # diffusers' 1 is not the published network's
-        del embedding.class_embedder
-        embedding.class_embedder = lambda labels: 0  # there are none
+        if isinstance(module, DiTDecoder):
+            del embedding.class_embedder
+            embedding.class_embedder = lambda labels: 0  # there are none
         for block in network.transformer_blocks[1:]:
             del block.norm1.emb
             block.norm1.emb = functools.partial(embedding)  # a function: no weights of its own
@@ -102,15 +104,18 @@ def build_unet(module: UNet, in_channels: int) -> UNet2DModel:
     )
 
 
-def build_dit(module: DiT, in_channels: int) -> DiTTransformer2DModel:
-    """Of the same layout; all epsilons are the published network's 1e-6."""
+def build_dit(module: DiT, x: np.ndarray, more_channels: int = 0) -> DiTTransformer2DModel:
+    """Of the same layout, for x and other channels; all epsilons are the published network's 1e-6.
+
+    Its labels are 10, and the one that stands for none.
+    """
     return DiTTransformer2DModel(
         num_attention_heads=module.heads,
         attention_head_dim=module.width // module.heads,
-        in_channels=in_channels,
+        in_channels=x.shape[-1] + more_channels,
         out_channels=module.out_channels,
         num_layers=module.depth,
-        sample_size=golden_params.IMAGE_SIZE,
+        sample_size=x.shape[1],
         patch_size=module.patch,
         num_embeds_ada_norm=10,
         norm_eps=1e-6,
@@ -137,13 +142,15 @@ def build_autoencoder(
 
 
 def forward(network: torch.nn.Module, **tensors: torch.Tensor) -> torch.Tensor:
-    """Images → latents, latents → images, or x (and latents, joined) and t → prediction."""
+    """Images → latents, latents → images, or x (with latents or labels) and t → prediction."""
     if len(tensors) == 1:
         (tensor,) = tensors.values()
         return network(_channels_first(tensor)).permute(0, 2, 3, 1)
     x = _channels_first(tensors["x"])
     if "conditioning" in tensors:
         return network(x, tensors["conditioning"]).sample.permute(0, 2, 3, 1)
+    if "labels" in tensors:
+        return network(x, 1000 * tensors["t"], tensors["labels"]).sample.permute(0, 2, 3, 1)
     latents = _channels_first(tensors["latents"])
     latents = torch.nn.functional.interpolate(latents, size=x.shape[2:], mode="nearest")
     output = network(torch.cat([x, latents], dim=1), 1000 * tensors["t"]).sample

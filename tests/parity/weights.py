@@ -9,11 +9,18 @@ from flax import linen as nn
 from flax import traverse_util
 
 from epsilon_vae.models.decoder import SDDecoder
-from epsilon_vae.models.dit import DiT, DiTDecoder
+from epsilon_vae.models.dit import ClassDiT, DiT, DiTDecoder
 from epsilon_vae.models.encoder import SDEncoder
+from epsilon_vae.pretrained import dit_layouts
 from epsilon_vae.pretrained.layouts import DIFFUSERS, torch_leaf
 
-NETWORKS = {SDEncoder: "encoder", SDDecoder: "decoder", DiT: "dit", DiTDecoder: "dit"}
+NETWORKS = {
+    SDEncoder: "encoder",
+    SDDecoder: "decoder",
+    DiT: "dit",
+    DiTDecoder: "dit",
+    ClassDiT: "dit",
+}
 LPIPS_FEATURES = {
     "vgg16": (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
     "alexnet": (0, 3, 6, 8, 10),
@@ -28,10 +35,9 @@ def to_diffusers(module: nn.Module, params: dict) -> dict[str, np.ndarray]:
     """
     flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, params), sep="/")
     network = NETWORKS.get(type(module), "unet")
-    if network == "dit":  # patches are taken by a convolution there
-        prefix, dit = ("dit/", module.dit) if isinstance(module, DiTDecoder) else ("", module)
-        kernel = flat[f"{prefix}patch/kernel"]
-        flat[f"{prefix}patch/kernel"] = kernel.reshape(dit.patch, dit.patch, -1, dit.width)
+    if network == "dit":
+        patch = module.patch if isinstance(module, DiT) else module.dit.patch
+        return dit_layouts.state_dict(DIFFUSERS, flat, patch)
     return DIFFUSERS.network_state_dict(network, flat)
 
 

@@ -8,6 +8,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from epsilon_vae import builders
+from epsilon_vae.models.dit import ClassDiT, DiT
 from epsilon_vae.training.flops import jaxpr_flops, step_flops
 
 
@@ -126,3 +127,18 @@ def test_accumulation_and_remat(small_config):
     assert counts["convs", 1] == pytest.approx(plain, rel=0.01)
     # LPIPS and the discriminator, of which nothing is computed again, are a good part of `tiny`.
     assert 1.1 * plain < counts["full", 1] < 1.34 * plain
+
+
+def test_dit_xl_2_costs_what_is_published():
+    """118.6 GMACs at 32 × 32 latents (Peebles & Xie, Table 1, which calls them Gflops)."""
+    dit = DiT(**builders.DIT_SIZES["xl"], patch=2, out_channels=8)
+    module, key = ClassDiT(dit, 1000), jax.eval_shape(lambda: jax.random.key(0))
+    inputs = (
+        jax.ShapeDtypeStruct((1, 32, 32, 4), jnp.float32),
+        jax.ShapeDtypeStruct((1,), jnp.float32),
+        jax.ShapeDtypeStruct((1,), jnp.int32),
+    )
+    params = jax.eval_shape(module.init, key, *inputs)
+    published = 2 * 118.6e9
+    assert flops(module.apply, params, *inputs) == pytest.approx(published, rel=0.002)
+    assert xla_flops(module.apply, params, *inputs) == pytest.approx(published, rel=0.05)

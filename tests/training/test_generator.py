@@ -1,0 +1,84 @@
+"""The generator's objective: what it is drawn with, its value, and that it can be learned."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from epsilon_vae.diffusion.path import DDPM, RectifiedFlow
+from epsilon_vae.diffusion.time import logit_normal, whole_steps
+from epsilon_vae.models.dit import ClassDiT, DiT
+from epsilon_vae.models.generator import Generator
+from epsilon_vae.training.generator import GeneratorObjective
+from tests import golden_params
+
+SHAPE = (8, 4, 4, 2)
+LABELS = np.arange(8) % 3
+LATENTS = jax.random.normal(jax.random.key(0), SHAPE)
+
+
+def ddpm(out_channels: int = 2) -> GeneratorObjective:
+    dit = DiT(depth=1, width=16, heads=2, patch=2, out_channels=out_channels)
+    process = DDPM(is_clipped=False)
+    return GeneratorObjective(Generator(ClassDiT(dit, num_classes=3), process), whole_steps)
+
+
+def flow() -> GeneratorObjective:
+    generator = Generator(ddpm().generator.network, RectifiedFlow(1.0, "none"))
+    return GeneratorObjective(generator, logit_normal)
+
+
+def test_draw_is_of_the_place_in_the_batch_alone():
+    draw = ddpm().draw(jax.random.key(1), (2000, 1, 1, 2))
+    few = ddpm().draw(jax.random.key(1), (4, 1, 1, 2))
+    for name, value in few.items():
+        np.testing.assert_array_equal(value, draw[name][:4])
+    assert float(jnp.mean(draw["is_dropped"])) == pytest.approx(0.1, abs=0.02)
+    assert float(jnp.std(draw["noise"])) == pytest.approx(1, abs=0.05)
+    assert len(np.unique(draw["t"])) > 800 and draw["t"].min() >= 1e-3 and draw["t"].max() <= 1
+
+
+def test_loss_is_of_the_noise_alone_and_a_dropped_label_is_none():
+    """DiT counts the steps from 0; a learned variance takes no part."""
+    objective = ddpm(out_channels=4)
+    network = objective.generator.network
+    inputs = {"x": LATENTS, "t": jnp.zeros(8), "labels": LABELS}
+    params = golden_params.random_params(network, inputs)
+    draw = objective.draw(jax.random.key(1), SHAPE)
+    draw |= {"t": jnp.arange(1, 9) / 10, "is_dropped": jnp.arange(8) == 2}
+    loss, metrics = objective.loss(params, LATENTS, LABELS, draw)
+
+    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[99:800:100, None, None, None]
+    x_t = np.sqrt(abar) * LATENTS + np.sqrt(1 - abar) * draw["noise"]
+    labels = np.where(np.arange(8) == 2, 3, LABELS)
+    told = np.arange(99, 800, 100) / np.float32(1000)
+    prediction = network.apply({"params": params}, x_t, told, labels)
+    expected = np.mean((prediction[..., :2] - draw["noise"]) ** 2)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-4)
+    assert metrics == {"loss/flow": loss}
+
+
+@pytest.mark.parametrize("make", [ddpm, flow])
+def test_loss_falls(make):
+    """On one batch and one draw; it starts where a prediction of 0 is."""
+    objective = make()
+    process, generator = objective.generator.process, objective.generator
+    params = generator.init(jax.random.key(0), SHAPE[1:])
+    optimizer = optax.adam(1e-2)
+    draw = objective.draw(jax.random.key(1), SHAPE)
+
+    @jax.jit
+    def step(params, moments):
+        loss = jax.value_and_grad(objective.loss, has_aux=True)
+        (value, _), grads = loss(params, LATENTS, LABELS, draw)
+        updates, moments = optimizer.update(grads, moments)
+        return optax.apply_updates(params, updates), moments, value
+
+    moments, history = optimizer.init(params), []
+    for _ in range(30):
+        params, moments, value = step(params, moments)
+        history.append(float(value))
+    start = np.mean(np.square(process.target(LATENTS, draw["noise"])))
+    assert history[0] == pytest.approx(float(start), rel=1e-5)
+    assert history[-1] < 0.8 * history[0]

@@ -29,13 +29,16 @@ ROOT = Path(__file__).parent.parent
 LONG_FILES = (
     "test_topologies",
     "test_loop",
-    "test_meshes",
-    "test_evaluate",
-    "test_encode",
-    "test_several_processes",
     "test_configs",
+    "test_meshes",
+    "test_several_processes",
+    "test_evaluate",
+    "test_step",
     "test_compile",
+    "test_study",
     "test_prepare",
+    "test_encode",
+    "test_autoencoder",
 )
 
 

@@ -53,13 +53,13 @@ def test_loss_is_of_the_noise_alone_and_a_dropped_label_is_none():
     params = golden_params.random_params(network, inputs)
     draw = objective.draw(jax.random.key(1), len(LATENTS))
     draw |= {"t": jnp.arange(1, 9) / 10, "is_dropped": jnp.arange(8) == 2}
-    loss, (_, metrics) = loss_of(objective, {"generator": params}, draw)
+    loss, (_, metrics) = jax.jit(lambda p: loss_of(objective, p, draw))({"generator": params})
 
     abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[99:800:100, None, None, None]
     x_t = np.sqrt(abar) * LATENTS + np.sqrt(1 - abar) * draw["noise"]
     labels = np.where(np.arange(8) == 2, 3, LABELS)
     told = np.arange(99, 800, 100) / np.float32(1000)
-    prediction = network.apply({"params": params}, x_t, told, labels)
+    prediction = jax.jit(network.apply)({"params": params}, x_t, told, labels)
     expected = np.mean((prediction[..., :2] - draw["noise"]) ** 2)
     assert float(loss) == pytest.approx(float(expected), rel=1e-4)
     assert metrics == {"loss/flow": loss}
@@ -70,7 +70,7 @@ def test_loss_falls(make):
     """On one batch and one draw; it starts where a prediction of 0 is."""
     objective = make()
     process = objective.generator.process
-    params, _ = objective.init(jax.random.key(0))
+    params, _ = jax.jit(objective.init)(jax.random.key(0))
     optimizer = optax.adam(1e-2)
     draw = objective.draw(jax.random.key(1), len(LATENTS))
 

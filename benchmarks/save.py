@@ -26,7 +26,7 @@ ROUNDS = 3
 def random_state(config):
     """The state's arrays, of random numbers, on the first device."""
     mesh = make_mesh(devices=jax.devices()[:1])
-    shapes = state_shapes(builders.train_step(config), config.data.resolution, mesh)
+    shapes = state_shapes(builders.train_step(config), mesh)
     rng = np.random.default_rng(0)
 
     def fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:

@@ -25,7 +25,7 @@ def parts(step, frozen, resolution: int) -> dict[str, tuple]:
     shape = (BATCH_SIZE, resolution, resolution, 3)
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
     t = jax.ShapeDtypeStruct((BATCH_SIZE,), jnp.float32)
-    state = jax.eval_shape(lambda key: step.init(key, resolution), jax.random.key(0))
+    state = jax.eval_shape(step.init, jax.random.key(0))
 
     def autoencode(params, images, t, weights):
         latents = networks.encode(params, images)
@@ -46,7 +46,7 @@ def parts(step, frozen, resolution: int) -> dict[str, tuple]:
 
     discriminator = (state.discriminator, images, images, t)
     return {
-        "step": (step, (state, frozen, images)),
+        "step": (step, (state, frozen, {"image": images})),
         "encoder + decoder": (jax.value_and_grad(autoencode), (state.params, images, t, images)),
         "perceptual net": (jax.value_and_grad(perceive), (images, images, frozen["lpips"])),
         "D for the generator": (jax.value_and_grad(discriminate, argnums=1), discriminator),

@@ -263,6 +263,7 @@ def objective(config: ml_collections.ConfigDict) -> Objective:
     return Objective(
         networks(config),
         process(config),
+        config.data.resolution,
         TIME_SAMPLINGS[config.flow.time_sampling],
         perceptual,
         adversary,

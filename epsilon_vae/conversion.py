@@ -59,10 +59,10 @@ def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | 
     check_values(config)
     train_step = builders.train_step(config)
     mesh = make_mesh(devices=jax.local_devices()[:1])
-    target = state_shapes(train_step, config.data.resolution, mesh)
+    target = state_shapes(train_step, mesh)
     title, params = _to_parameters(path, arrays, is_ours, train_step.objective.networks, target)
     with jax.set_mesh(mesh):
-        state = make_state(train_step, config.seed, config.data.resolution, target)
+        state = make_state(train_step, config.seed, target)
     params = jax.tree.map(lambda x, at: jax.device_put(x, at.sharding), params, target.params)
     state = state.replace(params=params, ema=jax.tree.map(jax.numpy.copy, params))
     checkpointer = Checkpointer(workdir)

@@ -75,10 +75,10 @@ def dry_run(config) -> None:
     """Prints the resolved config, the parameter counts and the FLOPs of a step."""
     step = builders.train_step(config)
     print(to_json(config), end="")
-    for name, count in parameter_counts(step.objective, config.data.resolution).items():
+    for name, count in parameter_counts(step.objective).items():
         print(f"{name} parameters: {count}")
     frozen = builders.frozen_weights(config)
-    flops = step_flops(step, frozen, config.batch_size, config.data.resolution)
+    flops = step_flops(step, frozen, config.batch_size)
     print(f"FLOPs a step: {flops:.4g} ({flops / config.batch_size:.4g} an image)")
 
 

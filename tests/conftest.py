@@ -83,22 +83,21 @@ class Training(NamedTuple):
     step: object
     state: TrainState
     frozen: dict
-    images: np.ndarray
+    batch: dict[str, np.ndarray]
 
 
 def make_training(config) -> Training:
     """A jitted, not yet compiled step on crops of real photos."""
     step = builders.train_step(config)
-    resolution = config.data.resolution
-    state = jax.jit(step.init, static_argnums=1)(jax.random.key(0), resolution)
-    images = training_images(config.batch_size, resolution)
-    return Training(config, jax.jit(step), state, builders.frozen_weights(config), images)
+    state = jax.jit(step.init)(jax.random.key(0))
+    batch = {"image": training_images(config.batch_size, config.data.resolution)}
+    return Training(config, jax.jit(step), state, builders.frozen_weights(config), batch)
 
 
 def state_shapes(config) -> TrainState:
     """Shapes of a config's state, as a checkpoint is asked for them."""
     mesh = make_mesh(devices=jax.devices()[:1])
-    return sharded.state_shapes(builders.train_step(config), config.data.resolution, mesh)
+    return sharded.state_shapes(builders.train_step(config), mesh)
 
 
 @pytest.fixture(scope="session")

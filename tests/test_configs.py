@@ -29,7 +29,7 @@ def test_common_holds_every_key_and_no_other():
 def test_config_is_valid_and_its_networks_take_its_images(name):
     config = load(name)
     check(config)
-    counts = parameter_counts(builders.objective(config), config.data.resolution)
+    counts = parameter_counts(builders.objective(config))
     assert counts["encoder"] > 0 and counts["decoder"] > 0
 
 
@@ -83,7 +83,7 @@ def train_a_little(config, steps: int = 3):
     step = jax.jit(training.step, donate_argnums=0)
     state, history = training.state, []
     for _ in range(steps):
-        state, metrics = step(state, training.frozen, training.images)
+        state, metrics = step(state, training.frozen, training.batch)
         history.append({name: float(value) for name, value in metrics.items()})
     return history
 
@@ -93,9 +93,9 @@ def test_rung_has_its_terms(rung):
     """Traced, not compiled: a rung that takes no step of its own differs in constants alone."""
     config = shrink(load("ablation", rung))
     step = builders.train_step(config)
-    images = jax.ShapeDtypeStruct((2, 32, 32, 3), np.float32)
+    batch = step.objective.batch_shapes(2)
     state = state_shapes(config)
-    after, metrics = jax.eval_shape(step, state, builders.frozen_weights(config), images)
+    after, metrics = jax.eval_shape(step, state, builders.frozen_weights(config), batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     terms = {"flow"}
     terms |= {"lpips"} if rung >= "d" and rung != "baseline" else set()
@@ -151,9 +151,9 @@ def test_adaptive_weight_finds_the_last_layer(name):
     config = shrink(load(name))
     config.loss.adaptive_weight = True
     step = builders.train_step(config)
-    images = jax.ShapeDtypeStruct((2, 32, 32, 3), np.float32)
+    batch = step.objective.batch_shapes(2)
     frozen = builders.frozen_weights(config)
-    _, metrics = jax.eval_shape(step, state_shapes(config), frozen, images)
+    _, metrics = jax.eval_shape(step, state_shapes(config), frozen, batch)
     assert "weight/adv" in metrics
 
 
@@ -200,9 +200,9 @@ def test_sd_m_takes_its_real_step():
     config.batch_size = 2
     training = make_training(config)
     step = jax.jit(training.step.__wrapped__, donate_argnums=0)
-    state, metrics = step(training.state, training.frozen, training.images)
+    state, metrics = step(training.state, training.frozen, training.batch)
     values = {name: float(value) for name, value in metrics.items()}
     assert np.isfinite(list(values.values())).all() and int(state.step) == 1
     # The output starts at 0: the flow loss is the mean square of eps - 0.6 x0.
-    expected = 1 + 0.36 * np.mean(training.images**2)
+    expected = 1 + 0.36 * np.mean(training.batch["image"] ** 2)
     assert values["loss/flow"] == pytest.approx(expected, abs=0.02)

@@ -130,7 +130,7 @@ def _state_bytes(
     """Bytes on a chip: of the whole state, of gradients, of kernels that fsdp gathers."""
     step = builders.train_step(config)
     mesh = make_mesh(-1, fsdp, space, devices=topology.devices)
-    state = state_shapes(step, config.data.resolution, mesh)
+    state = state_shapes(step, mesh)
     networks = (step.objective.trained(state.params), state.discriminator)
     sharded = [x for x in jax.tree.leaves(networks) if not x.sharding.is_fully_replicated]
     itemsize = jax.numpy.dtype(config.dtype).itemsize

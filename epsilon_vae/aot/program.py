@@ -18,10 +18,10 @@ from epsilon_vae.autoencoder import decode_latents, encode_images
 from epsilon_vae.config import check
 from epsilon_vae.diffusion.time import SPACINGS
 from epsilon_vae.parallel.batch import jit_shared
-from epsilon_vae.parallel.mesh import image_sharding, make_mesh, replicated
+from epsilon_vae.parallel.mesh import make_mesh, replicated
 from epsilon_vae.parallel.sharding import BATCH_AXES
 from epsilon_vae.training.flops import jaxpr_flops, parameter_counts
-from epsilon_vae.training.sharded import jit_step, state_shapes
+from epsilon_vae.training.sharded import batch_shapes, jit_step, state_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,23 +70,21 @@ def train_step(config: ml_collections.ConfigDict, topology: Topology) -> Program
     """
     check(config, len(topology.devices))
     mesh = make_mesh(**config.mesh, devices=topology.devices)
-    size = config.data.resolution
     step = builders.train_step(config)
     frozen = builders.frozen_weights(config)
-    target = state_shapes(step, size, mesh)
-    shape = (config.batch_size, size, size, 3)
-    images = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=image_sharding(mesh))
-    model = jax.make_jaxpr(builders.train_step(_without_remat(config)))(target, frozen, images)
+    target = state_shapes(step, mesh)
+    batch = batch_shapes(step, config.batch_size, mesh)
+    model = jax.make_jaxpr(builders.train_step(_without_remat(config)))(target, frozen, batch)
     frozen = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), frozen
     )
     return Program(
-        f"train step, batch {config.batch_size}, {size} px",
+        f"train step, batch {config.batch_size}, {config.data.resolution} px",
         mesh,
         config.batch_size,
-        parameter_counts(step.objective, size),
+        parameter_counts(step.objective),
         jit_step(step, target, mesh),
-        (target, frozen, images),
+        (target, frozen, batch),
         jaxpr_flops(model.jaxpr),
     )
 

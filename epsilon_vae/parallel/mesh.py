@@ -46,6 +46,11 @@ def image_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH_AXES, "space"))
 
 
+def of_batch(mesh: Mesh) -> NamedSharding:
+    """Of arrays `[B, …]`: the batch over `data` and `fsdp`."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Of arrays that every device holds whole."""
     return NamedSharding(mesh, P())

@@ -3,7 +3,6 @@
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
@@ -12,21 +11,20 @@ from epsilon_vae.training.objective import Objective
 from epsilon_vae.training.step import TrainStep
 
 
-def parameter_counts(objective: Objective, image_size: int) -> dict[str, int]:
+def parameter_counts(objective: Objective) -> dict[str, int]:
     """`{'encoder': …, 'decoder': …, 'discriminator': …}`; 0 without a GAN."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    networks = jax.eval_shape(lambda k: objective.networks.init(k, image_size), key)
-    discriminator = jax.eval_shape(lambda k: objective.adversary.init(k, image_size), key)
+    networks, discriminator = jax.eval_shape(objective.init, key)
     trees = networks | {"discriminator": discriminator}
     return {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in trees.items()}
 
 
-def step_flops(step: TrainStep, frozen: dict, batch_size: int, image_size: int) -> float:
+def step_flops(step: TrainStep, frozen: dict, batch_size: int) -> float:
     """FLOPs of one step, R1 included, as `jaxpr_flops` counts them."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(lambda key: step.init(key, image_size), key)
-    images = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.float32)
-    return jaxpr_flops(jax.make_jaxpr(step)(state, frozen, images).jaxpr)
+    state = jax.eval_shape(step.init, key)
+    batch = step.objective.batch_shapes(batch_size)
+    return jaxpr_flops(jax.make_jaxpr(step)(state, frozen, batch).jaxpr)
 
 
 def jaxpr_flops(jaxpr: core.Jaxpr) -> float:

@@ -6,28 +6,54 @@ was initialised or imported.
 
 import dataclasses
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from epsilon_vae.losses.adversarial import NoGAN
 from epsilon_vae.models.generator import Generator
 
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorObjective:
-    """The loss, and what it is drawn with.
+    """The loss, and what it is drawn with; for `training.step`, as `objective.Objective`.
 
     Attributes:
       generator: network and process.
+      shape: of an image's latents, `[h, w, n_z]`.
       sample_time: key → one training time t: `whole_steps` for DDPM, `logit_normal` for a flow.
       label_dropout: share of the labels that are dropped, for classifier-free guidance; DiT's 0.1.
+      dtype: that the network computes in.
     """
 
+    adversary: ClassVar[NoGAN] = NoGAN()
+
     generator: Generator
+    shape: tuple[int, int, int]
     sample_time: Callable[[jax.Array], jax.Array]
     label_dropout: float = 0.1
+    dtype: jnp.dtype = jnp.float32
 
-    def draw(self, key: jax.Array, shape: tuple[int, ...]) -> dict[str, jax.Array]:
+    def init(self, key: jax.Array) -> tuple[dict, dict]:
+        """Initial parameters `{'generator'}`, and no discriminator's."""
+        return {"generator": self.generator.init(key, self.shape)}, {}
+
+    def trained(self, params: dict) -> dict:
+        """All of them."""
+        return params
+
+    def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """What a step takes: `latents`, float32 `[B, h, w, n_z]`, and `label`, int32 `[B]`.
+
+        Latents have mean 0 and variance 1 by channel; a label of -1 is none.
+        """
+        return {
+            "latents": jax.ShapeDtypeStruct((batch_size, *self.shape), jnp.float32),
+            "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+        }
+
+    def draw(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
         """All randomness of one step: `t` `[B]`, `noise` `[B, h, w, n_z]`, `is_dropped` `[B]`.
 
         Each image draws from its own key, folded from its place in the global batch.
@@ -37,27 +63,42 @@ class GeneratorObjective:
             time_key, noise_key, label_key = jax.random.split(jax.random.fold_in(key, index), 3)
             return {
                 "t": self.sample_time(time_key),
-                "noise": jax.random.normal(noise_key, shape[1:]),
+                "noise": jax.random.normal(noise_key, self.shape),
                 "is_dropped": jax.random.bernoulli(label_key, self.label_dropout),
             }
 
-        return jax.vmap(draw_one)(jnp.arange(shape[0]))
+        return jax.vmap(draw_one)(jnp.arange(batch_size))
 
     def loss(
-        self, params: dict, latents: jax.Array, labels: jax.Array, draw: dict[str, jax.Array]
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        self,
+        params: dict,
+        discriminator: dict,
+        frozen: dict,
+        batch: dict[str, jax.Array],
+        draw: dict[str, jax.Array],
+        step: jax.Array,
+    ) -> tuple[jax.Array, tuple[None, dict[str, jax.Array]]]:
         """The mean squared error of the noise or the velocity; with it, metrics.
 
         Args:
-          params: of the network.
-          latents: `[B, h, w, n_z]`.
-          labels: `[B]`, in 0 … num_classes - 1.
+          params: as `init`'s.
+          discriminator, frozen, step: nothing depends on them.
+          batch: as `batch_shapes`.
           draw: this batch's part of `self.draw`.
         """
+        del discriminator, frozen, step
         generator, process, t = self.generator, self.generator.process, draw["t"]
+        latents, label = batch["latents"], batch["label"]
         x_t = process.perturb(latents, draw["noise"], t)
-        labels = jnp.where(draw["is_dropped"], generator.no_label, labels)
-        prediction = generator.predict(params, process.network_input(x_t, t), t, labels)
+        labels = jnp.where(draw["is_dropped"] | (label < 0), generator.no_label, label)
+        x = process.network_input(x_t, t)
+        prediction = generator.predict(params["generator"], x, t, labels)
         target = process.target(latents, draw["noise"])
         loss = jnp.mean((prediction[..., : latents.shape[-1]] - target) ** 2)
-        return loss, {f"loss/{process.term}": loss}
+        return loss, (None, {f"loss/{process.term}": loss})
+
+    def discriminator_loss(
+        self, discriminator: dict, denoising: None, step: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """There is none."""
+        return self.adversary.discriminator_loss(discriminator, None, denoising, step)

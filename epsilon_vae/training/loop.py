@@ -12,7 +12,7 @@ import jax
 import ml_collections
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from epsilon_vae import builders
 from epsilon_vae.checkpoint import Checkpointer, Restored, find_step, load_parts
@@ -21,7 +21,7 @@ from epsilon_vae.data.pipeline import BadRecords, TrainingBatches
 from epsilon_vae.data.sources import open_source
 from epsilon_vae.evaluation.reconstruction import HeldOutEvaluation
 from epsilon_vae.parallel import hosts
-from epsilon_vae.parallel.mesh import image_sharding, make_mesh, replicated
+from epsilon_vae.parallel.mesh import make_mesh, of_batch, replicated
 from epsilon_vae.parallel.sharding import batch_places, global_batch
 from epsilon_vae.training.logging import NoLog, RunLog, write_run_files
 from epsilon_vae.training.monitor import (
@@ -32,7 +32,7 @@ from epsilon_vae.training.monitor import (
     StopSignal,
     memory_metrics,
 )
-from epsilon_vae.training.sharded import jit_step, make_state, state_shapes
+from epsilon_vae.training.sharded import batch_shapes, jit_step, make_state, state_shapes
 from epsilon_vae.training.state import TrainState
 from epsilon_vae.training.step import TrainStep
 from epsilon_vae.training.workdir import open_workdir
@@ -61,8 +61,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
         # The parts, and the state: restored, or begun.
         train_step = builders.train_step(config)
         frozen = jax.device_put(builders.frozen_weights(config), replicated(mesh))
-        images_at = image_sharding(mesh)
-        places = batch_places(images_at, config.batch_size)
+        shapes = batch_shapes(train_step, config.batch_size, mesh)
+        places = batch_places(of_batch(mesh), config.batch_size)
         batches = _open_training_batches(config, places)
         to_close.callback(batches.close)
         evaluation = HeldOutEvaluation(config, mesh)
@@ -77,7 +77,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
 
         # The step, compiled at its first call, and where its numbers go.
         step_fn = jit_step(train_step, state, mesh)
-        columns = _columns(config, step_fn, state, frozen, images_at, evaluation.names)
+        columns = _columns(step_fn, state, frozen, shapes, evaluation.names)
         log = NoLog()
         if hosts.is_first():
             networks = state.params | {"discriminator": state.discriminator}
@@ -94,10 +94,13 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
         stopped_by = None
         for step in range(start_step + 1, config.num_steps + 1):
             with clock.waiting():
-                local = next(batches)["image"]
-                images = global_batch(images_at, config.batch_size, places, local)
+                local = next(batches)
+                batch = {
+                    name: global_batch(x.sharding, config.batch_size, places, local[name])
+                    for name, x in shapes.items()
+                }
             with profiler.step(step, window):
-                state, metrics = step_fn(state, frozen, images)
+                state, metrics = step_fn(state, frozen, batch)
                 window.add(step, metrics)
             log.advance()
             if step == start_step + 1:
@@ -143,12 +146,12 @@ def restore_or_init(
     Raises:
       CheckpointError: what is there, or in `config.init_from`, does not fit the config.
     """
-    target = state_shapes(train_step, config.data.resolution, mesh)
+    target = state_shapes(train_step, mesh)
     restored = checkpointer.restore_newest(target)
     if restored is not None:
         return restored.state, restored
     loaded = load_init_weights(target, config.init_from, **config.init) if config.init_from else {}
-    state = make_state(train_step, config.seed, config.data.resolution, target)
+    state = make_state(train_step, config.seed, target)
     weights = {field: getattr(state, field) | networks for field, networks in loaded.items()}
     return state.replace(**weights), None
 
@@ -210,19 +213,13 @@ def _open_training_batches(
 
 
 def _columns(
-    config: ml_collections.ConfigDict,
-    step_fn,
-    state: TrainState,
-    frozen: dict,
-    images_at: NamedSharding,
-    scores: Sequence[str],
-) -> list:
-    """Names of all scalars that the run will write."""
-    size = config.data.resolution
-    shape = (config.batch_size, size, size, 3)
-    # With the sharding of the first call, which then need not trace the step again.
-    images = jax.ShapeDtypeStruct(shape, np.float32, sharding=images_at)
-    _, metrics = jax.eval_shape(step_fn, state, frozen, images)
+    step_fn, state: TrainState, frozen: dict, batch: dict, scores: Sequence[str]
+) -> list[str]:
+    """Names of all scalars that the run will write.
+
+    `batch` has the shardings of the first call, which then need not trace the step again.
+    """
+    _, metrics = jax.eval_shape(step_fn, state, frozen, batch)
     held_out = (f"eval/{name}" for name in scores)
     return [*metrics, *SPEED_METRICS, *memory_metrics(), "bad_records", *held_out]
 

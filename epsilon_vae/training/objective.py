@@ -32,7 +32,8 @@ class Objective:
 
     Attributes:
       networks: encoder and decoder.
-      process: rectified flow or DDPM.
+      process: rectified flow, DDPM or direct.
+      image_size: side of the training images.
       sample_time: key → one training time t.
       perceptual: terms on x0_hat, none or one.
       adversary: the trajectory GAN, or `NoGAN`.
@@ -43,6 +44,7 @@ class Objective:
 
     networks: Networks
     process: Process
+    image_size: int
     sample_time: Callable[[jax.Array], jax.Array]
     perceptual: tuple[PerceptualTerm, ...]
     adversary: TrajectoryGAN | NoGAN
@@ -54,7 +56,19 @@ class Objective:
         """The networks of `params` that have gradients, moments and a moving average."""
         return {"decoder": params["decoder"]} if self.encoder_frozen else params
 
-    def draw(self, key: jax.Array, shape: tuple[int, ...]) -> dict[str, jax.Array]:
+    def init(self, key: jax.Array) -> tuple[dict, dict]:
+        """Initial parameters `{'encoder', 'decoder'}`, and the discriminator's."""
+        networks_key, discriminator_key = jax.random.split(key)
+        return (
+            self.networks.init(networks_key, self.image_size),
+            self.adversary.init(discriminator_key, self.image_size),
+        )
+
+    def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """What a step takes: `image`, float32 `[B, H, W, 3]` in [-1, 1]."""
+        return {"image": jax.ShapeDtypeStruct((batch_size, *self._image_shape), jnp.float32)}
+
+    def draw(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
         """All randomness of one step, by what it is for.
 
         `t` and `step_fraction` `[B]`, `noise` `[B, H, W, 3]`, and `latent_noise`, as a bottleneck
@@ -68,22 +82,22 @@ class Objective:
             image_key = jax.random.fold_in(key, index)
             time_key, noise_key, fraction_key = jax.random.split(image_key, 3)
             latent_key = jax.random.fold_in(image_key, 3)
-            latent_shape = self.networks.latent_noise_shape(shape[1:])
+            latent_shape = self.networks.latent_noise_shape(self._image_shape)
             return {
                 "t": self.sample_time(time_key),
-                "noise": jax.random.normal(noise_key, shape[1:]),
+                "noise": jax.random.normal(noise_key, self._image_shape),
                 "step_fraction": jax.random.uniform(fraction_key),
                 "latent_noise": jax.random.normal(latent_key, latent_shape),
             }
 
-        return jax.vmap(draw_one)(jnp.arange(shape[0]))
+        return jax.vmap(draw_one)(jnp.arange(batch_size))
 
-    def autoencoder_loss(
+    def loss(
         self,
         params: dict,
         discriminator: dict,
         frozen: dict,
-        images: jax.Array,
+        batch: dict[str, jax.Array],
         draw: dict[str, jax.Array],
         step: jax.Array,
     ) -> tuple[jax.Array, tuple[Denoising, dict[str, jax.Array]]]:
@@ -93,11 +107,11 @@ class Objective:
           params: of encoder and decoder.
           discriminator: its parameters; no gradient is taken to them.
           frozen: LPIPS weights, under 'lpips'.
-          images: x0 `[B, H, W, 3]` in [-1, 1].
+          batch: as `batch_shapes`; its images are x0.
           draw: this batch's part of `self.draw`.
           step: number of the step, for the GAN's ramp.
         """
-        process, t, noise = self.process, draw["t"], draw["noise"]
+        process, images, t, noise = self.process, batch["image"], draw["t"], draw["noise"]
         latents, cost, metrics = self.networks.training_latents(
             params, images, draw["latent_noise"]
         )
@@ -151,3 +165,7 @@ class Objective:
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The discriminator's loss on the autoencoder's forward pass, and metrics."""
         return self.adversary.discriminator_loss(discriminator, self.process, denoising, step)
+
+    @property
+    def _image_shape(self) -> tuple[int, int, int]:
+        return (self.image_size, self.image_size, 3)

@@ -3,16 +3,16 @@
 import jax
 from jax.sharding import Mesh
 
-from epsilon_vae.parallel.mesh import image_sharding, replicated
+from epsilon_vae.parallel.mesh import image_sharding, of_batch, replicated
 from epsilon_vae.parallel.sharding import infer_sharding
 from epsilon_vae.training.state import TrainState
 from epsilon_vae.training.step import TrainStep
 
 
-def state_shapes(train_step: TrainStep, image_size: int, mesh: Mesh) -> TrainState:
+def state_shapes(train_step: TrainStep, mesh: Mesh) -> TrainState:
     """A tree of `jax.ShapeDtypeStruct` with shardings: the state of a run, none of it made."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = jax.eval_shape(lambda key: train_step.init(key, image_size), key)
+    shapes = jax.eval_shape(train_step.init, key)
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,
@@ -20,30 +20,42 @@ def state_shapes(train_step: TrainStep, image_size: int, mesh: Mesh) -> TrainSta
     )
 
 
-def make_state(train_step: TrainStep, seed: int, image_size: int, target: TrainState) -> TrainState:
+def make_state(train_step: TrainStep, seed: int, target: TrainState) -> TrainState:
     """The state before the first step, made where `state_shapes` says that it lives.
 
     No device ever holds what it will not keep.
     """
     shardings = jax.tree.map(lambda x: x.sharding, target)
-    make = jax.jit(train_step.init, static_argnums=1, out_shardings=shardings)
-    return make(jax.random.key(seed), image_size)
+    make = jax.jit(train_step.init, out_shardings=shardings)
+    return make(jax.random.key(seed))
+
+
+def batch_shapes(
+    train_step: TrainStep, batch_size: int, mesh: Mesh
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a step takes, with shardings: batches over `data` and `fsdp`, rows of images `space`."""
+    return {
+        name: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=image_sharding(mesh) if name == "image" else of_batch(mesh)
+        )
+        for name, x in train_step.objective.batch_shapes(batch_size).items()
+    }
 
 
 def jit_step(train_step: TrainStep, target: TrainState, mesh: Mesh):
     """The step with its state donated and left where `target` says, its metrics on every device.
 
-    Its arguments are the state, the frozen weights (replicated), and images `[B, H, W, 3]`, their
-    batch over `data` and `fsdp`, their rows over `space`.
+    Its arguments are the state, the frozen weights (replicated), and a batch as `batch_shapes`.
     """
     shardings = jax.tree.map(lambda x: x.sharding, target)
+    batch_at = {name: x.sharding for name, x in batch_shapes(train_step, 1, mesh).items()}
 
-    def step(state: TrainState, frozen: dict, images: jax.Array):  # its name is a profile's too
-        return train_step(state, frozen, images)
+    def step(state: TrainState, frozen: dict, batch: dict):  # its name is a profile's too
+        return train_step(state, frozen, batch)
 
     return jax.jit(
         step,
-        in_shardings=(shardings, replicated(mesh), image_sharding(mesh)),
+        in_shardings=(shardings, replicated(mesh), batch_at),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )

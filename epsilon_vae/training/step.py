@@ -19,7 +19,7 @@ from epsilon_vae.training.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
-    """`(state, frozen, images) -> (state, metrics)`; images `[B, H, W, 3]` in [-1, 1].
+    """`(state, frozen, batch) -> (state, metrics)`; a batch is what the objective takes.
 
     Attributes:
       objective: the losses.
@@ -37,11 +37,9 @@ class TrainStep:
     ema_decay: float
     accumulate: int = 1
 
-    def init(self, key: jax.Array, image_size: int) -> TrainState:
+    def init(self, key: jax.Array) -> TrainState:
         """The state before the first step."""
-        networks_key, discriminator_key = jax.random.split(key)
-        params = self.objective.networks.init(networks_key, image_size)
-        discriminator = self.objective.adversary.init(discriminator_key, image_size)
+        params, discriminator = self.objective.init(key)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -53,15 +51,15 @@ class TrainStep:
         )
 
     def __call__(
-        self, state: TrainState, frozen: dict, images: jax.Array
+        self, state: TrainState, frozen: dict, batch: dict[str, jax.Array]
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update of the autoencoder and one of the discriminator, both from the old state.
 
         The metrics are scalars: loss terms before weighting, and gradient norms before clipping.
         """
         key = jax.random.fold_in(jax.random.key(self.seed), state.step)
-        draw = self.objective.draw(key, images.shape)
-        grads, discriminator_grads, metrics = self._mean_gradients(state, frozen, images, draw)
+        draw = self.objective.draw(key, len(jax.tree.leaves(batch)[0]))
+        grads, discriminator_grads, metrics = self._mean_gradients(state, frozen, batch, draw)
         metrics["grad_norm/autoencoder"] = optax.global_norm(grads)
         metrics["grad_norm/discriminator"] = optax.global_norm(discriminator_grads)
 
@@ -86,24 +84,22 @@ class TrainStep:
         return state, metrics
 
     def _gradients(
-        self, state: TrainState, frozen: dict, images: jax.Array, draw: dict
+        self, state: TrainState, frozen: dict, batch: dict, draw: dict
     ) -> tuple[dict, dict, dict[str, jax.Array]]:
         """Gradients of the autoencoder and of the discriminator, and metrics, of one batch."""
 
         gather = functools.partial(gather_parameters, dtype=self.objective.dtype)
 
-        def autoencoder_loss(trained: dict):
+        def networks_loss(trained: dict):
             params = gather(state.params | trained)
             discriminator = gather(state.discriminator)
-            return self.objective.autoencoder_loss(
-                params, discriminator, frozen, images, draw, state.step
-            )
+            return self.objective.loss(params, discriminator, frozen, batch, draw, state.step)
 
         def discriminator_loss(discriminator: dict, denoising: Denoising):
             return self.objective.discriminator_loss(gather(discriminator), denoising, state.step)
 
         value_and_grad = functools.partial(jax.value_and_grad, has_aux=True)
-        (_, (denoising, metrics)), grads = value_and_grad(autoencoder_loss)(
+        (_, (denoising, metrics)), grads = value_and_grad(networks_loss)(
             self.objective.trained(state.params)
         )
         (_, discriminator_metrics), discriminator_grads = value_and_grad(discriminator_loss)(
@@ -112,11 +108,11 @@ class TrainStep:
         return grads, discriminator_grads, metrics | discriminator_metrics
 
     def _mean_gradients(
-        self, state: TrainState, frozen: dict, images: jax.Array, draw: dict
+        self, state: TrainState, frozen: dict, batch: dict, draw: dict
     ) -> tuple[dict, dict, dict[str, jax.Array]]:
         """`_gradients`, averaged over the parts of the batch."""
         if self.accumulate == 1:
-            return self._gradients(state, frozen, images, draw)
+            return self._gradients(state, frozen, batch, draw)
 
         def split(x: jax.Array) -> jax.Array:
             # Part k takes images k, k + parts, …: each device keeps its own images.
@@ -126,7 +122,7 @@ class TrainStep:
         def add(total, part):
             return jax.tree.map(jnp.add, total, self._gradients(state, frozen, *part)), None
 
-        parts = jax.tree.map(split, (images, draw))
+        parts = jax.tree.map(split, (batch, draw))
         first = jax.tree.map(lambda x: x[0], parts)
         zeros = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype),

@@ -14,7 +14,7 @@ from epsilon_vae.training.flops import parameter_counts
 
 
 def count(config) -> dict[str, int]:
-    return parameter_counts(builders.objective(config), config.data.resolution)
+    return parameter_counts(builders.objective(config))
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ POD = AbstractMesh((2, 8, 1), AXES, axis_types=(AxisType.Auto,) * 3)
 
 def shapes_of(name: str):
     config = importlib.import_module(f"configs.{name}").get_config()
-    return state_shapes(builders.train_step(config), config.data.resolution, POD)
+    return state_shapes(builders.train_step(config), POD)
 
 
 def specs(tree) -> list[P]:

@@ -40,8 +40,8 @@ def train(shape: tuple[int, int, int]) -> dict:
     num_devices = shape[0] * shape[1] * shape[2]
     mesh = make_mesh(*shape, devices=jax.devices()[:num_devices])
     with jax.set_mesh(mesh):
-        target = state_shapes(train_step, size, mesh)
-        state = make_state(train_step, config.seed, size, target)
+        target = state_shapes(train_step, mesh)
+        state = make_state(train_step, config.seed, target)
         frozen = jax.device_put(builders.frozen_weights(config), replicated(mesh))
         step = jit_step(train_step, target, mesh)
         images_at = image_sharding(mesh)
@@ -49,7 +49,7 @@ def train(shape: tuple[int, int, int]) -> dict:
         rows = []
         for _ in range(STEPS):
             images = global_batch(images_at, BATCH_SIZE, places, next(batches)["image"])
-            state, metrics = step(state, frozen, images)
+            state, metrics = step(state, frozen, {"image": images})
             rows.append({name: float(value) for name, value in metrics.items()})
     batches.close()
     num_sharded = sum(not x.sharding.is_fully_replicated for x in jax.tree.leaves(state))

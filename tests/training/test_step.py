@@ -26,7 +26,7 @@ def trees_equal(a, b) -> bool:
 def run(training, steps: int = 1, step=None):
     state = training.state
     for _ in range(steps):
-        state, metrics = (step or training.step)(state, training.frozen, training.images)
+        state, metrics = (step or training.step)(state, training.frozen, training.batch)
     return state, metrics
 
 
@@ -62,25 +62,25 @@ def test_every_parameter_moves(training, trained):
 
 def test_each_step_draws_anew(training):
     later = training.state.replace(step=training.state.step + 1)
-    first = training.step(training.state, training.frozen, training.images)[1]
-    second = training.step(later, training.frozen, training.images)[1]
+    first = training.step(training.state, training.frozen, training.batch)[1]
+    second = training.step(later, training.frozen, training.batch)[1]
     assert float(first["loss/flow"]) != float(second["loss/flow"])
 
 
 def test_draw_of_an_image_does_not_depend_on_the_batch(objective):
     key = jax.random.key(3)
-    large, small = objective.draw(key, (8, 4, 4, 3)), objective.draw(key, (2, 4, 4, 3))
+    large, small = objective.draw(key, 8), objective.draw(key, 2)
     assert_trees_equal(jax.tree.map(lambda x: x[:2], large), small)
 
 
 def test_each_network_moves_by_its_own_loss_alone(training, trained, objective):
     """The autoencoder's gradient does not see the discriminator's loss, and the other way round."""
     state = trained[0]
-    draw = objective.draw(jax.random.key(0), training.images.shape)
-    arguments = (training.frozen, training.images, draw, state.step)
+    draw = objective.draw(jax.random.key(0), training.config.batch_size)
+    arguments = (training.frozen, training.batch, draw, state.step)
 
     def discriminator_loss(params, discriminator):
-        _, (denoising, _) = objective.autoencoder_loss(params, discriminator, *arguments)
+        _, (denoising, _) = objective.loss(params, discriminator, *arguments)
         return objective.discriminator_loss(discriminator, denoising, state.step)[0]
 
     grads = jax.jit(jax.grad(discriminator_loss, argnums=(0, 1)))(state.params, state.discriminator)
@@ -95,9 +95,9 @@ def test_update_of_each_network_ignores_the_other_losses_weights(training, train
         objective, adversary=dataclasses.replace(objective.adversary, weight=0.0)
     )
     without, _ = jax.jit(dataclasses.replace(step, objective=muted))(
-        trained[0], training.frozen, training.images
+        trained[0], training.frozen, training.batch
     )
-    with_gan, _ = training.step(trained[0], training.frozen, training.images)
+    with_gan, _ = training.step(trained[0], training.frozen, training.batch)
     for x, y in zip(
         jax.tree.leaves(with_gan.discriminator), jax.tree.leaves(without.discriminator), strict=True
     ):
@@ -107,9 +107,9 @@ def test_update_of_each_network_ignores_the_other_losses_weights(training, train
 
 def test_loss_is_the_weighted_sum_of_its_terms(training, trained, objective):
     state = trained[0]
-    draw = objective.draw(jax.random.key(0), training.images.shape)
-    loss, (denoising, metrics) = jax.jit(objective.autoencoder_loss)(
-        state.params, state.discriminator, training.frozen, training.images, draw, state.step
+    draw = objective.draw(jax.random.key(0), training.config.batch_size)
+    loss, (denoising, metrics) = jax.jit(objective.loss)(
+        state.params, state.discriminator, training.frozen, training.batch, draw, state.step
     )
     terms = [metrics[f"loss/{name}"] for name in ("flow", "lpips", "adv")]
     np.testing.assert_allclose(loss, np.dot([1, 0.5, 0.5], terms), rtol=1e-6)
@@ -121,7 +121,7 @@ def test_loss_is_the_weighted_sum_of_its_terms(training, trained, objective):
 
 def test_accumulation_equals_the_whole_batch(training):
     """Four parts of eight images each: the gradients' mean, and the same randomness."""
-    batch = training._replace(images=training_images(32, training.config.data.resolution))
+    batch = training._replace(batch={"image": training_images(32, training.config.data.resolution)})
     in_parts = dataclasses.replace(training.step.__wrapped__, accumulate=4)
     state, metrics = run(batch)
     part_state, part_metrics = run(batch, 1, jax.jit(in_parts))
@@ -139,7 +139,7 @@ def test_remat_changes_neither_parameters_nor_gradients(training, small_config):
         other = make_training(small_config)
         assert jax.tree.structure(other.state) == jax.tree.structure(training.state)
         assert_trees_equal(other.state, training.state)
-        jaxpr = str(jax.make_jaxpr(other.step)(other.state, other.frozen, other.images))
+        jaxpr = str(jax.make_jaxpr(other.step)(other.state, other.frozen, other.batch))
         assert jaxpr.count("remat") > 20
     _, metrics = run(training)
     _, again = run(other)
@@ -160,7 +160,7 @@ def test_ema_follows_with_its_decay(training):
 def test_r1_comes_every_sixteen_steps(training):
     def r1(number: int) -> float:
         state = training.state.replace(step=jnp.asarray(number, jnp.int32))
-        return float(training.step(state, training.frozen, training.images)[1]["loss/r1"])
+        return float(training.step(state, training.frozen, training.batch)[1]["loss/r1"])
 
     assert r1(16) > 0 and r1(17) == 0
 
@@ -174,11 +174,11 @@ def test_frozen_encoder_costs_neither_backward_pass_nor_moments(training):
     step = training.step.__wrapped__
     objective = dataclasses.replace(step.objective, encoder_frozen=True)
     frozen = dataclasses.replace(step, objective=objective)
-    size, batch = training.config.data.resolution, len(training.images)
-    whole, less = (step_flops(s, training.frozen, batch, size) for s in (step, frozen))
+    batch_size = training.config.batch_size
+    whole, less = (step_flops(s, training.frozen, batch_size) for s in (step, frozen))
 
     def encode(params):
-        return jnp.sum(objective.networks.encode(params, training.images))
+        return jnp.sum(objective.networks.encode(params, training.batch["image"]))
 
     forward, both = (
         jax.jit(f).lower(training.state.params).cost_analysis()["flops"]
@@ -207,7 +207,7 @@ def test_perceptual_weight_is_the_papers(objective):
 
 def test_adaptive_weight_makes_the_gans_gradient_as_large_as_the_others(training, objective):
     """At the decoder's last kernel, as Esser et al. 2021, Eq. 7; no gradient goes through it."""
-    draw = objective.draw(jax.random.key(0), training.images.shape)
+    draw = objective.draw(jax.random.key(0), training.config.batch_size)
     params, last = training.state.params, training.state.params["decoder"]["conv_out"]
     variants = {
         "reconstruction": NoGAN(),
@@ -217,9 +217,9 @@ def test_adaptive_weight_makes_the_gans_gradient_as_large_as_the_others(training
 
     def losses(kernel):
         changed = params["decoder"] | {"conv_out": last | {"kernel": kernel}}
-        rest = training.state.discriminator, training.frozen, training.images, draw, 0
+        rest = training.state.discriminator, training.frozen, training.batch, draw, 0
         return {
-            name: dataclasses.replace(objective, adversary=adversary).autoencoder_loss(
+            name: dataclasses.replace(objective, adversary=adversary).loss(
                 params | {"decoder": changed}, *rest
             )
             for name, adversary in variants.items()

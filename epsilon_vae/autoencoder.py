@@ -11,7 +11,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from epsilon_vae import builders, checkpoint
-from epsilon_vae.config import ConfigError
+from epsilon_vae.config import ConfigError, is_generator
 from epsilon_vae.data.transforms import to_float, to_uint8
 from epsilon_vae.diffusion.path import Direct, Process
 from epsilon_vae.diffusion.time import SPACINGS
@@ -141,6 +141,16 @@ class Autoencoder:
             digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()
 
+    def provenance(self, workdir: str) -> dict[str, object]:
+        """Of its latents, as they carry it; `workdir` is what it was restored from."""
+        fingerprint = self.encoder_fingerprint()
+        return {
+            "workdir": workdir,
+            "step": self.step,
+            "weights": "ema",
+            "encoder_sha256": fingerprint,
+        }
+
     def _times(self, steps: int) -> np.ndarray:
         return SPACINGS[self.spacing](self.nfe(steps))
 
@@ -197,7 +207,7 @@ def restore(workdir: str, step: int | None = None, space: int = 1) -> Autoencode
 
     Raises:
       CheckpointError: no checkpoint there, or not of this step.
-      ConfigError: fewer devices than `space`.
+      ConfigError: fewer devices than `space`, or the run of a generator.
     """
     return restore_on(_local_mesh(space), workdir, step)
 
@@ -220,11 +230,14 @@ def restore_on(
 
     Raises:
       CheckpointError: no checkpoint there, or not of this step.
+      ConfigError: the run of a generator.
     """
     if step is None and mesh.is_multi_process:  # a run that goes on may save one in between
         step = hosts.from_first(int(checkpoint.find_step(workdir).name))
     step_directory = checkpoint.find_step(workdir, step)
     config = checkpoint.load_config(step_directory)
+    if is_generator(config):
+        raise ConfigError(f"{workdir}: is the run of a generator; name that of an autoencoder")
     networks = builders.networks(config)
     key = jax.random.key(0)
     shapes = jax.eval_shape(lambda k: networks.init(k, config.data.resolution), key)

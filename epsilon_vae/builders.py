@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from epsilon_vae.config import ConfigError
+from epsilon_vae.config import ConfigError, is_generator
 from epsilon_vae.diffusion.path import DDPM, Direct, Process, RectifiedFlow
 from epsilon_vae.diffusion.time import TIME_SAMPLINGS
 from epsilon_vae.losses.adversarial import NoGAN, TrajectoryGAN
@@ -17,12 +17,14 @@ from epsilon_vae.models.autoencoder import Networks
 from epsilon_vae.models.bottleneck import KLBottleneck, VQBottleneck
 from epsilon_vae.models.decoder import SDDecoder, VAEDecoder
 from epsilon_vae.models.discriminator import Discriminator
-from epsilon_vae.models.dit import DiT, DiTDecoder
+from epsilon_vae.models.dit import ClassDiT, DiT, DiTDecoder
 from epsilon_vae.models.encoder import LiteEncoder, SDEncoder
+from epsilon_vae.models.generator import Generator
 from epsilon_vae.models.litevae import LiteVAEEncoder
 from epsilon_vae.models.omni import OmniDecoder, OmniEncoder
 from epsilon_vae.models.unet import UNet
 from epsilon_vae.pretrained import registry
+from epsilon_vae.training.generator import GeneratorObjective
 from epsilon_vae.training.objective import Objective, PerceptualTerm
 from epsilon_vae.training.optimizer import adam
 from epsilon_vae.training.step import TrainStep
@@ -241,8 +243,40 @@ def process(config: ml_collections.ConfigDict) -> Process:
     return RectifiedFlow(config.flow.gamma, config.flow.normalization)
 
 
-def objective(config: ml_collections.ConfigDict) -> Objective:
+def generator(config: ml_collections.ConfigDict) -> Generator:
+    """A latent diffusion model's network and process."""
+    model, n_z = config.model.generator, config.autoencoder.n_z
+    dit = DiT(
+        **DIT_SIZES[model.size],
+        patch=model.patch,
+        out_channels=2 * n_z if model.learned_sigma else n_z,
+        dtype=jnp.dtype(config.dtype),
+        remat=config.model.remat,
+    )
+    if config.flow.process == "ddpm":
+        variance = "learned" if model.learned_sigma else "small"
+        process = DDPM(is_clipped=False, variance=variance)
+    else:
+        process = RectifiedFlow(gamma=1.0, normalization="none")
+    return Generator(ClassDiT(dit, model.num_classes), process)
+
+
+def latents_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
+    """`(h, w, n_z)` of what a generator generates."""
+    side = config.data.resolution // config.autoencoder.f
+    return side, side, config.autoencoder.n_z
+
+
+def objective(config: ml_collections.ConfigDict) -> Objective | GeneratorObjective:
     """The losses; a term whose weight is 0 is left out, and its network with it."""
+    if is_generator(config):
+        return GeneratorObjective(
+            generator(config),
+            latents_shape(config),
+            TIME_SAMPLINGS[config.flow.time_sampling],
+            config.loss.label_dropout,
+            jnp.dtype(config.dtype),
+        )
     dtype, loss = jnp.dtype(config.dtype), config.loss
     perceptual = ()
     if loss.lpips_weight > 0:
@@ -275,23 +309,24 @@ def objective(config: ml_collections.ConfigDict) -> Objective:
 
 def frozen_weights(config: ml_collections.ConfigDict) -> dict:
     """Weights that the step reads and never changes: `{'lpips': …}`, empty without LPIPS."""
-    if config.loss.lpips_weight > 0:
-        return {"lpips": registry.load(config.loss.lpips_net)}
-    return {}
+    if is_generator(config) or config.loss.lpips_weight == 0:
+        return {}
+    return {"lpips": registry.load(config.loss.lpips_net)}
 
 
 def optimizer(config: ml_collections.ConfigDict, lr: float) -> optax.GradientTransformation:
-    """Of the autoencoder or of the discriminator, which differ in their rates."""
+    """Of the networks or of the discriminator, which differ in their rates."""
     optim = config.optim
     return adam(lr, optim.warmup_steps, optim.b1, optim.b2, optim.clip_norm)
 
 
 def train_step(config: ml_collections.ConfigDict) -> TrainStep:
     """The whole step."""
+    discriminator_lr = config.optim.get("discriminator_lr", config.optim.lr)
     return TrainStep(
         objective(config),
         optimizer(config, config.optim.lr),
-        optimizer(config, config.optim.discriminator_lr),
+        optimizer(config, discriminator_lr),
         config.seed,
         config.optim.ema_decay,
         config.optim.accumulate,

@@ -171,6 +171,11 @@ def load_config(step_directory: epath.Path) -> ml_collections.ConfigDict:
     return from_dict(_read(step_directory, config=ocp.args.JsonRestore())["config"])
 
 
+def load_data(step_directory: epath.Path) -> dict:
+    """What the step holds of the data: where its order goes on, and what the data was."""
+    return _read(step_directory, data=ocp.args.JsonRestore())["data"]
+
+
 def load_parts(step_directory: epath.Path, target: dict, way_out: str = OTHER_RUN) -> dict:
     """Some parts of a saved train state, such as `{'ema': {'encoder': …}}`, and no other bytes.
 

@@ -1,133 +1,24 @@
-"""What a config may say: every key, its type, its range; and one clear line for what is wrong.
+"""Checks of configs, with one clear line for what is wrong; and what configs are asked.
 
-`configs/common.py` holds the values. A config is an `ml_collections.ConfigDict`; it stops at the
-builders, no network or loss sees one.
+`configs/common.py` and `configs/latent_diffusion.py` hold the values, `keys.py` what they may be. A
+config is an `ml_collections.ConfigDict`; it stops at the builders, no network or loss sees one.
 """
 
-import dataclasses
 import difflib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import ml_collections
+
+from epsilon_vae import keys
+
+# Of the keys that both kinds of config have with other values, the types are the same.
+ANY = keys.SHARED | keys.GENERATOR | keys.AUTOENCODER
 
 
 class ConfigError(ValueError):
     """A config that cannot run; the message names the key, the value and what would do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Key:
-    """One key: its type, whether a value is allowed, and the words for what is allowed."""
-
-    type: type
-    allows: Callable[[object], bool]
-    expected: str
-
-
-def _one_of(*choices: str) -> Key:
-    return Key(str, lambda value: value in choices, "one of " + ", ".join(choices))
-
-
-def _integer(minimum: int) -> Key:
-    return Key(int, lambda value: value >= minimum, f"a whole number of at least {minimum}")
-
-
-def _number(minimum: float, below: float = float("inf")) -> Key:
-    words = f"a number of at least {minimum:g}" + (f" and below {below:g}" if below < 1e9 else "")
-    return Key(float, lambda value: minimum <= value < below, words)
-
-
-def _positive() -> Key:
-    return Key(float, lambda value: 0 < value < float("inf"), "a positive number")
-
-
-_TEXT = Key(str, lambda value: True, "text")
-_FLAG = Key(bool, lambda value: True, "True or False")
-_AXIS = Key(int, lambda value: value == -1 or value >= 1, "-1 (what is left) or at least 1")
-
-KEYS: dict[str, Key] = {
-    "seed": Key(int, lambda value: 0 <= value < 2**32, "a whole number of at least 0, below 2**32"),
-    "num_steps": _integer(1),
-    "batch_size": _integer(1),
-    "dtype": _one_of("float32", "bfloat16"),
-    "init_from": _TEXT,
-    "init.encoder": _one_of("ema", "raw", "none"),
-    "init.decoder": _one_of("ema", "raw", "none"),
-    "init.discriminator": _one_of("raw", "none"),
-    "data.source": _one_of("photos", "folder", "array_record", "tfds"),
-    "data.path": _TEXT,
-    "data.tfds_name": _TEXT,
-    "data.val_split": Key(str, lambda value: value not in ("", "train"), "a split but train"),
-    "data.resolution": _integer(32),
-    "data.crop": _one_of("random", "random_resized"),
-    "data.flip": _FLAG,
-    "data.reduced_jpeg": _FLAG,
-    "data.workers": _integer(0),
-    "data.on_bad_record": _one_of("raise", "skip"),
-    "data.max_bad_share": Key(float, lambda value: 0 < value < 1, "a number between 0 and 1"),
-    "model.remat": _one_of("none", "convs", "full"),
-    "model.encoder.name": _one_of(
-        *("sd", "vqgan", "lite", "omni", "tiny"),
-        *("litevae_s", "litevae_b", "litevae_m", "litevae_l"),
-    ),
-    "model.encoder.f": _integer(4),
-    "model.encoder.n_z": _integer(1),
-    "model.encoder.frozen": _FLAG,
-    "model.bottleneck.name": _one_of("none", "kl", "vq"),
-    "model.bottleneck.kl_weight": _number(0),
-    "model.bottleneck.kl_convs": _FLAG,
-    "model.bottleneck.vq_channels": _integer(1),
-    "model.bottleneck.num_codes": _integer(2),
-    "model.bottleneck.commitment": _number(0),
-    "model.bottleneck.normalized_codes": _FLAG,
-    "model.bottleneck.legacy_commitment": _FLAG,
-    "model.decoder.name": _one_of("adm", "ddpm", "dit", "vae", "sd", "vqgan", "asym", "omni"),
-    "model.decoder.size": _one_of("tiny", "s", "b", "m", "l", "xl", "h"),
-    "model.decoder.patch": Key(int, lambda value: value in (4, 8), "4 or 8"),
-    "model.decoder.conditioning": _one_of("concat", "adagn"),
-    "model.discriminator.channels": Key(
-        int, lambda value: value >= 16 and value % 16 == 0, "a multiple of 16"
-    ),
-    "flow.process": _one_of("rectified_flow", "ddpm", "direct"),
-    "flow.gamma": _positive(),
-    "flow.normalization": _one_of("sample", "analytic"),
-    "flow.time_sampling": _one_of("logit_normal", "uniform"),
-    "flow.spacing": _one_of("reversed_log", "uniform"),
-    "flow.nfe": _integer(1),
-    "loss.distance": _one_of("l2", "l1"),
-    "loss.lpips_weight": _number(0),
-    "loss.lpips_net": _one_of("vgg16", "alexnet"),
-    "loss.adv_weight": _number(0),
-    "loss.adaptive_weight": _FLAG,
-    "loss.adv_start_step": _integer(0),
-    "loss.adv_ramp_steps": _integer(0),
-    "loss.gan": _one_of("non_saturating", "hinge"),
-    "loss.matching": _one_of("trajectory", "standard", "step"),
-    "loss.r1_weight": _number(0),
-    "loss.r1_every_steps": _integer(1),
-    "optim.lr": _positive(),
-    "optim.discriminator_lr": _positive(),
-    "optim.b1": _number(0, 1),
-    "optim.b2": _number(0, 1),
-    "optim.warmup_steps": _integer(0),
-    "optim.clip_norm": _number(0),
-    "optim.ema_decay": _number(0, 1),
-    "optim.accumulate": _integer(1),
-    "mesh.data": _AXIS,
-    "mesh.fsdp": _AXIS,
-    "mesh.space": _AXIS,
-    "checkpoint.every_steps": _integer(1),
-    "checkpoint.keep": _integer(1),
-    "checkpoint.permanent_every_steps": _integer(0),
-    "eval.every_steps": _integer(1),
-    "eval.num_images": _integer(1),
-    "eval.crop": _one_of("center_crop_adm", "center_crop_bicubic"),
-    "log.every_steps": _integer(1),
-    "profile.start_step": _integer(0),
-    "profile.num_steps": _integer(1),
-}
 
 
 def flatten(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, object]:
@@ -141,10 +32,15 @@ def flatten(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, ob
     return flat
 
 
-def check_key(key: str, value: object) -> None:
+def is_generator(config: ml_collections.ConfigDict) -> bool:
+    """Whether it is of a latent diffusion model; else it is of an autoencoder."""
+    return "generator" in config.get("model", {})
+
+
+def check_key(key: str, value: object, known: dict[str, keys.Key] = ANY) -> None:
     """Raises `ConfigError` unless `key` exists."""
-    if key not in KEYS:
-        near = difflib.get_close_matches(key, KEYS, n=1)
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {near[0]}?" if near else "configs/common.py lists the keys"
         raise ConfigError(f"config.{key} = {value!r}: there is no such key; {hint}")
 
@@ -155,7 +51,7 @@ def check_override(key: str, text: str) -> None:
     The range is `check`'s to judge, with the whole config at hand.
     """
     check_key(key, text)
-    expected = KEYS[key]
+    expected = ANY[key]
     if expected.type is bool:
         readable = text.lower() in ("true", "false")
     else:
@@ -177,9 +73,10 @@ def check(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
 def check_values(config: ml_collections.ConfigDict) -> None:
     """Raises `ConfigError` for a missing or unknown key, or a value out of range."""
     flat = flatten(config)
+    known = keys.SHARED | (keys.GENERATOR if is_generator(config) else keys.AUTOENCODER)
     for key, value in flat.items():
-        check_key(key, value)
-    for key, expected in KEYS.items():
+        check_key(key, value, known)
+    for key, expected in known.items():
         if key not in flat:
             raise ConfigError(f"config.{key} is missing: expected {expected.expected}")
         value = flat[key]
@@ -187,9 +84,12 @@ def check_values(config: ml_collections.ConfigDict) -> None:
             value = float(value)
         if type(value) is not expected.type or not expected.allows(value):
             raise ConfigError(f"config.{key} = {value!r}: expected {expected.expected}")
-    _check_source(flat)
-    _check_init(flat)
-    _check_direct(flat)
+    if is_generator(config):
+        _check_generator(flat)
+    else:
+        _check_source(flat)
+        _check_init(flat)
+        _check_direct(flat)
 
 
 def _check_source(flat: dict) -> None:
@@ -216,6 +116,45 @@ def _check_init(flat: dict) -> None:
         raise ConfigError(
             "config.model.encoder.frozen = True: random weights would stay as they are; name the "
             "run that has trained ones in config.init_from, with config.init.encoder = ema or raw"
+        )
+
+
+def _check_generator(flat: dict) -> None:
+    source, path, f = flat["data.source"], flat["data.path"], flat["autoencoder.f"]
+    if source == "latents" and not path:
+        raise ConfigError(
+            "config.data.path = '': name the folder of latents that epsilon_vae.encode wrote"
+        )
+    if source in ("folder", "array_record") and not path:
+        raise ConfigError(f"config.data.path = '': source {source!r} needs the folder of train")
+    if source == "tfds" and not flat["data.tfds_name"]:
+        raise ConfigError("config.data.tfds_name = '': source 'tfds' needs one, as imagenet2012")
+    if source != "latents" and not flat["autoencoder.workdir"]:
+        raise ConfigError(
+            f"config.autoencoder.workdir = '': source {source!r} is images, to be encoded; name "
+            "the run of an autoencoder"
+        )
+    multiple = f * flat["model.generator.patch"]
+    if flat["data.resolution"] % multiple:
+        raise ConfigError(
+            f"config.data.resolution = {flat['data.resolution']}: expected a multiple of "
+            f"{multiple}, autoencoder.f times model.generator.patch"
+        )
+    is_ddpm = flat["flow.process"] == "ddpm"
+    for key, ddpms in (("flow.time_sampling", "whole_steps"), ("flow.spacing", "respaced")):
+        if (flat[key] == ddpms) != is_ddpm:
+            raise ConfigError(
+                f"config.{key} = {flat[key]!r}: {ddpms!r} is for flow.process = 'ddpm', and it has "
+                "no other"
+            )
+    if flat["model.generator.learned_sigma"] and not is_ddpm:
+        raise ConfigError(
+            "config.model.generator.learned_sigma = True: only flow.process = 'ddpm' has a variance"
+        )
+    if flat["eval.guidance"] != 1 and not flat["model.generator.num_classes"]:
+        raise ConfigError(
+            f"config.eval.guidance = {flat['eval.guidance']}: model.generator.num_classes = 0 has "
+            "no labels to guide by; take 1"
         )
 
 

@@ -201,12 +201,7 @@ def _plan(
     side, n_z = resolution // networks.f, networks.encoder.n_z
     return {
         "version": VERSION,
-        "checkpoint": {
-            "workdir": workdir,
-            "step": autoencoder.step,
-            "weights": "ema",
-            "encoder_sha256": autoencoder.encoder_fingerprint(),
-        },
+        "checkpoint": autoencoder.provenance(workdir),
         "data": {"source": data.name} | data.facts(),
         "num_records": len(data.source),
         "resolution": resolution,

@@ -1,5 +1,7 @@
 """Trains an ε-VAE: `python -m epsilon_vae.main --config=configs/tiny.py --workdir=DIR`.
 
+Or a generator of its latents, with the config of one, as configs/dit_tiny.py.
+
 Run the same command again to resume. On several processes or hosts, each runs this command. Exit
 codes: 0 done, or stopped by Ctrl-C and saved; 1 training failed, or another process was lost; 2 the
 command or its config cannot run; 75 preempted (SIGTERM) and saved, to be started again.
@@ -67,7 +69,7 @@ def train(config: ml_collections.ConfigDict) -> signal.Signals | None:
     check(config, jax.device_count())
     if not hosts.same_everywhere(to_json(config)):
         raise ConfigError("config: not the same for all processes; give them all the same flags")
-    builders.networks(config)
+    builders.objective(config)
     return loop.train(config, WORKDIR.value)
 
 

@@ -4,7 +4,7 @@ A folder holds one data set: `latents-00000.array_record`… and, written last, 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -60,6 +60,55 @@ def unpack_latents(data: bytes, shape: Sequence[int], dtype: np.dtype, title: st
         raise DataError(f"{title}: not a record of epsilon_vae.encode ({error})") from error
 
 
+class Facts(NamedTuple):
+    """What must be known of latents to train on them, and to decode what is like them.
+
+    Attributes:
+      shape: `[h, w, n_z]`, as a list.
+      mean, std: of each channel, lists of n_z.
+      classes: their names, if known; a label is an index into them.
+      made_by: `workdir`, `step`, `weights` and `encoder_sha256` of the autoencoder.
+    """
+
+    shape: list[int]
+    mean: list[float]
+    std: list[float]
+    classes: list[str]
+    made_by: dict[str, Any]
+
+    def normalize(self, latents: np.ndarray) -> np.ndarray:
+        """Float32, of mean 0 and deviation 1 by channel; a channel that never varies stays 0."""
+        return ((latents.astype(np.float64) - self.mean) / self._scale()).astype(np.float32)
+
+    def denormalize(self, latents: np.ndarray) -> np.ndarray:
+        """Back to float32 as the decoder takes them."""
+        return (latents.astype(np.float64) * self._scale() + self.mean).astype(np.float32)
+
+    def _scale(self) -> np.ndarray:
+        std = np.array(self.std)
+        return np.where(std > 0, std, 1)
+
+    def check_encoder(self, fingerprint: str) -> None:
+        """Refuses an autoencoder whose encoder did not make them.
+
+        Decoders that were trained on one frozen encoder, and later steps of them, all fit.
+
+        Args:
+          fingerprint: `Autoencoder.encoder_fingerprint` of it.
+
+        Raises:
+          DataError: another encoder.
+        """
+        made_by = self.made_by
+        if made_by["encoder_sha256"] != fingerprint:
+            raise DataError(
+                f"latents of {made_by['workdir']}, step {made_by['step']} (encoder "
+                f"{made_by['encoder_sha256'][:12]}), but this decoder's encoder is another "
+                f"({fingerprint[:12]}); take that checkpoint, or encode anew with "
+                "epsilon_vae.encode"
+            )
+
+
 class Latents(Sequence[LatentRecord]):
     """Latents of a data set, by index, in the order of the data.
 
@@ -67,10 +116,7 @@ class Latents(Sequence[LatentRecord]):
       path: folder that `epsilon_vae.encode` wrote, gs:// too.
 
     Attributes:
-      index: what `latents.json` says.
-      shape: `(h, w, n_z)`.
-      mean, std: of each channel over all records and their mirror images, float64 `[n_z]`.
-      classes: their names, if known; a label is an index into them.
+      facts: of the data set, mirror images counted in.
 
     Raises:
       DataError: no such folder, unfinished, of another version, or shards that do not fit.
@@ -78,19 +124,18 @@ class Latents(Sequence[LatentRecord]):
 
     def __init__(self, path: str):
         self.path = path.rstrip("/")
-        self.index = _read_index(self.path)
-        self.shape = tuple(self.index["shape"])
-        self.mean, self.std = (np.array(self.index[name]) for name in ("mean", "std"))
-        self.classes = tuple(self.index["classes"])
-        self._dtype = jnp.dtype(self.index["dtype"])
-        self._records = ShardRecords(path, self.index["shards"], path, "epsilon_vae.encode")
+        index = _read_index(self.path)
+        facts = (index[name] for name in ("shape", "mean", "std", "classes", "checkpoint"))
+        self.facts = Facts(*facts)
+        self._dtype = jnp.dtype(index["dtype"])
+        self._records = ShardRecords(path, index["shards"], path, "epsilon_vae.encode")
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> LatentRecord:
         title = f"{self.path}[{index}]"
-        return unpack_latents(self._records[index], self.shape, self._dtype, title)
+        return unpack_latents(self._records[index], self.facts.shape, self._dtype, title)
 
 
 def _read_index(path: str) -> dict[str, Any]:
@@ -114,27 +159,6 @@ def _read_index(path: str) -> dict[str, Any]:
     return index
 
 
-def check_encoder(index: Mapping[str, Any], fingerprint: str) -> None:
-    """Refuses to decode latents with a decoder whose encoder did not make them.
-
-    Decoders that were trained on one frozen encoder, and later steps of them, all fit its latents.
-
-    Args:
-      index: of the latents.
-      fingerprint: `Autoencoder.encoder_fingerprint` of the decoder's autoencoder.
-
-    Raises:
-      DataError: another encoder.
-    """
-    made_by = index["checkpoint"]
-    if made_by["encoder_sha256"] != fingerprint:
-        raise DataError(
-            f"latents of {made_by['workdir']}, step {made_by['step']} (encoder "
-            f"{made_by['encoder_sha256'][:12]}), but this decoder's encoder is another "
-            f"({fingerprint[:12]}); take that checkpoint, or encode anew with epsilon_vae.encode"
-        )
-
-
 class LatentBatches(EndlessBatches):
     """Of latents, see `EndlessBatches`.
 
@@ -149,9 +173,14 @@ class LatentBatches(EndlessBatches):
       flip: every second record, by chance, is the mirror image's.
       places: which P places of each batch, in 0 … B - 1, this process reads; None for all.
 
+    Attributes:
+      facts: of the latents.
+
     Raises:
       DataError: while iterating; a record cannot be read.
     """
+
+    num_bad_records = 0  # the first raises
 
     def __init__(
         self,
@@ -162,8 +191,7 @@ class LatentBatches(EndlessBatches):
         places: Sequence[int] | None = None,
     ):
         self._source, self._seed, self._flip = source, seed, flip
-        # A channel that never varies stays 0.
-        self._scale = np.where(source.std > 0, source.std, 1)
+        self.facts = source.facts
         super().__init__(self._element, batch_size, places=places)
 
     def _element(self, position: int) -> Batch:
@@ -171,7 +199,18 @@ class LatentBatches(EndlessBatches):
         record = self._source[index]
         rng = np.random.default_rng((self._seed, epoch, index))
         flip = self._flip and rng.random() < 0.5
-        latents = (record.flipped if flip else record.latents).astype(np.float64)
-        normalized = (latents - self._source.mean) / self._scale
-        label = -1 if record.label is None else record.label
-        return {"latents": normalized.astype(np.float32), "label": np.int32(label)}
+        latents = self.facts.normalize(record.flipped if flip else record.latents)
+        return {"latents": latents, "label": np.int32(-1 if record.label is None else record.label)}
+
+    def get_state(self) -> dict[str, Any]:
+        """As `EndlessBatches`', and whose latents they are."""
+        return super().get_state() | {"latents": self.facts._asdict()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """As `EndlessBatches`'.
+
+        Raises:
+          DataError: the state is of another encoder's latents.
+        """
+        Facts(**state["latents"]).check_encoder(self.facts.made_by["encoder_sha256"])
+        super().set_state(state)

@@ -196,7 +196,7 @@ def save_json(path: pathlib.Path, content: dict) -> None:
       DataError: the disk is full or not writable.
     """
     temporary = path.with_suffix(".new")
-    with _writing(path):
+    with writing(path):
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
         _sync(temporary)
         temporary.replace(path)
@@ -214,7 +214,7 @@ def write_shard(path: pathlib.Path, records: Iterable[bytes]) -> int:
     temporary = path.with_suffix(".unfinished")
     checksums = []
     try:
-        with _writing(path):
+        with writing(path):
             writer = ArrayRecordWriter(str(temporary), WRITER_OPTIONS)
             for record in records:
                 writer.write(record)
@@ -261,15 +261,19 @@ def _read_checksums(path: pathlib.Path) -> list[int]:
 
 
 @contextlib.contextmanager
-def _writing(path: pathlib.Path) -> Iterator[None]:
-    """Errors of disk and writer inside say what was written, and that all the rest stays."""
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """Errors of disk and writer inside say what was written, and that all the rest stays.
+
+    Raises:
+      DataError: for an OSError or the C++ writer's RuntimeError.
+    """
     try:
         yield
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).split(";")[0]
         raise DataError(
             f"{path}: cannot be written ({reason}); see to the disk and run the same command "
-            "again: finished shards stay"
+            "again: what is finished stays"
         ) from error
 
 

@@ -7,15 +7,16 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
+from epsilon_vae.training.generator import GeneratorObjective
 from epsilon_vae.training.objective import Objective
 from epsilon_vae.training.step import TrainStep
 
 
-def parameter_counts(objective: Objective) -> dict[str, int]:
-    """`{'encoder': …, 'decoder': …, 'discriminator': …}`; 0 without a GAN."""
+def parameter_counts(objective: Objective | GeneratorObjective) -> dict[str, int]:
+    """`{'encoder': …, 'decoder': …, 'discriminator': …}`, or `{'generator': …}`."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     networks, discriminator = jax.eval_shape(objective.init, key)
-    trees = networks | {"discriminator": discriminator}
+    trees = networks | ({"discriminator": discriminator} if discriminator else {})
     return {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in trees.items()}
 
 

@@ -27,6 +27,7 @@ class GeneratorObjective:
       dtype: that the network computes in.
     """
 
+    name: ClassVar[str] = "generator"
     adversary: ClassVar[NoGAN] = NoGAN()
 
     generator: Generator
@@ -46,7 +47,8 @@ class GeneratorObjective:
     def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """What a step takes: `latents`, float32 `[B, h, w, n_z]`, and `label`, int32 `[B]`.
 
-        Latents have mean 0 and variance 1 by channel; a label of -1 is none.
+        Latents have mean 0 and variance 1 by channel; a label of -1 is none, as are all where the
+        generator has no classes.
         """
         return {
             "latents": jax.ShapeDtypeStruct((batch_size, *self.shape), jnp.float32),
@@ -90,7 +92,8 @@ class GeneratorObjective:
         generator, process, t = self.generator, self.generator.process, draw["t"]
         latents, label = batch["latents"], batch["label"]
         x_t = process.perturb(latents, draw["noise"], t)
-        labels = jnp.where(draw["is_dropped"] | (label < 0), generator.no_label, label)
+        is_none = draw["is_dropped"] | (label < 0) | (generator.no_label == 0)
+        labels = jnp.where(is_none, generator.no_label, label)
         x = process.network_input(x_t, t)
         prediction = generator.predict(params["generator"], x, t, labels)
         target = process.target(latents, draw["noise"])

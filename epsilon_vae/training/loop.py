@@ -16,13 +16,13 @@ from jax.sharding import Mesh
 
 from epsilon_vae import builders
 from epsilon_vae.checkpoint import Checkpointer, Restored, find_step, load_parts
-from epsilon_vae.config import differences
-from epsilon_vae.data.pipeline import BadRecords, TrainingBatches
-from epsilon_vae.data.sources import open_source
+from epsilon_vae.config import differences, is_generator
 from epsilon_vae.evaluation.reconstruction import HeldOutEvaluation
+from epsilon_vae.evaluation.sampling import SampleEvaluation
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh, of_batch, replicated
 from epsilon_vae.parallel.sharding import batch_places, global_batch
+from epsilon_vae.training.batches import Batches, open_batches
 from epsilon_vae.training.logging import NoLog, RunLog, write_run_files
 from epsilon_vae.training.monitor import (
     SPEED_METRICS,
@@ -63,9 +63,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
         frozen = jax.device_put(builders.frozen_weights(config), replicated(mesh))
         shapes = batch_shapes(train_step, config.batch_size, mesh)
         places = batch_places(of_batch(mesh), config.batch_size)
-        batches = _open_training_batches(config, places)
+        batches = open_batches(config, places)
         to_close.callback(batches.close)
-        evaluation = HeldOutEvaluation(config, mesh)
+        evaluation = _open_evaluation(config, mesh, batches)
         checkpointer = Checkpointer(
             workdir, config.checkpoint.keep, config.checkpoint.permanent_every_steps
         )
@@ -121,8 +121,10 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
                     window.settle()
                     scores, picture = evaluation(state.ema)
                     log.scalars(step, {f"eval/{name}": value for name, value in scores.items()})
-                    log.picture(step, picture)
-                    log.line(_scores_line(config, step, scores))
+                    if picture is not None:
+                        log.picture(step, picture)
+                    if scores:
+                        log.line(_scores_line(config, step, scores))
             if step % config.checkpoint.every_steps == 0 or done or stopped_by:
                 with clock.paused():
                     window.settle()  # Nothing non-finite is ever saved.
@@ -157,15 +159,15 @@ def restore_or_init(
 
 
 def load_init_weights(
-    target: TrainState, workdir: str, encoder: str, decoder: str, discriminator: str
+    target: TrainState, workdir: str, discriminator: str = "none", **networks: str
 ) -> dict[str, dict]:
     """Networks of another run, by field of the state: `{'params': {'encoder': …}, 'ema': …}`.
 
     Args:
       target: shapes with shardings.
       workdir: of the other run.
-      encoder, decoder: 'ema' or 'raw' weights, for `params` and `ema` both; 'none' leaves it out.
       discriminator: 'raw' or 'none'; left out also where `target` has none.
+      networks: by name, 'ema' or 'raw' weights, for `params` and `ema` both; 'none' leaves it out.
 
     Raises:
       CheckpointError: no checkpoint there, or a network that is asked for does not fit.
@@ -176,7 +178,7 @@ def load_init_weights(
         return load_parts(step_directory, {path: network}, f"config.init.{name} = none")
 
     params = {}
-    for name, weights in (("encoder", encoder), ("decoder", decoder)):
+    for name, weights in networks.items():
         if weights != "none":
             field = {"ema": "ema", "raw": "params"}[weights]
             params |= load(name, f"{field}/{name}", target.params[name])[field]
@@ -193,23 +195,12 @@ def _use_compilation_cache(workdir: str) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
-def _open_training_batches(
-    config: ml_collections.ConfigDict, places: np.ndarray
-) -> TrainingBatches:
-    data = config.data
-    source = open_source(data.source, data.path, "train", data.tfds_name)
-    return TrainingBatches(
-        source,
-        config.batch_size,
-        data.resolution,
-        config.seed,
-        data.crop,
-        data.flip,
-        data.reduced_jpeg,
-        BadRecords(data.max_bad_share if data.on_bad_record == "skip" else 0, len(source)),
-        data.workers,
-        places,
-    )
+def _open_evaluation(
+    config: ml_collections.ConfigDict, mesh: Mesh, batches: Batches
+) -> HeldOutEvaluation | SampleEvaluation:
+    if is_generator(config):
+        return SampleEvaluation(config, mesh, batches)
+    return HeldOutEvaluation(config, mesh)
 
 
 def _columns(

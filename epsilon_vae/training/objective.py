@@ -6,6 +6,7 @@ random t per image; and the discriminator's loss on that same pass.
 
 import dataclasses
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,8 @@ class Objective:
       encoder_frozen: the decoder alone is trained.
       dtype: that the networks compute in.
     """
+
+    name: ClassVar[str] = "autoencoder"
 
     networks: Networks
     process: Process

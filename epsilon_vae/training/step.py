@@ -2,6 +2,7 @@
 
 Randomness comes from `fold_in(seed, step)` alone, so that any step can be replayed. One forward
 pass serves both updates: the discriminator learns on the x0_hat that the autoencoder's loss saw.
+A generator is trained by the same step: its objective has no discriminator.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import optax
 
 from epsilon_vae.losses.adversarial import Denoising
 from epsilon_vae.parallel.sharding import gather_parameters
+from epsilon_vae.training.generator import GeneratorObjective
 from epsilon_vae.training.objective import Objective
 from epsilon_vae.training.state import TrainState
 
@@ -30,7 +32,7 @@ class TrainStep:
       accumulate: the batch is worked through in so many parts, whose gradients are averaged.
     """
 
-    objective: Objective
+    objective: Objective | GeneratorObjective
     optimizer: optax.GradientTransformation
     discriminator_optimizer: optax.GradientTransformation
     seed: int
@@ -53,15 +55,16 @@ class TrainStep:
     def __call__(
         self, state: TrainState, frozen: dict, batch: dict[str, jax.Array]
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One update of the autoencoder and one of the discriminator, both from the old state.
+        """One update of the networks and one of the discriminator, both from the old state.
 
         The metrics are scalars: loss terms before weighting, and gradient norms before clipping.
         """
         key = jax.random.fold_in(jax.random.key(self.seed), state.step)
         draw = self.objective.draw(key, len(jax.tree.leaves(batch)[0]))
         grads, discriminator_grads, metrics = self._mean_gradients(state, frozen, batch, draw)
-        metrics["grad_norm/autoencoder"] = optax.global_norm(grads)
-        metrics["grad_norm/discriminator"] = optax.global_norm(discriminator_grads)
+        metrics[f"grad_norm/{self.objective.name}"] = optax.global_norm(grads)
+        if state.discriminator:
+            metrics["grad_norm/discriminator"] = optax.global_norm(discriminator_grads)
 
         trained = self.objective.trained(state.params)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, trained)
@@ -86,7 +89,7 @@ class TrainStep:
     def _gradients(
         self, state: TrainState, frozen: dict, batch: dict, draw: dict
     ) -> tuple[dict, dict, dict[str, jax.Array]]:
-        """Gradients of the autoencoder and of the discriminator, and metrics, of one batch."""
+        """Gradients of the networks and of the discriminator, and metrics, of one batch."""
 
         gather = functools.partial(gather_parameters, dtype=self.objective.dtype)
 

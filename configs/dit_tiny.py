@@ -1,0 +1,28 @@
+"""A laptop's generator: rectified flow on the latents of `tiny`, without labels, on two CPU cores.
+
+`--config.data.path` names the latents, and `--config.autoencoder.workdir` the run that made them.
+"""
+
+from configs import latent_diffusion
+
+
+def get_config():
+    """Latents of 16 × 16 × 8, of 64 px; a transformer of 64 tokens."""
+    config = latent_diffusion.rectified_flow(latent_diffusion.dit("tiny", patch=2, f=4))
+    config.num_steps = 4000
+    config.batch_size = 16
+    config.dtype = "float32"
+    config.data.resolution = 64
+    config.autoencoder.n_z = 8
+    config.model.generator.num_classes = 0  # the embedded photos have none
+    config.flow.nfe = 25
+    config.loss.label_dropout = 0.0
+    config.optim.lr = 1e-3
+    config.optim.warmup_steps = 50
+    config.optim.ema_decay = 0.998
+    config.checkpoint.every_steps = 1000
+    config.checkpoint.permanent_every_steps = 0
+    config.eval.every_steps = 1000
+    config.eval.guidance = 1.0
+    config.log.every_steps = 100
+    return config

@@ -1,0 +1,74 @@
+"""The evaluation of a generator during training: a picture of samples."""
+
+import math
+
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from epsilon_vae import builders, checkpoint
+from epsilon_vae.autoencoder import Autoencoder, restore_on
+from epsilon_vae.data.transforms import to_uint8
+from epsilon_vae.diffusion.guidance import Guidance
+from epsilon_vae.diffusion.time import SPACINGS
+from epsilon_vae.generator import LatentSampler
+from epsilon_vae.parallel import hosts
+from epsilon_vae.training.batches import Batches
+
+
+class SampleEvaluation:
+    """A grid of samples of a run's parameters: always of the same noise, classes in turn.
+
+    Args:
+      config: of the run.
+      mesh: of the run.
+      batches: that it is trained on.
+
+    Attributes:
+      names: of the scores: there are none.
+
+    Raises:
+      CheckpointError: no autoencoder at `config.autoencoder.workdir`.
+      DataError: the latents are of another.
+    """
+
+    names = ()
+
+    def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh, batches: Batches):
+        self._config, self._mesh, self._batches = config, mesh, batches
+        self._autoencoder: Autoencoder | None = None
+        self._sampler: LatentSampler | None = None
+        if workdir := config.autoencoder.workdir:
+            step = hosts.from_first(int(checkpoint.find_step(workdir).name))
+            self._autoencoder = restore_on(mesh, workdir, step)
+            batches.facts.check_encoder(self._autoencoder.encoder_fingerprint())
+
+    def __call__(self, params: dict) -> tuple[dict[str, float], np.ndarray | None]:
+        """No scores; and the grid, uint8, or None where no autoencoder is named."""
+        if self._autoencoder is None:
+            return {}, None
+        config = self._config
+        if self._sampler is None:
+            self._sampler = LatentSampler(
+                builders.generator(config),
+                self._batches.facts,
+                SPACINGS[config.flow.spacing](config.flow.nfe),
+                Guidance(config.eval.guidance),
+                self._mesh,
+            )
+        indices = np.arange(config.eval.num_images)
+        num_classes = config.model.generator.num_classes
+        labels = indices % num_classes if num_classes else np.full_like(indices, -1)
+        latents = self._sampler(params["generator"], indices, labels)
+        return {}, grid(to_uint8(self._autoencoder.decode(latents, config.autoencoder.nfe)))
+
+
+def grid(images: np.ndarray) -> np.ndarray:
+    """uint8 images `[N, H, W, 3]`, row by row in a square of them; what is left of it is black."""
+    side = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / side)
+    cells = np.zeros((rows * side, *images.shape[1:]), np.uint8)
+    cells[: len(images)] = images
+    height, width = images.shape[1:3]
+    cells = cells.reshape(rows, side, height, width, 3).swapaxes(1, 2)
+    return cells.reshape(rows * height, side * width, 3)

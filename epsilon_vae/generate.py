@@ -1,0 +1,165 @@
+"""Generates images: `python -m epsilon_vae.generate --workdir=DIT --autoencoder=DIR --output=DIR2`.
+
+Image i is of class `classes[i mod len(classes)]`, and a function of (seed, i) alone. Writes PNGs,
+or with --format=npz one file as ADM's evaluator reads it; a grid of the first; and generation.json,
+which says what made them. Stopped or killed, it goes on when the same command is run again. On
+several processes, each runs the command. Exit codes: 0 done; 1 stopped, or another process was
+lost; 2 the command cannot run, or cannot go on, as on a full disk.
+"""
+
+import re
+from collections.abc import Sequence
+
+import jax
+from absl import app, flags, logging
+
+from epsilon_vae import checkpoint, command_line
+from epsilon_vae.autoencoder import restore_on
+from epsilon_vae.checkpoint import CheckpointError
+from epsilon_vae.command_line import UsageError, exit_codes, exit_with, one_line
+from epsilon_vae.config import ConfigError
+from epsilon_vae.data.decode import DataError
+from epsilon_vae.diffusion.guidance import Guidance
+from epsilon_vae.generation import generate_images, plan_generation
+from epsilon_vae.generator import TrainedGenerator, restore_generator
+from epsilon_vae.parallel import hosts
+from epsilon_vae.parallel.mesh import make_mesh
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a generator's run.")
+STEP = flags.DEFINE_integer("checkpoint_step", None, "Of the generator; the newest by default.")
+AUTOENCODER = flags.DEFINE_string(
+    "autoencoder", None, "Folder of the autoencoder's run; by default the config's."
+)
+AUTOENCODER_STEP = flags.DEFINE_integer(
+    "autoencoder_step", None, "Of the autoencoder's checkpoint; the newest by default."
+)
+OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
+CLASSES = flags.DEFINE_string(
+    "classes", "all", "In turn: all, or names or numbers, as 207,360 or tench,goldfish."
+)
+NUM = flags.DEFINE_integer("num", 64, "Images; 50,000 for an FID.", lower_bound=1)
+GUIDANCE = flags.DEFINE_float("guidance", 1.0, "Classifier-free; 1 is none.", lower_bound=0)
+INTERVAL = flags.DEFINE_list(
+    "guidance_interval", ["0", "1"], "Times t that are guided, from 0, data, to 1, noise."
+)
+STEPS = flags.DEFINE_integer(
+    "steps", None, "Of the generator (NFE without guidance); the config's by default.", 1
+)
+DECODER_STEPS = flags.DEFINE_integer(
+    "decoder_steps", None, "Of the decoder (NFE); its run's by default.", 1
+)
+SEED = flags.DEFINE_integer("seed", 0, "Of all noise.", lower_bound=0)
+FORMAT = flags.DEFINE_enum("format", "png", ["png", "npz"], "Of the images.")
+HOSTS = command_line.HostFlags()
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """absl's flags; what is wrong with them ends the program with one line and code 2."""
+    try:
+        rest = flags.FLAGS(argv)
+        _check_flags(rest)
+    except (flags.Error, UsageError) as error:
+        exit_with(2, one_line(error))
+    return rest
+
+
+def _check_flags(rest: Sequence[str]) -> None:
+    if len(rest) > 1:
+        raise UsageError(f"{rest[1]!r} is not a flag; flags start with --")
+    if WORKDIR.value is None:
+        raise UsageError("--workdir is missing: name the folder of a generator's run")
+    if OUTPUT.value is None:
+        raise UsageError("--output is missing: name a folder for the images")
+    if "://" in OUTPUT.value:
+        raise UsageError(f"--output={OUTPUT.value}: not a folder of this machine; name one")
+    _interval()
+
+
+def _interval() -> tuple[float, float]:
+    text = ",".join(INTERVAL.value)
+    try:
+        low, high = map(float, INTERVAL.value)
+    except ValueError:
+        raise UsageError(f"--guidance_interval={text}: expected two times, as 0.2,0.7") from None
+    if not 0 <= low < high <= 1:
+        raise UsageError(f"--guidance_interval={text}: expected 0 <= LOW < HIGH <= 1")
+    return low, high
+
+
+def main(argv: Sequence[str]) -> None:
+    """Joins the other processes, if any, and generates."""
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    with exit_codes(CheckpointError, ConfigError, DataError, UsageError, OSError):
+        HOSTS.start()
+        try:
+            num_generated = _generate()
+        except KeyboardInterrupt:
+            exit_with(1, "stopped; to go on, run the same command again", wait=False)
+        if hosts.is_first():
+            print(
+                f"{OUTPUT.value}: {'done' if num_generated else 'was done already'}: {NUM.value} "
+                f"images, {num_generated} generated now, and grid.png"
+            )
+
+
+def _generate() -> int:
+    mesh = make_mesh(devices=jax.local_devices())
+    trained = restore_generator(mesh, WORKDIR.value, _newest(WORKDIR.value, STEP.value))
+    workdir = AUTOENCODER.value or trained.config.autoencoder.workdir
+    if not workdir:
+        raise UsageError("--autoencoder is missing: name the folder of the autoencoder's run")
+    autoencoder = restore_on(mesh, workdir, _newest(workdir, AUTOENCODER_STEP.value))
+    plan = plan_generation(
+        trained,
+        autoencoder,
+        WORKDIR.value,
+        workdir,
+        _classes(trained),
+        NUM.value,
+        SEED.value,
+        STEPS.value or trained.config.flow.nfe,
+        Guidance(GUIDANCE.value, _interval()),
+        autoencoder.nfe(DECODER_STEPS.value or autoencoder.config.flow.nfe),
+        FORMAT.value,
+    )
+    return generate_images(trained, autoencoder, plan, OUTPUT.value)
+
+
+def _newest(workdir: str, step: int | None) -> int:
+    """The step, or the newest that process 0 finds: a run that goes on may save one meanwhile."""
+    if step is None:
+        step = hosts.from_first(int(checkpoint.find_step(workdir).name))
+    return step
+
+
+def _classes(trained: TrainedGenerator) -> list[int]:
+    """Numbers of the classes that are asked for; none where the generator has none.
+
+    Raises:
+      UsageError: there is no such class, or the generator has none.
+    """
+    count, names = trained.config.model.generator.num_classes, trained.facts.classes
+    if CLASSES.value == "all":
+        return list(range(count))
+    if not count:
+        raise UsageError(
+            f"--classes={CLASSES.value}: {WORKDIR.value} was trained without classes; leave it out"
+        )
+    found = []
+    for name in CLASSES.value.split(","):
+        if name in names:
+            found.append(names.index(name))
+        elif re.fullmatch(r"\d+", name) and int(name) < count:
+            found.append(int(name))
+        else:
+            known = f", or names as {', '.join(names[:3])}" if names else ""
+            raise UsageError(
+                f"--classes: there is no class {name!r}; expected numbers from 0 to {count - 1}"
+                f"{known}"
+            )
+    return found
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

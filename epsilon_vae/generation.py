@@ -1,0 +1,216 @@
+"""Images of a generator and a decoder, into a folder; each process writes parts of its own.
+
+A part is a fixed range of the images' numbers, and has its name once it is whole. So what is
+finished is seen from the folder, and neither stops, devices nor processes change what is written.
+"""
+
+import json
+import pathlib
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from epsilon_vae.autoencoder import Autoencoder
+from epsilon_vae.data.decode import DataError
+from epsilon_vae.data.shards import check_space, save_json, writing
+from epsilon_vae.data.transforms import to_uint8
+from epsilon_vae.diffusion.guidance import Guidance
+from epsilon_vae.evaluation.image_set import ImageSet
+from epsilon_vae.evaluation.sampling import grid
+from epsilon_vae.generator import IMAGES_A_DEVICE, TrainedGenerator
+from epsilon_vae.parallel import hosts
+from epsilon_vae.parallel.mesh import make_mesh
+from epsilon_vae.versions import versions
+
+PLAN, NPZ = "generation.json", "images.npz"
+NO_CLASS = -1
+# Images a part, which is what a kill costs.
+IMAGES_A_PART = 256
+GRID_IMAGES = 64
+
+
+def plan_generation(
+    trained: TrainedGenerator,
+    autoencoder: Autoencoder,
+    workdir: str,
+    autoencoder_workdir: str,
+    classes: Sequence[int],
+    num_images: int,
+    seed: int,
+    nfe: int,
+    guidance: Guidance,
+    decoder_nfe: int,
+    file_format: str,
+) -> dict[str, Any]:
+    """All that the images depend on, as `generation.json` holds it.
+
+    Raises:
+      DataError: the latents that the generator was trained on are of another autoencoder.
+    """
+    trained.facts.check_encoder(autoencoder.encoder_fingerprint())
+    return {
+        "generator": {"workdir": workdir, "step": trained.step, "weights": "ema"},
+        "autoencoder": {"workdir": autoencoder_workdir, "step": autoencoder.step},
+        "encoder_sha256": trained.facts.made_by["encoder_sha256"],
+        "num_images": num_images,
+        "classes": list(classes),
+        "seed": seed,
+        "process": trained.config.flow.process,
+        "spacing": trained.config.flow.spacing,
+        "nfe": nfe,
+        "guidance": guidance.scale,
+        "guidance_interval": list(guidance.interval),
+        "decoder_nfe": decoder_nfe,
+        "format": file_format,
+    }
+
+
+def generate_images(
+    trained: TrainedGenerator, autoencoder: Autoencoder, plan: dict[str, Any], output: str
+) -> int:
+    """Writes the images that are missing, and a grid of the first; all processes call alike.
+
+    Image i is of class `classes[i mod len(classes)]`, or of none, and a function of (seed, i)
+    alone. In the folder: `images/part-00000/00000000.png`… or, of them, `images.npz`, `arr_0`
+    uint8 `[N, H, W, 3]`, as ADM's evaluator reads it; `grid.png`; and `generation.json`.
+
+    Args:
+      trained: on devices of this process.
+      autoencoder: likewise.
+      plan: of `plan_generation`.
+      output: folder; what the same call left in it is gone on from.
+
+    Returns:
+      How many images all processes have generated: 0 where all was done.
+
+    Raises:
+      DataError: the folder holds other images; a disk that is too small or full.
+    """
+    folder = pathlib.Path(output)
+    _check_folder(folder, plan)
+    indices = np.arange(plan["num_images"])
+    parts = [indices[i : i + IMAGES_A_PART] for i in indices[::IMAGES_A_PART]]
+    is_done = (folder / NPZ).exists()
+    own = range(jax.process_index(), len(parts), jax.process_count())
+    missing = [] if is_done else [i for i in own if not _part_folder(folder, i).exists()]
+    num_missing = hosts.total(sum(len(parts[i]) for i in missing))
+    if num_missing:
+        check_space(folder, num_missing * 3 * trained.config.data.resolution**2, "images")
+        draw = _drawing(trained, autoencoder, plan)
+        total = sum(len(parts[i]) for i in missing)
+        hidden = None if hosts.is_first() else True  # None: shown on a terminal
+        with tqdm(total=total, unit="image", dynamic_ncols=True, disable=hidden) as bar:
+            for i in missing:
+                images = [image for batch in _batches(parts[i]) for image in draw(batch, bar)]
+                _write_part(_part_folder(folder, i), parts[i], images)
+    hosts.meet("images written")
+    if hosts.is_first() and not is_done:
+        images = ImageSet(str(folder / "images"))
+        first = next(images.batches(GRID_IMAGES))
+        with writing(folder / "grid.png"):
+            Image.fromarray(grid(first)).save(folder / "grid.png")
+        if plan["format"] == "npz":
+            _join(images, folder / NPZ, first.shape[1:])
+            shutil.rmtree(folder / "images")
+    hosts.meet("generation finished")
+    return num_missing
+
+
+def _drawing(
+    trained: TrainedGenerator, autoencoder: Autoencoder, plan: dict[str, Any]
+) -> Callable[[np.ndarray, tqdm], np.ndarray]:
+    """Numbers of images → uint8 images."""
+    guidance = Guidance(plan["guidance"], tuple(plan["guidance_interval"]))
+    sampler = trained.sampler(plan["nfe"], guidance, make_mesh(devices=jax.local_devices()))
+    classes = np.array(plan["classes"] or [NO_CLASS])
+
+    def draw(indices: np.ndarray, bar: tqdm) -> np.ndarray:
+        labels = classes[indices % len(classes)]
+        latents = sampler(trained.params, indices, labels, plan["seed"])
+        images = autoencoder.decode(latents, plan["decoder_nfe"], plan["seed"])
+        bar.update(len(indices))
+        return to_uint8(images)
+
+    return draw
+
+
+def _batches(indices: np.ndarray) -> Iterator[np.ndarray]:
+    size = IMAGES_A_DEVICE * jax.local_device_count()
+    for start in range(0, len(indices), size):
+        yield indices[start : start + size]
+
+
+def _part_folder(folder: pathlib.Path, part: int) -> pathlib.Path:
+    """Of a part that is finished."""
+    return folder / "images" / f"part-{part:05d}"
+
+
+def _check_folder(folder: pathlib.Path, plan: dict[str, Any]) -> None:
+    """Makes the folder, or sees that it holds images of the same plan."""
+    reason = ""
+    if hosts.is_first():
+        try:
+            reason = _difference(folder, plan)
+            if not reason:
+                folder.mkdir(parents=True, exist_ok=True)
+                if not (folder / PLAN).exists():
+                    save_json(folder / PLAN, plan | {"versions": versions()})
+        except (OSError, ValueError) as error:
+            reason = f"{folder}: {error}"
+    if not hosts.all_agree(not reason):
+        raise DataError(reason or f"{folder}: cannot be gone on with; process 0 says why")
+
+
+def _difference(folder: pathlib.Path, plan: dict[str, Any]) -> str:
+    """Why what is in the folder cannot be gone on with; empty if it can."""
+    path = folder / PLAN
+    if not path.exists():
+        if folder.exists() and any(folder.iterdir()):
+            return f"{folder}: is not empty, and has no {PLAN}; name another --output"
+        return ""
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for key, value in plan.items():
+        if before.get(key) != value:
+            return (
+                f"{folder}: was begun with {key} = {before.get(key)!r}, now it is {value!r}; name "
+                "another --output"
+            )
+    return ""
+
+
+def _write_part(path: pathlib.Path, indices: np.ndarray, images: Sequence[np.ndarray]) -> None:
+    """PNGs of a part: all of them or none."""
+    partial = path.with_name(f"{path.name}.unfinished")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    try:
+        with writing(path):
+            partial.mkdir(parents=True)
+            for i, image in zip(indices, images, strict=True):
+                Image.fromarray(image).save(partial / f"{i:08d}.png")
+            partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _join(images: ImageSet, path: pathlib.Path, shape: Sequence[int]) -> None:
+    """Writes all images into one `.npz`, never more than a few of them in memory."""
+    partial = path.with_suffix(".unfinished")
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *shape)}
+    try:
+        with (
+            writing(path),
+            zipfile.ZipFile(partial, "w") as archive,
+            archive.open("arr_0.npy", "w", force_zip64=True) as file,
+        ):
+            np.lib.format.write_array_header_1_0(file, header)
+            for batch in images.batches(IMAGES_A_PART):
+                file.write(batch.tobytes())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,128 @@
+"""A trained latent diffusion model for use: numbers and classes of images in, latents out."""
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from epsilon_vae import builders, checkpoint
+from epsilon_vae.config import ConfigError, is_generator
+from epsilon_vae.data.latents import Facts
+from epsilon_vae.diffusion.guidance import Guidance
+from epsilon_vae.diffusion.time import SPACINGS
+from epsilon_vae.models.generator import Generator
+from epsilon_vae.parallel.batch import in_groups, share_images
+from epsilon_vae.parallel.mesh import replicated
+
+# Images that a device generates in one call, always so many: another number may change a digit.
+IMAGES_A_DEVICE = 16
+
+
+class LatentSampler:
+    """Draws latents of images, each a function of (seed, index, label) alone.
+
+    The devices of `mesh` share the images; all its processes call alike.
+
+    Args:
+      generator: network and process.
+      facts: of the latents that it was trained on.
+      times: `[nfe + 1]`, falling from 1 to 0.
+      guidance: by the labels.
+      mesh: of one process or all.
+      images_a_device: that are worked on together.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        facts: Facts,
+        times: np.ndarray,
+        guidance: Guidance,
+        mesh: Mesh,
+        images_a_device: int = IMAGES_A_DEVICE,
+    ):
+        self._no_label, self._facts, self._times = generator.no_label, facts, times
+        shape = tuple(facts.shape)
+
+        def generate(whole: tuple, indices: jax.Array, labels: jax.Array) -> jax.Array:
+            params, times, seed = whole
+            return generator.generate(params, seed, indices, labels, shape, times, guidance)
+
+        grouped = in_groups(generate, images_a_device)
+        self._generate = share_images(grouped, mesh, images_a_device)
+
+    def __call__(
+        self, params: dict, indices: np.ndarray, labels: np.ndarray, seed: int = 0
+    ) -> np.ndarray:
+        """Float32 `[B, h, w, n_z]`, as the autoencoder's decoder takes them.
+
+        Args:
+          params: of the network.
+          indices: `[B]`, numbers of the images.
+          labels: `[B]`; -1 for none.
+          seed: of all noise.
+        """
+        labels = np.where(labels < 0, self._no_label, labels).astype(np.int32)
+        whole = params, self._times, np.uint32(seed % 2**32)
+        latents = self._generate(whole, indices.astype(np.uint32), labels)
+        return self._facts.denormalize(latents)
+
+
+class TrainedGenerator:
+    """What a generator's checkpoint holds that generating takes.
+
+    Attributes:
+      generator: network and process.
+      params: of the network, by default the EMA.
+      facts: of the latents that it was trained on.
+      config: that it was trained with.
+      step: of the checkpoint.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        params: dict,
+        facts: Facts,
+        config: ml_collections.ConfigDict,
+        step: int,
+    ):
+        self.generator, self.params, self.facts = generator, params, facts
+        self.config, self.step = config, step
+
+    def sampler(self, nfe: int, guidance: Guidance, mesh: Mesh) -> LatentSampler:
+        """Of `nfe` steps, at the config's spacing."""
+        times = SPACINGS[self.config.flow.spacing](nfe)
+        return LatentSampler(self.generator, self.facts, times, guidance, mesh)
+
+
+def restore_generator(
+    mesh: Mesh, workdir: str, step: int | None = None, weights: str = "ema"
+) -> TrainedGenerator:
+    """The generator of a run, whole on each device of a mesh.
+
+    Args:
+      mesh: of one process or all.
+      workdir: of the run, as given to `epsilon_vae.main`.
+      step: of the checkpoint; None for the newest.
+      weights: 'ema' or 'raw'.
+
+    Raises:
+      CheckpointError: no checkpoint there, or not of this step.
+      ConfigError: the run is of an autoencoder.
+    """
+    step_directory = checkpoint.find_step(workdir, step)
+    config = checkpoint.load_config(step_directory)
+    if not is_generator(config):
+        raise ConfigError(f"{workdir}: is the run of an autoencoder; name that of a generator")
+    generator, shape = builders.generator(config), builders.latents_shape(config)
+    key = jax.random.key(0)
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
+        jax.eval_shape(lambda k: generator.init(k, shape), key),
+    )
+    field = {"ema": "ema", "raw": "params"}[weights]
+    path = f"{field}/generator"
+    params = checkpoint.load_parts(step_directory, {path: target})[field]["generator"]
+    facts = Facts(**checkpoint.load_data(step_directory)["latents"])
+    return TrainedGenerator(generator, params, facts, config, int(step_directory.name))

@@ -1,0 +1,145 @@
+"""What a run trains on, by its config: images, latents, or images that are encoded as they come."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from epsilon_vae import builders, checkpoint
+from epsilon_vae.autoencoder import Autoencoder, restore_on
+from epsilon_vae.config import ConfigError, is_generator
+from epsilon_vae.data.latents import Facts, LatentBatches, Latents
+from epsilon_vae.data.pipeline import BadRecords, Batch, TrainingBatches, evaluation_batches
+from epsilon_vae.data.sources import Record, Subset, evenly_spaced, open_source
+from epsilon_vae.encoding import ChannelStatistics
+from epsilon_vae.parallel import hosts
+from epsilon_vae.parallel.mesh import make_mesh
+
+# Of how many images the mean and deviation are taken, by which encoded images are normalized.
+NORMALIZATION_IMAGES = 1024
+NORMALIZATION_BATCH = 16
+
+
+class EncodedBatches(Iterator[Batch]):
+    """Latents of images, encoded as they come; each process encodes its own.
+
+    A batch is `latents` and `label`, as `LatentBatches`'.
+
+    Args:
+      images: what is encoded.
+      autoencoder: on devices of this process.
+      facts: of the latents.
+    """
+
+    def __init__(self, images: TrainingBatches, autoencoder: Autoencoder, facts: Facts):
+        self._images, self._autoencoder, self.facts = images, autoencoder, facts
+
+    def __next__(self) -> Batch:
+        batch = next(self._images)
+        latents = self._autoencoder.encode(batch["image"])
+        return {"latents": self.facts.normalize(latents), "label": batch["label"]}
+
+    @property
+    def num_bad_records(self) -> int:
+        """How many records this process has met that cannot be used."""
+        return self._images.num_bad_records
+
+    def get_state(self) -> dict[str, Any]:
+        """As `LatentBatches`'."""
+        return self._images.get_state() | {"latents": self.facts._asdict()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """As `LatentBatches`'; mean and deviation are those that the run began with."""
+        before = Facts(**state["latents"])
+        before.check_encoder(self.facts.made_by["encoder_sha256"])
+        self.facts = before
+        self._images.set_state(state)
+
+    def close(self) -> None:
+        """Ends worker processes and threads."""
+        self._images.close()
+
+
+Batches = TrainingBatches | LatentBatches | EncodedBatches
+
+
+def open_batches(config: ml_collections.ConfigDict, places: np.ndarray) -> Batches:
+    """This process's part of the training batches, as the config's objective takes them.
+
+    Args:
+      config: of the run.
+      places: of each batch that this process reads.
+
+    Raises:
+      ConfigError: latents, or an autoencoder, that are not as the config says.
+      DataError: no such data, or it cannot be read.
+      CheckpointError: no such autoencoder.
+    """
+    data = config.data
+    if data.source == "latents":
+        batches = LatentBatches(
+            Latents(data.path), config.batch_size, config.seed, data.flip, places
+        )
+        _check_facts(config, batches.facts, data.path)
+        return batches
+    source = open_source(data.source, data.path, "train", data.tfds_name)
+    images = TrainingBatches(
+        source,
+        config.batch_size,
+        data.resolution,
+        config.seed,
+        data.crop,
+        data.flip,
+        data.reduced_jpeg,
+        BadRecords(data.max_bad_share if data.on_bad_record == "skip" else 0, len(source)),
+        data.workers,
+        places,
+    )
+    if not is_generator(config):
+        return images
+    workdir = config.autoencoder.workdir
+    # A run that goes on may save a step before another process looks.
+    step = hosts.from_first(int(checkpoint.find_step(workdir).name))
+    autoencoder = restore_on(make_mesh(devices=jax.local_devices()), workdir, step)
+    facts = _measure(autoencoder, workdir, source, data.resolution)
+    _check_facts(config, facts, workdir)
+    return EncodedBatches(images, autoencoder, facts)
+
+
+def _measure(
+    autoencoder: Autoencoder, workdir: str, source: Sequence[Record], resolution: int
+) -> Facts:
+    """Facts of a data set's latents, by some of its images; alike on all processes."""
+    some = Subset(source, evenly_spaced(len(source), NORMALIZATION_IMAGES))
+    crops = resolution, "center_crop_adm"
+    bad_records = BadRecords(1, len(some))
+    statistics = []
+    for batch in evaluation_batches(some, NORMALIZATION_BATCH, *crops, bad_records):
+        latents = autoencoder.encode(batch["image"])[batch["mask"]]
+        statistics.append(ChannelStatistics.of(latents))
+    found = functools.reduce(ChannelStatistics.merge, statistics)
+    made_by = autoencoder.provenance(workdir)
+    classes = list(getattr(source, "classes", ()))
+    return Facts(
+        list(latents.shape[1:]), found.mean.tolist(), found.std().tolist(), classes, made_by
+    )
+
+
+def _check_facts(config: ml_collections.ConfigDict, facts: Facts, path: str) -> None:
+    """Raises `ConfigError` where latents are not those that the config is for."""
+    shape = builders.latents_shape(config)
+    if tuple(facts.shape) != shape:
+        found, expected = ("x".join(map(str, x)) for x in (facts.shape, shape))
+        raise ConfigError(
+            f"{path}: latents of {found}, where config.data.resolution, autoencoder.f and "
+            f"autoencoder.n_z make {expected}; set them to what made these"
+        )
+    num_classes = config.model.generator.num_classes
+    if num_classes and facts.classes and len(facts.classes) != num_classes:
+        raise ConfigError(
+            f"config.model.generator.num_classes = {num_classes}: {path} has {len(facts.classes)} "
+            "classes; set it to that, or to 0, which takes no labels"
+        )

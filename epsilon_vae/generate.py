@@ -50,6 +50,9 @@ DECODER_STEPS = flags.DEFINE_integer(
 )
 SEED = flags.DEFINE_integer("seed", 0, "Of all noise.", lower_bound=0)
 FORMAT = flags.DEFINE_enum("format", "png", ["png", "npz"], "Of the images.")
+IMAGES_PER_PART = flags.DEFINE_integer(
+    "images_per_part", 256, "Which is what a kill costs.", lower_bound=1
+)
 HOSTS = command_line.HostFlags()
 
 
@@ -122,6 +125,7 @@ def _generate() -> int:
         Guidance(GUIDANCE.value, _interval()),
         autoencoder.nfe(DECODER_STEPS.value or autoencoder.config.flow.nfe),
         FORMAT.value,
+        IMAGES_PER_PART.value,
     )
     return generate_images(trained, autoencoder, plan, OUTPUT.value)
 

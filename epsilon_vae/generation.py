@@ -30,8 +30,6 @@ from epsilon_vae.versions import versions
 
 PLAN, NPZ = "generation.json", "images.npz"
 NO_CLASS = -1
-# Images a part, which is what a kill costs.
-IMAGES_A_PART = 256
 GRID_IMAGES = 64
 
 
@@ -47,6 +45,7 @@ def plan_generation(
     guidance: Guidance,
     decoder_nfe: int,
     file_format: str,
+    images_per_part: int,
 ) -> dict[str, Any]:
     """All that the images depend on, as `generation.json` holds it.
 
@@ -68,6 +67,7 @@ def plan_generation(
         "guidance_interval": list(guidance.interval),
         "decoder_nfe": decoder_nfe,
         "format": file_format,
+        "images_per_part": images_per_part,
     }
 
 
@@ -95,7 +95,8 @@ def generate_images(
     folder = pathlib.Path(output)
     _check_folder(folder, plan)
     indices = np.arange(plan["num_images"])
-    parts = [indices[i : i + IMAGES_A_PART] for i in indices[::IMAGES_A_PART]]
+    size = plan["images_per_part"]
+    parts = [indices[i : i + size] for i in indices[::size]]
     is_done = (folder / NPZ).exists()
     own = range(jax.process_index(), len(parts), jax.process_count())
     missing = [] if is_done else [i for i in own if not _part_folder(folder, i).exists()]
@@ -209,7 +210,7 @@ def _join(images: ImageSet, path: pathlib.Path, shape: Sequence[int]) -> None:
             archive.open("arr_0.npy", "w", force_zip64=True) as file,
         ):
             np.lib.format.write_array_header_1_0(file, header)
-            for batch in images.batches(IMAGES_A_PART):
+            for batch in images.batches(IMAGES_A_DEVICE):
                 file.write(batch.tobytes())
         partial.replace(path)
     finally:

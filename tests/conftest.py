@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs import tiny
 from epsilon_vae import builders
@@ -23,6 +24,7 @@ from epsilon_vae.training import sharded
 from epsilon_vae.training.state import TrainState
 
 ROOT = Path(__file__).parent.parent
+NUM_IMAGES = 64  # in the folder with classes: four batches of a device when they are encoded
 
 
 # Files that take minutes come first, so that the workers of pytest-xdist end at about one time.
@@ -38,6 +40,7 @@ LONG_FILES = (
     "test_study",
     "test_prepare",
     "test_encode",
+    "test_generate",
     "test_autoencoder",
 )
 
@@ -219,6 +222,20 @@ def finish(process, timeout_seconds: float = 300) -> tuple[str, str]:
     out, err = process.communicate(timeout=timeout_seconds)
     assert process.returncode == 0, err[-2000:]
     return out, err
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory) -> Path:
+    """A folder of 32 px crops of photos, in two classes."""
+    folder = tmp_path_factory.mktemp("images")
+    photos = [np.asarray(Image.open(path).convert("RGB")) for path in Photos("val").paths]
+    for number in range(NUM_IMAGES):
+        path = folder / ("cat", "dog")[number % 2] / f"{number:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        top = 2 * number
+        crop = photos[number % 3][top : top + 128 : 4, 100:228:4]
+        Image.fromarray(crop).save(path)
+    return folder
 
 
 @pytest.fixture(scope="session")

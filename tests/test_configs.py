@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from configs import ablation, common
-from epsilon_vae import builders
-from epsilon_vae.config import KEYS, check, flatten
+from configs import ablation, common, latent_diffusion
+from epsilon_vae import builders, keys
+from epsilon_vae.config import check, flatten, is_generator
 from epsilon_vae.training.flops import parameter_counts
 from tests.conftest import ROOT, make_small_config, make_training, state_shapes
 
@@ -22,15 +22,22 @@ def load(name: str, *argument: str):
 
 
 def test_common_holds_every_key_and_no_other():
-    assert set(flatten(common.get_config())) == set(KEYS)
+    shared, of_autoencoders, of_generators = keys.SHARED, keys.AUTOENCODER, keys.GENERATOR
+    assert set(flatten(common.get_config())) == {*shared, *of_autoencoders}
+    assert set(flatten(latent_diffusion.get_config())) == {*shared, *of_generators}
+    for key in {*of_autoencoders} & {*of_generators}:  # overrides are read before the config is
+        assert of_autoencoders[key].type is of_generators[key].type
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_config_is_valid_and_its_networks_take_its_images(name):
     config = load(name)
+    if is_generator(config):
+        config.data.path = "latents"
     check(config)
     counts = parameter_counts(builders.objective(config))
-    assert counts["encoder"] > 0 and counts["decoder"] > 0
+    networks = ["generator"] if is_generator(config) else ["encoder", "decoder"]
+    assert all(counts[network] > 0 for network in networks)
 
 
 @pytest.mark.parametrize("f", [8, 16, 32])

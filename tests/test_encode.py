@@ -15,28 +15,12 @@ from PIL import Image
 import epsilon_vae
 from epsilon_vae.autoencoder import Autoencoder
 from epsilon_vae.data.decode import DataError
-from epsilon_vae.data.latents import Latents, check_encoder
+from epsilon_vae.data.latents import Latents
 from epsilon_vae.data.named import open_data
-from epsilon_vae.data.sources import Photos
 from epsilon_vae.encoding import encode_data
-from tests.conftest import finish, start_together
+from tests.conftest import NUM_IMAGES, finish, start_together
 
 MODULE = "epsilon_vae.encode"
-NUM_IMAGES = 64  # four batches of a device
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory) -> Path:
-    """A folder of 32 px crops of photos, in two classes."""
-    folder = tmp_path_factory.mktemp("images")
-    photos = [np.asarray(Image.open(path).convert("RGB")) for path in Photos("val").paths]
-    for number in range(NUM_IMAGES):
-        path = folder / ("cat", "dog")[number % 2] / f"{number:02d}.png"
-        path.parent.mkdir(exist_ok=True)
-        top = 2 * number
-        crop = photos[number % 3][top : top + 128 : 4, 100:228:4]
-        Image.fromarray(crop).save(path)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +73,7 @@ def test_latents_are_the_autoencoders_of_images_and_mirror_images(encoded, autoe
     output, out = encoded
     assert f"{output}: done: 64 images and their mirror images, latents of 8x8x8" in out
     latents = Latents(str(output))
-    assert len(latents) == NUM_IMAGES and latents.classes == ("cat", "dog")
+    assert len(latents) == NUM_IMAGES and latents.facts.classes == ["cat", "dog"]
     files = sorted(images.rglob("*.png"))
     plain, flipped = (z.astype(np.float16) for z in encode_files(autoencoder, files))
     assert not np.array_equal(flipped, plain[:, :, ::-1])  # else one would do
@@ -98,10 +82,10 @@ def test_latents_are_the_autoencoders_of_images_and_mirror_images(encoded, autoe
         np.testing.assert_array_equal(record.latents, plain[i])
         np.testing.assert_array_equal(record.flipped, flipped[i])
         assert record.name == str(files[i])
-        assert latents.classes[record.label] == files[i].parent.name
+        assert latents.facts.classes[record.label] == files[i].parent.name
     stored = np.stack([plain, flipped]).astype(np.float64)
-    np.testing.assert_allclose(latents.mean, stored.mean((0, 1, 2, 3)), rtol=1e-12)
-    np.testing.assert_allclose(latents.std, stored.std((0, 1, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(latents.facts.mean, stored.mean((0, 1, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(latents.facts.std, stored.std((0, 1, 2, 3)), rtol=1e-12)
 
 
 def test_index_says_what_made_them(encoded, autoencoder, finished_run):
@@ -111,10 +95,11 @@ def test_index_says_what_made_them(encoded, autoencoder, finished_run):
     assert (index["f"], index["n_z"], index["resolution"]) == (4, 8, 32)
     assert index["config"]["model"]["encoder"]["name"] == "tiny"
     assert {"jax", "git_commit", "devices"} <= index["versions"].keys()
-    check_encoder(index, autoencoder.encoder_fingerprint())
+    facts = Latents(str(encoded[0])).facts
+    facts.check_encoder(autoencoder.encoder_fingerprint())
     before = epsilon_vae.restore(str(finished_run[0]), step=4)
     with pytest.raises(DataError, match=r"latents of .*, step 6 .*, but this decoder's encoder is"):
-        check_encoder(index, before.encoder_fingerprint())
+        facts.check_encoder(before.encoder_fingerprint())
 
 
 def test_killed_it_goes_on_on_two_devices_to_the_same_bytes(

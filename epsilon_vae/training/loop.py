@@ -120,11 +120,11 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
                 with clock.paused():
                     window.settle()
                     scores, picture = evaluation(state.ema)
-                    log.scalars(step, {f"eval/{name}": value for name, value in scores.items()})
+                    if scores:
+                        log.scalars(step, {f"eval/{name}": x for name, x in scores.items()})
+                        log.line(_scores_line(config, step, scores))
                     if picture is not None:
                         log.picture(step, picture)
-                    if scores:
-                        log.line(_scores_line(config, step, scores))
             if step % config.checkpoint.every_steps == 0 or done or stopped_by:
                 with clock.paused():
                     window.settle()  # Nothing non-finite is ever saved.

@@ -15,6 +15,7 @@ from epsilon_vae.data.latents import (
 )
 from epsilon_vae.data.shards import write_shard
 
+MADE_BY = {"workdir": "runs/a", "step": 7, "weights": "ema", "encoder_sha256": "ab" * 32}
 COUNT, MEAN, STD = 10, (1.0, -2.0, 0.5), (2.0, 0.5, 0.0)
 
 
@@ -36,6 +37,7 @@ def folder(tmp_path):
         "classes": [],
         "mean": MEAN,
         "std": STD,
+        "checkpoint": MADE_BY,
         "shards": {name: len(of_shard) for name, of_shard in shards.items()},
     }
     (tmp_path / "latents.json").write_text(json.dumps(index))
@@ -79,9 +81,19 @@ def test_goes_on_at_a_position_and_shares_a_batch_among_processes(folder):
     batches = LatentBatches(source, 4, seed=0)
     order = sum((values(next(batches)) for _ in range(10)), [])
     resumed = LatentBatches(source, 6, seed=0, places=[1, 4])
-    resumed.set_state({"position": 8})
+    resumed.set_state(batches.get_state() | {"position": 8})
     assert values(next(resumed)) == [order[9], order[12]]
-    assert resumed.get_state() == {"position": 14}
+    assert resumed.get_state() == batches.get_state() | {"position": 14}
+    facts = source.facts._replace(made_by=MADE_BY | {"encoder_sha256": "cd" * 32})
+    with pytest.raises(DataError, match=r"latents of runs/a, step 7 \(encoder cdcdcdcdcdcd\)"):
+        resumed.set_state({"position": 8, "latents": facts._asdict()})
+
+
+def test_facts_bring_latents_back(folder):
+    source = Latents(str(folder))
+    z = source[5].latents
+    again = source.facts.denormalize(source.facts.normalize(z))
+    np.testing.assert_allclose(again[..., :2], z[..., :2], rtol=1e-6)
 
 
 def test_what_cannot_be_read_is_named(folder, tmp_path):

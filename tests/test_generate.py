@@ -1,0 +1,288 @@
+"""A generator trained on real latents, and its images, by the commands and in between."""
+
+import json
+import os
+import shutil
+import signal
+import time
+import zipfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import epsilon_vae
+from configs import dit_tiny
+from epsilon_vae import checkpoint
+from epsilon_vae.config import ConfigError
+from epsilon_vae.data.decode import DataError
+from epsilon_vae.data.latents import Latents
+from epsilon_vae.data.named import open_data
+from epsilon_vae.diffusion.guidance import Guidance
+from epsilon_vae.encoding import encode_data
+from epsilon_vae.generator import TrainedGenerator, restore_generator
+from epsilon_vae.parallel.mesh import make_mesh
+from epsilon_vae.training import loop
+from epsilon_vae.training.batches import open_batches
+from tests.conftest import NUM_IMAGES, assert_same_metrics, finish, read_metrics
+
+MODULE = "epsilon_vae.generate"
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def latents(finished_run, images, tmp_path_factory) -> Path:
+    """Of the images of two classes, by the finished run's encoder: 8 x 8 x 8."""
+    folder, workdir = tmp_path_factory.mktemp("latents"), str(finished_run[0])
+    data, autoencoder = open_data(str(images), "train"), epsilon_vae.restore(workdir)
+    encode_data(autoencoder, workdir, data, str(folder), 32, "center_crop_adm", "float16", 64)
+    return folder
+
+
+def overrides(latents: Path, finished_run, num_steps: int = STEPS) -> dict[str, object]:
+    return {
+        "data.path": str(latents),
+        "data.resolution": 32,
+        "autoencoder.workdir": str(finished_run[0]),
+        "model.generator.num_classes": 2,
+        "loss.label_dropout": 0.1,
+        "batch_size": 8,
+        "flow.nfe": 3,
+        "optim.warmup_steps": 0,
+        "num_steps": num_steps,
+        "checkpoint.every_steps": 4,
+        "eval.every_steps": 100,
+        "eval.num_images": 5,
+        "eval.guidance": 2.0,
+        "log.every_steps": 1,
+    }
+
+
+def config_of(changes: dict[str, object]):
+    config = dit_tiny.get_config()
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def as_flags(changes: dict[str, object]) -> list[str]:
+    return [f"--config.{key}={value}" for key, value in changes.items()]
+
+
+@pytest.fixture(scope="module")
+def run(latents, finished_run, tmp_path_factory) -> Path:
+    """Workdir of a generator, trained for some steps in one go."""
+    workdir = tmp_path_factory.mktemp("generator")
+    assert loop.train(config_of(overrides(latents, finished_run)), str(workdir)) is None
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def trained(run) -> TrainedGenerator:
+    return restore_generator(make_mesh(devices=jax.devices()[:1]), str(run))
+
+
+def test_run_has_what_runs_have(run, trained):
+    picture = np.asarray(Image.open(run / "samples" / "00000006.png"))
+    assert picture.shape == (64, 96, 3)  # five of 32 px, in threes
+    assert picture[:, :64].std() > 0 and not picture[32:, 64:].any()
+    rows = read_metrics(run)
+    assert len(rows) == STEPS and 0 < float(rows[-1]["loss/flow"]) < 5
+    assert float(rows[-1]["grad_norm/generator"]) > 0 and "grad_norm/discriminator" not in rows[0]
+    assert trained.facts.classes == ["cat", "dog"] and trained.step == STEPS
+
+
+def test_resumed_on_a_mesh_it_is_the_run_in_one_go(
+    run, latents, finished_run, run_module, tmp_path
+):
+    """Four steps here, two on eight devices: data 2, fsdp 2, rows of tokens 2."""
+    shutil.copytree(run, tmp_path / "b")
+    shutil.rmtree(tmp_path / "b" / "checkpoints" / str(STEPS))
+    shapes = ("--config.mesh.fsdp=2", "--config.mesh.space=2")
+    changes = as_flags(overrides(latents, finished_run))
+    workdir = f"--workdir={tmp_path / 'b'}"
+    config = "--config=configs/dit_tiny.py"
+    process = run_module(
+        "epsilon_vae.main", config, workdir, *changes, *shapes, JAX_NUM_CPU_DEVICES="8"
+    )
+    assert "Resuming from step 4" in finish(process)[0]
+    assert_same_metrics(read_metrics(tmp_path / "b"), read_metrics(run))
+    step, other = (checkpoint.find_step(str(w)) for w in (run, tmp_path / "b"))
+    assert checkpoint.load_data(step) == checkpoint.load_data(other)
+
+
+def test_latents_of_another_encoder_do_not_go_on(run, latents, finished_run, tmp_path):
+    copy = tmp_path / "latents"
+    shutil.copytree(latents, copy)
+    index = json.loads((copy / "latents.json").read_text())
+    index["checkpoint"] |= {"encoder_sha256": "0" * 64}
+    (copy / "latents.json").write_text(json.dumps(index))
+    shutil.copytree(run, tmp_path / "run")
+    changes = overrides(copy, finished_run, STEPS + 1)
+    with pytest.raises(DataError, match="this decoder's encoder is another"):
+        loop.train(config_of(changes), str(tmp_path / "run"))
+    with pytest.raises(
+        DataError, match=r"latents of .*, but this decoder's encoder is another \(0"
+    ):
+        loop.train(config_of(changes | {"autoencoder.workdir": ""}), str(tmp_path / "run"))
+
+
+def test_latents_of_another_shape_are_refused(latents, finished_run, tmp_path):
+    wrong = {"data.resolution": (64, "latents of 8x8x8, where .* make 16x16x8")}
+    wrong["model.generator.num_classes"] = (3, "num_classes = 3: .* has 2 classes")
+    for key, (value, words) in wrong.items():
+        with pytest.raises(ConfigError, match=words):
+            changes = overrides(latents, finished_run) | {key: value}
+            open_batches(config_of(changes), np.arange(8))
+
+
+def test_images_encoded_as_they_come_are_latents_of_their_crops(finished_run, tmp_path):
+    """Embedded photos; the same statistics of mean and deviation are restored."""
+    changes = overrides(Path(), finished_run) | {
+        "data.source": "photos",
+        "data.path": "",
+        "data.crop": "random",
+        "model.generator.num_classes": 0,
+        "eval.guidance": 1.0,
+    }
+    config = config_of(changes)
+    batches = open_batches(config, np.arange(8))
+    batch = next(batches)
+    assert batch["latents"].shape == (8, 8, 8, 8) and batch["latents"].dtype == np.float32
+    assert (batch["label"] == -1).all() and abs(batch["latents"].mean()) < 0.3
+    assert 0.5 < batch["latents"].std() < 2
+    state = batches.get_state()
+    assert state["position"] == 8 and Latents
+    again = open_batches(config, np.arange(8))
+    facts = batches.facts._replace(mean=[1.0] * 8, std=[2.0] * 8)
+    again.set_state({"position": 0, "latents": facts._asdict()})
+    expected = batches.facts.denormalize(batch["latents"])
+    np.testing.assert_allclose(facts.denormalize(next(again)["latents"]), expected, atol=1e-5)
+    batches.close(), again.close()
+
+
+def test_a_sample_is_of_seed_number_and_label_alone(trained):
+    mesh = make_mesh(devices=jax.devices()[:1])
+    sampler = trained.sampler(2, Guidance(3.0), mesh)
+    numbers = np.arange(20)
+    all_of_them = sampler(trained.params, numbers, numbers % 2, seed=5)
+    some = np.array([17, 3])
+    np.testing.assert_array_equal(sampler(trained.params, some, some % 2, 5), all_of_them[some])
+    assert np.abs(sampler(trained.params, some, some % 2, 6) - all_of_them[some]).min() > 0
+    other = sampler(trained.params, some, 1 - some % 2, 5)
+    assert np.abs(other - all_of_them[some]).max() > 0
+    # Latents are given in the decoder's scale.
+    assert np.allclose(
+        all_of_them.mean((0, 1, 2)), trained.facts.mean, atol=np.max(trained.facts.std)
+    )
+
+
+@pytest.fixture(scope="module")
+def arguments(run) -> list[str]:
+    """Twenty images, in five parts."""
+    return [f"--workdir={run}", "--num=20", "--images_per_part=4", "--steps=2", "--seed=3"]
+
+
+@pytest.fixture(scope="module")
+def generated(run_module, arguments, tmp_path_factory) -> Path:
+    """The folder of images generated in one go on one device."""
+    output = tmp_path_factory.mktemp("generated")
+    out, _ = finish(run_module(MODULE, *arguments, f"--output={output}"))
+    assert f"{output}: done: 20 images, 20 generated now, and grid.png" in out
+    return output
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*.png"))}
+
+
+def test_images_are_those_of_the_sampler_and_the_decoder(generated, trained, finished_run):
+    numbers = np.arange(20)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    z = trained.sampler(2, Guidance(), mesh)(trained.params, numbers, numbers % 2, 3)
+    images = epsilon_vae.restore(str(finished_run[0])).decode(z, steps=3, seed=3)
+    expected = np.clip(np.rint((images + 1) * 127.5), 0, 255).astype(np.uint8)
+    found = sorted((generated / "images").rglob("*.png"))
+    assert [path.stem for path in found] == [f"{i:08d}" for i in numbers]
+    np.testing.assert_array_equal(np.stack([Image.open(path) for path in found]), expected)
+    grid = np.asarray(Image.open(generated / "grid.png"))
+    np.testing.assert_array_equal(grid[32:64, 64:96], expected[5 + 2])  # the second row has 5
+    plan = json.loads((generated / "generation.json").read_text())
+    assert (plan["classes"], plan["nfe"], plan["decoder_nfe"]) == ([0, 1], 2, 3)
+    assert plan["generator"]["step"] == STEPS and {"jax", "git_commit"} <= plan["versions"].keys()
+
+
+def test_killed_it_goes_on_on_two_devices_to_the_same_bytes(
+    generated, run_module, arguments, tmp_path
+):
+    process = run_module(MODULE, *arguments, f"--output={tmp_path}")
+    first = tmp_path / "images" / "part-00000"
+    while not first.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    num_done = 4 * len(list((tmp_path / "images").glob("part-?????")))
+    assert num_done < 20
+    npz = run_module(MODULE, *arguments, f"--output={tmp_path}", JAX_NUM_CPU_DEVICES="2")
+    out, _ = finish(npz)
+    assert f"{20 - num_done} generated now" in out
+    assert files(tmp_path) == files(generated)
+
+
+def test_one_npz_for_adms_evaluator_after_a_full_disk(generated, run_module, arguments, tmp_path):
+    (tmp_path / "images.unfinished").symlink_to("/dev/full")  # the kernel's own ENOSPC
+    (tmp_path / "generation.json").write_text((generated / "generation.json").read_text())
+    plan = json.loads((generated / "generation.json").read_text()) | {"format": "npz"}
+    (tmp_path / "generation.json").write_text(json.dumps(plan))
+    shutil.copytree(generated / "images", tmp_path / "images")
+    command = (*arguments, "--format=npz", f"--output={tmp_path}")
+    process = run_module(MODULE, *command)
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, out) == (2, "")
+    [line] = err.strip().splitlines()
+    assert "images.npz: cannot be written (No space left" in line and "run the same" in line
+    assert files(tmp_path / "images") == files(generated / "images")
+    finish(run_module(MODULE, *command))
+    assert not (tmp_path / "images").exists()
+    with zipfile.ZipFile(tmp_path / "images.npz") as archive:
+        assert archive.namelist() == ["arr_0.npy"]
+    images = np.load(tmp_path / "images.npz")["arr_0"]
+    found = sorted((generated / "images").rglob("*.png"))
+    np.testing.assert_array_equal(images, np.stack([Image.open(path) for path in found]))
+    assert "was done already" in finish(run_module(MODULE, *command))[0]
+
+
+def test_bad_input_is_one_line(
+    generated, run_module, arguments, finished_run, latents, run, tmp_path
+):
+    output = f"--output={tmp_path}/x"
+    commands = {
+        "there is no class 'fish'; expected numbers from 0 to 1, or names as cat, dog": (
+            *arguments,
+            output,
+            "--classes=cat,fish",
+        ),
+        "there is no class '2'": (*arguments, output, "--classes=2"),
+        "but this decoder's encoder is another": (*arguments, output, "--autoencoder_step=4"),
+        "is the run of an autoencoder": (f"--workdir={finished_run[0]}", output),
+        "was begun with seed = 3, now it is 4": (
+            *arguments,
+            f"--output={generated}",
+            "--seed=4",
+        ),
+        "no generation.json": (*arguments, f"--output={latents}"),
+        "expected 0 <= LOW < HIGH <= 1": (*arguments, output, "--guidance_interval=0.5,0.2"),
+    }
+    processes = {words: run_module(MODULE, *command) for words, command in commands.items()}
+    picture = str(next((generated / "images").rglob("*.png")))
+    command = (f"--workdir={run}", picture, output)
+    processes["is the run of a generator"] = run_module("epsilon_vae.reconstruct", *command)
+    for words, process in processes.items():
+        out, err = process.communicate(timeout=300)
+        assert (process.returncode, out) == (2, ""), (words, err)
+        [line] = err.strip().splitlines()
+        assert line.startswith("epsilon_vae: ") and words in line, line
+    assert not (tmp_path / "x").exists()
+    assert len(files(generated)) == 21 and NUM_IMAGES == 64

@@ -17,7 +17,7 @@ from ml_collections import config_flags
 from epsilon_vae import command_line
 from epsilon_vae.aot import advice, chips, measure, program, report
 from epsilon_vae.command_line import UsageError, exit_with, one_line
-from epsilon_vae.config import ConfigError, check_values
+from epsilon_vae.config import ConfigError, check_values, is_generator
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as configs/sd_m.py.")
 TOPOLOGY = flags.DEFINE_string("topology", None, f"Kind and shape of a slice: {chips.EXAMPLES}.")
@@ -96,6 +96,8 @@ def _step() -> tuple[ml_collections.ConfigDict, Callable, Callable]:
 
 
 def _reconstruction() -> tuple[ml_collections.ConfigDict, Callable, Callable]:
+    if is_generator(CONFIG.value):
+        raise UsageError("--what=reconstruct: --config is of a generator; name an autoencoder's")
     text = RESOLUTION.value or str(CONFIG.value.data.resolution)
     sizes = text.split("x")
     if len(sizes) > 2 or not all(size.isdecimal() and int(size) for size in sizes):

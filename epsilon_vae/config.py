@@ -121,10 +121,6 @@ def _check_init(flat: dict) -> None:
 
 def _check_generator(flat: dict) -> None:
     source, path, f = flat["data.source"], flat["data.path"], flat["autoencoder.f"]
-    if source == "latents" and not path:
-        raise ConfigError(
-            "config.data.path = '': name the folder of latents that epsilon_vae.encode wrote"
-        )
     if source in ("folder", "array_record") and not path:
         raise ConfigError(f"config.data.path = '': source {source!r} needs the folder of train")
     if source == "tfds" and not flat["data.tfds_name"]:

@@ -13,26 +13,29 @@ from flax import traverse_util
 from epsilon_vae import builders
 from epsilon_vae.autoencoder import Autoencoder, restore
 from epsilon_vae.checkpoint import Checkpointer, CheckpointError, saved_steps
-from epsilon_vae.config import ConfigError, check_values, from_dict, to_json
+from epsilon_vae.config import ConfigError, check_values, from_dict, is_generator, to_json
+from epsilon_vae.data.latents import Facts
 from epsilon_vae.models.autoencoder import Networks
 from epsilon_vae.models.bottleneck import KLBottleneck, VQBottleneck
 from epsilon_vae.models.decoder import SDDecoder
 from epsilon_vae.models.encoder import SDEncoder
 from epsilon_vae.parallel.mesh import make_mesh
-from epsilon_vae.pretrained import layouts
+from epsilon_vae.pretrained import dit_layouts, layouts
 from epsilon_vae.pretrained.weight_file import DIFFUSERS_FILE, read_weights, write_safetensors
 from epsilon_vae.pretrained.weights import WeightsError
 from epsilon_vae.training.sharded import make_state, state_shapes
 from epsilon_vae.training.state import TrainState
 from epsilon_vae.versions import versions
 
+LATENT_SCALE = 0.18215  # latent-diffusion's, of SD-VAE's latents
 OURS = "epsilon_vae"  # layout of our paths, and the format that its files' metadata name
 
 
 def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | None = None) -> str:
     """Makes a run of a file's weights: a checkpoint of step 0, as training would have begun it.
 
-    Encoder and decoder, and their EMA, are the file's; the discriminator is new, from the seed.
+    Encoder and decoder, or the generator, and their EMA are the file's; the discriminator is new,
+    from the seed. DiT's public weights are of SD-VAE's latents times 0.18215.
 
     Args:
       path: of safetensors or of torch, in our own layout or one of `layouts`.
@@ -60,15 +63,67 @@ def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | 
     train_step = builders.train_step(config)
     mesh = make_mesh(devices=jax.local_devices()[:1])
     target = state_shapes(train_step, mesh)
-    title, params = _to_parameters(path, arrays, is_ours, train_step.objective.networks, target)
+    data = {"position": 0}
+    if is_generator(config):
+        data["latents"] = _public_latents(config)._asdict()
+        title, params = _to_generator(path, arrays, config, target)
+    else:
+        networks = train_step.objective.networks
+        title, params = _to_parameters(path, arrays, is_ours, networks, target)
     with jax.set_mesh(mesh):
         state = make_state(train_step, config.seed, target)
     params = jax.tree.map(lambda x, at: jax.device_put(x, at.sharding), params, target.params)
     state = state.replace(params=params, ema=jax.tree.map(jax.numpy.copy, params))
     checkpointer = Checkpointer(workdir)
-    checkpointer.save(0, state, {"position": 0}, config)
+    checkpointer.save(0, state, data, config)
     checkpointer.close()
     return title
+
+
+def _public_latents(config: ml_collections.ConfigDict) -> Facts:
+    """Of the latents that DiT's public weights generate: those of `config.autoencoder.workdir`.
+
+    Raises:
+      ConfigError: it is not named.
+      CheckpointError: it is no run.
+    """
+    workdir = config.autoencoder.workdir
+    if not workdir:
+        raise ConfigError(
+            "config.autoencoder.workdir = '': name the run of the autoencoder that decodes what "
+            "these weights generate, as --from made it of SD-VAE's"
+        )
+    shape = builders.latents_shape(config)
+    mean, std = [0.0] * shape[-1], [1 / LATENT_SCALE] * shape[-1]
+    return Facts(list(shape), mean, std, [], restore(workdir).provenance(workdir))
+
+
+def _to_generator(
+    path: str, arrays: dict[str, np.ndarray], config: ml_collections.ConfigDict, target: TrainState
+) -> tuple[str, dict]:
+    """What the arrays are, in words; and `{'generator': …}`, float32.
+
+    Raises:
+      WeightsError: they do not fit.
+    """
+    shapes = traverse_util.flatten_dict(target.params["generator"], sep="/")
+    shapes = {name: x.shape for name, x in shapes.items()}
+    try:
+        layout = dit_layouts.detect(arrays)
+        flat = dit_layouts.parameters(layout, arrays, shapes, config.model.generator.patch)
+    except ValueError as error:
+        raise WeightsError(
+            f"{path} does not fit the config: {error}; DiT-XL/2's public weights are of "
+            "configs/dit_xl_2.py with --config.model.generator.learned_sigma=true"
+        ) from error
+    _check_finite(path, flat)
+    return f"DiT, {layout.title}", {"generator": traverse_util.unflatten_dict(flat, sep="/")}
+
+
+def _check_finite(path: str, flat: dict[str, np.ndarray]) -> None:
+    bad = [name for name, array in flat.items() if not np.isfinite(array).all()]
+    if bad:
+        raise WeightsError(f"{path}: {len(bad)} weights are not finite, the first is {bad[0]}")
 
 
 def _to_parameters(
@@ -99,9 +154,7 @@ def _to_parameters(
             f"{path} ({title}) does not fit the config: {error}; name, with --config, the one of "
             "the network that the file holds"
         ) from error
-    bad = [name for name, array in flat.items() if not np.isfinite(array).all()]
-    if bad:
-        raise WeightsError(f"{path}: {len(bad)} weights are not finite, the first is {bad[0]}")
+    _check_finite(path, flat)
     return title, traverse_util.unflatten_dict(flat, sep="/")
 
 

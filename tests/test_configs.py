@@ -32,8 +32,6 @@ def test_common_holds_every_key_and_no_other():
 @pytest.mark.parametrize("name", NAMES)
 def test_config_is_valid_and_its_networks_take_its_images(name):
     config = load(name)
-    if is_generator(config):
-        config.data.path = "latents"
     check(config)
     counts = parameter_counts(builders.objective(config))
     networks = ["generator"] if is_generator(config) else ["encoder", "decoder"]

@@ -1,5 +1,6 @@
 """Weights from files into runs and back, and what is refused."""
 
+import copy
 import functools
 import json
 import pathlib
@@ -11,13 +12,17 @@ import pytest
 import safetensors
 from flax import traverse_util
 
-from configs import common
+from configs import common, dit_xl_2
 from epsilon_vae import builders
+from epsilon_vae.autoencoder import restore
 from epsilon_vae.checkpoint import Checkpointer, CheckpointError
 from epsilon_vae.config import ConfigError, to_json
 from epsilon_vae.conversion import diffusers_config, export_weights, import_weights
+from epsilon_vae.diffusion.guidance import Guidance
+from epsilon_vae.generator import restore_generator
 from epsilon_vae.models.encoder import SDEncoder
-from epsilon_vae.pretrained import layouts
+from epsilon_vae.parallel.mesh import make_mesh
+from epsilon_vae.pretrained import dit_layouts, layouts
 from epsilon_vae.pretrained.weight_file import read_weights, write_safetensors
 from epsilon_vae.pretrained.weights import WeightsError
 from tests.conftest import make_small_config, state_shapes
@@ -227,3 +232,43 @@ def test_refusal_is_one_line_and_code_2(run_module, arguments, words):
     out, err = process.communicate(timeout=300)
     assert process.returncode == 2 and not out
     assert err.startswith("epsilon_vae: ") and words in err and err.count("\n") == 1, err
+
+
+@pytest.fixture
+def dit_config(imported):
+    """A small DiT with a learned variance, on the latents of `imported`: 4 x 4 x 4."""
+    config = dit_xl_2.get_config()
+    config.dtype = "float32"
+    config.data.resolution = 32
+    config.autoencoder.workdir = imported
+    config.model.generator.size = "tiny"
+    config.model.generator.num_classes = 3
+    config.model.generator.learned_sigma = True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(builders.DIT_SIZES, "tiny", {"depth": 2, "width": 16, "heads": 2})
+        yield config
+
+
+def test_dits_weights_become_a_generator_of_the_autoencoders_latents(dit_config, tmp_path):
+    flat = traverse_util.flatten_dict(state_shapes(dit_config).params["generator"], sep="/")
+    random = np.random.default_rng(0)
+    params = {name: random.standard_normal(x.shape, np.float32) for name, x in flat.items()}
+    state = dit_layouts.state_dict(layouts.DIT, params, 2)
+    file, workdir = write(tmp_path / "dit.safetensors", state), str(tmp_path / "run")
+    with pytest.raises(ConfigError, match="autoencoder.workdir = '': name the run"):
+        nameless = copy.deepcopy(dit_config)
+        nameless.autoencoder.workdir = ""
+        import_weights(file, workdir, nameless)
+    with pytest.raises(WeightsError, match="does not fit the config: .*learned_sigma=true"):
+        other = copy.deepcopy(dit_config)
+        other.model.generator.learned_sigma = False
+        import_weights(file, workdir, other)
+    assert import_weights(file, workdir, dit_config).startswith("DiT, ")
+    mesh = make_mesh(devices=jax.devices()[:1])
+    trained = restore_generator(mesh, workdir)
+    assert_equal(trained.params, params)
+    trained.facts.check_encoder(restore(dit_config.autoencoder.workdir).encoder_fingerprint())
+    # Latents times 0.18215 are what it knows.
+    np.testing.assert_allclose(trained.facts.denormalize(np.full((1, 4), 0.18215)), 1, rtol=1e-6)
+    sampler = trained.sampler(2, Guidance(), mesh)
+    assert sampler(trained.params, np.arange(2), np.arange(2)).shape == (2, 4, 4, 4)

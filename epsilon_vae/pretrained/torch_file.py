@@ -181,10 +181,11 @@ def _read(
         return {
             name: tensor.to_array(storages[tensor.storage.key]) for name, tensor in state.items()
         }
-    except pickle.UnpicklingError as error:
-        raise ValueError(str(error)) from error
     except Exception as error:  # a broken pickle may raise anything
-        raise ValueError(f"no state dict of torch's, or cut short ({error})") from error
+        reason = str(error)
+        if not reason.startswith("refused"):
+            reason = f"no state dict of torch's, or cut short ({reason})"
+        raise ValueError(reason) from error
 
 
 def _read_zip(

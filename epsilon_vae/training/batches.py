@@ -80,6 +80,10 @@ def open_batches(config: ml_collections.ConfigDict, places: np.ndarray) -> Batch
     """
     data = config.data
     if data.source == "latents":
+        if not data.path:  # compiling needs none
+            raise ConfigError(
+                "config.data.path = '': name the folder of latents that epsilon_vae.encode wrote"
+            )
         batches = LatentBatches(
             Latents(data.path), config.batch_size, config.seed, data.flip, places
         )

@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["epsilon_vae", "epsilon_vae.*"]),
-    package_data={"epsilon_vae.evaluation": ["report.html.j2", "report.css", "*.js"]},
+    package_data={"epsilon_vae.evaluation": ["*.j2", "*.css", "*.js"]},
     # Lower bounds are what Python 3.11 got when they were tried, upper ones stop at a major change.
     install_requires=[
         "absl-py>=2.3",

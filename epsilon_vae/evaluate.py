@@ -4,8 +4,8 @@ With `--compare A B …`, of several: runs' folders, folders of pictures that ot
 `diffusers:PATH`. Writes results.json, results.md, per_image_PX.csv, plots and report.html. Stopped
 or killed, it goes on when the same command is run again. `--samples=A --reference=B` measures
 generated images instead, folders or .npz files as ADM's, in one pass that starts anew when it was
-stopped. On several processes, each runs the command. Exit codes: 0 done; 1 stopped, or another
-process was lost; 2 the command cannot run.
+stopped, and writes results.json, results.md and report.html. On several processes, each runs the
+command. Exit codes: 0 done; 1 stopped, or another process was lost; 2 the command cannot run.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.named import open_data
 from epsilon_vae.evaluation import protocol
 from epsilon_vae.evaluation.evaluation import evaluate, held_out_data
-from epsilon_vae.evaluation.generation import evaluate_samples
 from epsilon_vae.evaluation.protocol import Protocol, ProtocolError
+from epsilon_vae.evaluation.samples import evaluate_samples
 from epsilon_vae.evaluation.subjects import Run, SubjectError, open_subjects
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
@@ -126,6 +126,8 @@ def main(argv: Sequence[str]) -> None:
             else:
                 paths = argv[1:] if COMPARE.value else [WORKDIR.value]
                 _evaluate_subjects(paths, asked, mesh)
+            if hosts.is_first():
+                print(f"{OUTPUT.value}/report.html")
         except KeyboardInterrupt:
             again = "start anew" if SAMPLES.value is not None else "go on"
             exit_with(1, f"stopped; to {again}, run the same command again", wait=False)
@@ -147,8 +149,6 @@ def _evaluate_subjects(paths: Sequence[str], asked: Protocol, mesh: Mesh) -> Non
         mesh,
         SAVE_IMAGES.value,
     )
-    if hosts.is_first():
-        print(f"{OUTPUT.value}/report.html")
 
 
 if __name__ == "__main__":

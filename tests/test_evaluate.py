@@ -1,8 +1,11 @@
 """The evaluation of a real run, by the command: numbers, report, comparison, kill and resume."""
 
+import base64
 import csv
+import io
 import json
 import os
+import re
 import signal
 import time
 
@@ -11,8 +14,9 @@ import pytest
 from PIL import Image
 
 import epsilon_vae
+from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.metrics.psnr_ssim import psnr
-from tests.conftest import finish, start_together
+from tests.conftest import finish, start_together, training_images
 
 PROTOCOL = "--protocol=local,features=alexnet"
 MODULE = "epsilon_vae.evaluate"
@@ -134,6 +138,29 @@ def test_killed_between_resolutions_it_goes_on(run_module, finished_run, tmp_pat
     assert len(seen) <= 2, "32 px was begun anew"
 
 
+def test_samples_equal_to_their_reference(run_module, tmp_path):
+    """A folder as ADM's `.npz` has it: no distance, and all is covered."""
+    images = to_uint8(training_images(24, 32))
+    (tmp_path / "samples").mkdir()
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "samples" / f"{index:02d}.png")
+    np.savez(tmp_path / "reference.npz", arr_0=images)
+    sets = f"--samples={tmp_path}/samples", f"--reference={tmp_path}/reference.npz"
+    output = tmp_path / "out"
+    out, _ = finish(run_module(MODULE, *sets, PROTOCOL, f"--output={output}"))
+    [row] = read(output)["rows"]
+    assert row["fd_alexnet"] == pytest.approx(0, abs=1e-6)
+    assert (row["precision_alexnet"], row["recall_alexnet"]) == (1, 1)
+    assert (row["num_images"], row["num_reference_images"]) == (24, 24)
+    assert out == (output / "results.md").read_text() + f"\n{output}/report.html\n"
+    html = (output / "report.html").read_text()
+    assert html.count("data:image/webp;base64,") == 2 * 24 and "://" not in html
+    assert row["notes"][0] in html and "local,features=alexnet" in html
+    shown = re.findall('src="data:image/webp;base64,(.*?)".*alt="Samples', html)
+    for image, webp in zip(images, shown, strict=True):
+        np.testing.assert_array_equal(Image.open(io.BytesIO(base64.b64decode(webp))), image)
+
+
 SAMPLES = "--samples={pictures}", "--reference={pictures}"
 BAD_INPUTS = {
     "--workdir is missing": ("--output={out}",),
@@ -149,6 +176,13 @@ BAD_INPUTS = {
     "--steps=1,01: one of them twice": ("--workdir={run}", "--steps=1,01", "--output={out}"),
     "--data: not with --samples": (*SAMPLES, "--data=photos", "--output={out}"),
     "crop=bicubic says nothing": (*SAMPLES, f"{PROTOCOL},crop=bicubic", "--output={out}"),
+    "{pictures}: 3 images are too few, 10 the least": (*SAMPLES, "--output={out}"),
+    "{three}: 3 images are too few, 4 the least": (
+        "--samples={ten}",
+        "--reference={three}",
+        "--output={out}",
+    ),
+    "{empty}: no images in it": ("--samples={ten}", "--reference={empty}", "--output={out}"),
     "no picture for": ("--compare", "{run}", "{pictures}", "--output={out}"),
     "{one}: only 1 of 3 pictures": ("--compare", "{run}", "{one}", "--output={out}"),
     "resolution 16: LPIPS": ("--workdir={run}", "--resolutions=16", "--output={out}"),
@@ -166,6 +200,9 @@ def test_bad_input_is_one_line(run_module, finished_run, tmp_path):
     for name in ("one/other.png", "others.png", "another.png"):
         Image.new("RGB", (32, 32)).save(places["pictures"] / name)
     places["run"] = finished_run[0]
+    for name, count in (("three", 3), ("ten", 10)):
+        places[name] = tmp_path / f"{name}.npz"
+        np.savez(places[name], arr_0=np.zeros((count, 32, 32, 3), np.uint8))
     processes = {}
     for words, arguments in BAD_INPUTS.items():
         arguments = [argument.format(**places) for argument in (PROTOCOL, *arguments)]

@@ -10,6 +10,7 @@ from epsilon_vae.data.sources import Record, evenly_spaced
 from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.evaluation.batches import Batch, batches
 from epsilon_vae.evaluation.measure import Key, Tally
+from epsilon_vae.evaluation.page import BYTES_PER_PIXEL
 from epsilon_vae.evaluation.report import Film, Pictures, ReportImage, SeedVariation
 from epsilon_vae.evaluation.subjects import Run, Subject, stem
 from epsilon_vae.parallel import hosts
@@ -21,9 +22,8 @@ WORST_IMAGES = 10
 CLOSE_IMAGES = 4
 SEEDS = 8
 FILM_STEPS = 10
-# That a report's pictures may take. WebP without loss, as base64, takes 1.2 to 2.5 bytes for a
-# pixel of a photo, and 3.9 for one of noise, as films have them at first.
-BUDGET_BYTES, BYTES_PER_PIXEL = 100e6, 2.5
+# That a report's pictures may take.
+BUDGET_BYTES = 100e6
 # Metrics with a list of the worst images: PSNR, SSIM, LPIPS of two networks.
 LISTS = 4
 # Higher is better; of LPIPS, lower.

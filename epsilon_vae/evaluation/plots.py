@@ -16,6 +16,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 # Columns of results, as tables and axes name them.
 LABELS = {
     "rfid": "rFID",
+    "fid": "FID",
     "fd_alexnet": "FD AlexNet",
     "fd_vgg16": "FD VGG16",
     "fd_efficientnet_lite0": "FD EfficientNet-Lite0",

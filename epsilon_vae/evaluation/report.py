@@ -3,20 +3,17 @@
 It needs nothing beside itself, neither files nor network.
 """
 
-import base64
 import dataclasses
 import hashlib
-import io
 import pathlib
 
-import jinja2
 import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from PIL import Image
 
 from epsilon_vae.evaluation.measure import Key
+from epsilon_vae.evaluation.page import data_uri, render
 from epsilon_vae.evaluation.plots import LABELS, svg
 from epsilon_vae.evaluation.tables import all_facts, cell, plain, results_table
 
@@ -128,14 +125,8 @@ def write_report(
         **_viewer(images, pictures.worst, store),
         "films": [_film(film, known, store) for film in pictures.films],
     }
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.j2").render(
+    page = render(
+        "report.html.j2",
         subjects=[subject["name"] for subject in results["subjects"]],
         source=results["data"],
         protocol={name: plain(value) for name, value in results["protocol"].items()},
@@ -163,11 +154,8 @@ class _Store:
         picture = np.ascontiguousarray(picture)
         key = picture.shape, hashlib.sha256(picture).digest()
         if key not in self._ids:
-            webp = io.BytesIO()
-            # Method 2 takes a fifth of the default's time, for 4 % more bytes.
-            Image.fromarray(picture).save(webp, "webp", lossless=True, method=2)
             self._ids[key] = len(self.uris)
-            self.uris.append(f"data:image/webp;base64,{base64.b64encode(webp.getvalue()).decode()}")
+            self.uris.append(data_uri(picture))
         return self._ids[key]
 
 

@@ -5,18 +5,17 @@ import dataclasses
 import io
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
-from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
 from epsilon_vae.evaluation import plots
 from epsilon_vae.evaluation.report import Pictures, write_report
+from tests.evaluation.conftest import emulate, find, find_all, open_page, requests, text_of
 from tests.evaluation.example_report import (
     BAD_NAME,
     NOTE,
@@ -42,39 +41,6 @@ def report(pictures, tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    """Headless Chromium without a network."""
-    programs = shutil.which("chromium"), shutil.which("chromedriver")
-    if None in programs:
-        pytest.skip("needs Chromium: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "hide-scrollbars"):
-        options.add_argument(f"--{flag}")
-    options.add_argument("--force-color-profile=srgb")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with webdriver.Chrome(options, webdriver.ChromeService(programs[1])) as driver:
-        conditions = {"latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
-        driver.execute_cdp_cmd("Network.enable", {})
-        driver.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": True, **conditions})
-        yield driver
-
-
-def emulate(driver, width: int, color_scheme: str) -> None:
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    feature = {"name": "prefers-color-scheme", "value": color_scheme}
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-
-
-def open_page(driver, path) -> None:
-    """Opens a page, light and 1280 px wide, where scrolling takes no time."""
-    emulate(driver, 1280, "light")
-    driver.get(path.as_uri())
-    driver.execute_script("document.documentElement.style.scrollBehavior = 'auto'")
-
-
 @pytest.fixture
 def page(chromium, report):
     """The report, just opened; what it logs and what it asks for is checked in the end."""
@@ -84,29 +50,8 @@ def page(chromium, report):
     assert requests(chromium) == {report.as_uri()}
 
 
-def requests(driver) -> set[str]:
-    """URLs that were asked for, without data URIs."""
-    events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    urls = [
-        e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"
-    ]
-    return {re.sub("#.*", "", url) for url in urls if not url.startswith("data:")}
-
-
-def find(driver, selector: str):
-    return driver.find_element(By.CSS_SELECTOR, selector)
-
-
-def find_all(driver, selector: str) -> list:
-    return driver.find_elements(By.CSS_SELECTOR, selector)
-
-
 def choose(driver, id_: str, text: str) -> None:
     Select(find(driver, f"#{id_}")).select_by_visible_text(text)
-
-
-def text_of(driver, selector: str) -> str:
-    return find(driver, selector).get_attribute("textContent").strip()
 
 
 def column(driver, table: str, number: int) -> list[str]:

@@ -18,6 +18,7 @@ from epsilon_vae.evaluation.features import DESCRIPTIONS
 from epsilon_vae.evaluation.image_set import ImageSet
 from epsilon_vae.evaluation.measures import Measures
 from epsilon_vae.evaluation.protocol import Protocol, distance_name
+from epsilon_vae.evaluation.samples_report import Shown, shown_of, write_samples_report
 from epsilon_vae.evaluation.tables import cell
 from epsilon_vae.metrics import inception
 from epsilon_vae.metrics.frechet import FeatureStatistics, Gaussian, frechet_distance
@@ -45,10 +46,11 @@ FIXED = {
 def evaluate_samples(
     samples: str, reference: str, protocol: Protocol, output: str, mesh: Mesh
 ) -> None:
-    """Measures, and writes results.json and results.md; all processes call alike, the first writes.
+    """Measures, and writes results.json, results.md and report.html.
 
-    It takes one pass, of which nothing is kept when it is stopped. Features of all images are held,
-    for precision and recall: 410 MB for 50,000 by Inception.
+    All processes call alike, the first writes. It takes one pass, of which nothing is kept when it
+    is stopped. Features of all images are held, for precision and recall: 410 MB for 50,000 by
+    Inception.
 
     Args:
       samples: folder or `.npz` file of generated images.
@@ -66,8 +68,8 @@ def evaluate_samples(
     moments = real.gaussian(inception.NUM_FEATURES) if has_inception else None
     _check_numbers(generated, real, protocol.features, moments)
     measures = Measures((), protocol.features, mesh)
-    generated_features = _features(generated, measures)
-    real_features = _features(real, measures)
+    generated_features, samples_shown = _features(generated, measures)
+    real_features, reference_shown = _features(real, measures)
     row = {"samples": samples, "num_images": len(generated), "num_reference_images": len(real)}
     notes = []
     for name, features in generated_features.items():
@@ -84,7 +86,13 @@ def evaluate_samples(
     if real_features:
         row |= _precision_recall(protocol.features[0], real_features, generated_features)
     if hosts.is_first():
-        _write(pathlib.Path(output), protocol, reference, row | {"notes": notes})
+        sets = [
+            Shown("Samples", len(generated), samples_shown),
+            Shown("Reference", len(real), reference_shown),
+        ]
+        _write(pathlib.Path(output), protocol, reference, row | {"notes": notes}, sets)
+    # At the end of the program JAX waits for process 0 no longer than its timeout of shutting down.
+    hosts.meet("samples measured")
 
 
 def _check_numbers(
@@ -104,16 +112,22 @@ def _check_numbers(
         raise DataError(f"{real.path}: {len(real)} images are too few, {NEIGHBOURS + 1} the least")
 
 
-def _features(images: ImageSet, measures: Measures) -> dict[str, np.ndarray]:
-    """Of all images, `[N, d]` by name; nothing of none."""
+def _features(
+    images: ImageSet, measures: Measures
+) -> tuple[dict[str, np.ndarray], dict[int, np.ndarray]]:
+    """Of all images, `[N, d]` by name, and the pictures to show, by index; nothing of none."""
     found: dict[str, list[np.ndarray]] = {}
+    pictures: dict[int, np.ndarray] = {}
+    start = 0
     hidden = None if hosts.is_first() else True  # None: shown on a terminal
     with tqdm(total=len(images), unit="image", dynamic_ncols=True, disable=hidden) as bar:
         for batch in images.batches(measures.batch_size):
             for name, features in measures.features(batch).items():
                 found.setdefault(name, []).append(features)
+            pictures |= shown_of(batch, start, len(images))
+            start += len(batch)
             bar.update(len(batch))
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+    return {name: np.concatenate(parts) for name, parts in found.items()}, pictures
 
 
 def _gaussian(features: np.ndarray) -> Gaussian:
@@ -143,7 +157,9 @@ def _precision_recall(
     return {f"{key}{suffix}": share for key, share in found.items()}
 
 
-def _write(folder: pathlib.Path, protocol: Protocol, reference: str, row: dict) -> None:
+def _write(
+    folder: pathlib.Path, protocol: Protocol, reference: str, row: dict, sets: list[Shown]
+) -> None:
     features = {distance_name(name, "fid"): DESCRIPTIONS[name] for name in protocol.features}
     found = {
         "protocol": {"name": protocol.name, "features": protocol.features} | FIXED | features,
@@ -155,6 +171,7 @@ def _write(folder: pathlib.Path, protocol: Protocol, reference: str, row: dict) 
     results.write_json(folder / "results.json", found)
     table = _markdown(found)
     (folder / "results.md").write_text(table, encoding="utf-8")
+    write_samples_report(folder / "report.html", found, sets)
     print(table)
 
 

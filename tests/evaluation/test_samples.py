@@ -8,10 +8,12 @@ from PIL import Image
 from scipy import linalg
 
 from epsilon_vae.data.decode import DataError
-from epsilon_vae.evaluation import generation, protocol, results
+from epsilon_vae.evaluation import protocol, results
 from epsilon_vae.evaluation.image_set import ImageSet
 from epsilon_vae.evaluation.measures import Measures
+from epsilon_vae.evaluation.samples import _inception_score, evaluate_samples
 from epsilon_vae.parallel.mesh import make_mesh
+from epsilon_vae.pretrained import registry
 from tests.conftest import training_images
 
 ALEXNET = protocol.parse("local,features=alexnet")
@@ -36,7 +38,7 @@ def write_npz(path, **arrays):
 
 
 def measure(samples, reference, output) -> dict:
-    generation.evaluate_samples(samples, reference, ALEXNET, str(output), make_mesh())
+    evaluate_samples(samples, reference, ALEXNET, str(output), make_mesh())
     found = json.loads((output / "results.json").read_text())
     assert found["protocol"]["features"] == ["alexnet"]
     return found["rows"][0]
@@ -121,8 +123,8 @@ def test_statistics_that_do_not_fit_are_named(tmp_path):
 def test_inception_score_does_not_depend_on_classes_in_order(monkeypatch):
     """Ten classes, one after the other as a folder has them, each told with certainty."""
     kernel = np.eye(2048, 1008, dtype=np.float32)
-    monkeypatch.setattr(generation.registry, "load", lambda name: {"fc": {"kernel": kernel}})
+    monkeypatch.setattr(registry, "load", lambda name: {"fc": {"kernel": kernel}})
     features = np.zeros((500, 2048), np.float32)
     features[np.arange(500), np.arange(500) // 50] = 50
-    mean, deviation = generation._inception_score(features)
+    mean, deviation = _inception_score(features)
     assert 9 < mean < 10 and deviation < 0.5  # 1 of parts with one class each

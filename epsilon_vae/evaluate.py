@@ -44,7 +44,9 @@ PROTOCOL = flags.DEFINE_string(
     "protocol", "paper", "paper or local; with changes, as paper,crop=bicubic,num_images=5000."
 )
 SAMPLES = flags.DEFINE_string("samples", None, "Generated images: a folder or an .npz file.")
-REFERENCE = flags.DEFINE_string("reference", None, "What --samples are measured against.")
+REFERENCE = flags.DEFINE_string(
+    "reference", None, "What --samples are measured against: photos, as --data, or an .npz file."
+)
 OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
 SAVE_IMAGES = flags.DEFINE_bool("save_images", False, "Write all pictures as PNG files too.")
 HOSTS = command_line.HostFlags()
@@ -95,7 +97,7 @@ def _check_flags_of_samples(asked: Protocol) -> None:
     given = [f.name for f in (STEP, DATA, SPLIT, RESOLUTIONS, STEPS, SAVE_IMAGES) if f.present]
     if given:
         raise UsageError(f"--{given[0]}: not with --samples, which are measured as they are")
-    changes = [x for x in asked.name.split(",")[1:] if not x.startswith("features=")]
+    changes = [x for x in asked.name.split(",")[1:] if not x.startswith(("features=", "crop="))]
     if changes:
         raise UsageError(
             f"--protocol={asked.name}: {changes[0]} says nothing about --samples, which are "

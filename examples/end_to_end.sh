@@ -22,4 +22,5 @@ python -m epsilon_vae.main --config=configs/dit_tiny.py --workdir="$directory/di
   --config.autoencoder.workdir="$directory/tiny"
 python -m epsilon_vae.generate --workdir="$directory/dit_tiny" --num="$num_images" \
   --output="$directory/samples"
-echo "Samples: $directory/samples/grid.png"
+python -m epsilon_vae.evaluate --samples="$directory/samples/images" --reference=photos \
+  --protocol=local --output="$directory/evaluation"

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from epsilon_vae.data.decode import DataError, list_images, read_image
+from epsilon_vae.data.named import open_data
+from epsilon_vae.data.pipeline import BadRecords
+from epsilon_vae.evaluation.batches import batches
 from epsilon_vae.metrics.frechet import Gaussian
 
 MOMENTS = ("mu", "sigma")
@@ -53,6 +56,14 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self._files) or self._shape[0]
+
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images, by the first.
+
+        Raises:
+          DataError: it cannot be read.
+        """
+        return read_image(self._files[0]).shape[:2] if self._files else self._shape[1:3]
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """All of them, uint8 `[B, H, W, 3]`, `size` at a time and the rest, never all in memory.
@@ -109,6 +120,40 @@ class ImageSet:
                     data = file.read(count * math.prod(shape))
                     images = np.frombuffer(data, np.uint8).reshape(count, *shape)
                 yield images
+
+
+class CroppedImages:
+    """Photos of any size as a reference: their crops.
+
+    Args:
+      path: a folder of them, 'photos', 'array_record:DIR' or 'tfds:NAME', of which 'train'.
+      size: of the crops.
+      crop: one of `transforms.EVALUATION_CROPS`.
+
+    Raises:
+      DataError: they cannot be read.
+    """
+
+    def __init__(self, path: str, size: int, crop: str):
+        self.path, self._size, self._crop = path, size, crop
+        self._source = open_data(path, "train").source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        """All of them, uint8 `[B, size, size, 3]`, `size` at a time and the rest.
+
+        Raises:
+          DataError: one cannot be read.
+        """
+        indices, bad_records = range(len(self)), BadRecords(0, len(self), "take it out")
+        for batch in batches(self._source, indices, size, self._size, self._crop, bad_records):
+            yield batch.images[: batch.count]
+
+    def gaussian(self, dim: int) -> None:
+        """They have no moments."""
+        del dim
 
 
 def _read_header(archive: zipfile.ZipFile) -> tuple[int, ...]:

@@ -15,9 +15,9 @@ from tqdm import tqdm
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.evaluation import results
 from epsilon_vae.evaluation.features import DESCRIPTIONS
-from epsilon_vae.evaluation.image_set import ImageSet
+from epsilon_vae.evaluation.image_set import CroppedImages, ImageSet
 from epsilon_vae.evaluation.measures import Measures
-from epsilon_vae.evaluation.protocol import Protocol, distance_name
+from epsilon_vae.evaluation.protocol import CROPS, Protocol, distance_name
 from epsilon_vae.evaluation.samples_report import Shown, shown_of, write_samples_report
 from epsilon_vae.evaluation.tables import cell
 from epsilon_vae.metrics import inception
@@ -33,7 +33,8 @@ SPLITS, NEIGHBOURS = 10, 3
 CHUNK = 1024  # of what works in float64
 
 FIXED = {
-    "images": "as they are, not cropped; features resize them",
+    "images": "samples as they are, photos of the reference cropped to their size; features "
+    "resize them",
     "frechet": "float64, unbiased covariance; fid to the reference's mu and sigma where it has "
     "them, else to its images",
     "inception_score": f"mean and deviation of {SPLITS} parts, logits without bias; images in the "
@@ -54,8 +55,9 @@ def evaluate_samples(
 
     Args:
       samples: folder or `.npz` file of generated images.
-      reference: folder or `.npz` file of real ones.
-      protocol: for its features; precision and recall are of the first of them.
+      reference: photos, as `CroppedImages` takes them, or an `.npz` file as `ImageSet`'s.
+      protocol: for its crop of the reference and its features; precision and recall are of the
+        first of them.
       output: folder.
       mesh: of one process or all.
 
@@ -63,7 +65,8 @@ def evaluate_samples(
       DataError: images or moments cannot be read, or are too few.
       WeightsError, OSError: weights that are missing, or a file that cannot be read or written.
     """
-    generated, real = ImageSet(samples), ImageSet(reference)
+    generated = ImageSet(samples)
+    real = _open_reference(reference, generated, protocol.crop)
     has_inception = "inception" in protocol.features
     moments = real.gaussian(inception.NUM_FEATURES) if has_inception else None
     _check_numbers(generated, real, protocol.features, moments)
@@ -95,8 +98,20 @@ def evaluate_samples(
     hosts.meet("samples measured")
 
 
+def _open_reference(path: str, generated: ImageSet, crop: str) -> ImageSet | CroppedImages:
+    if path.endswith(".npz"):
+        return ImageSet(path)
+    height, width = generated.size()
+    if height != width:
+        raise DataError(f"{generated.path}: {width}x{height} pixels; photos are cropped to squares")
+    return CroppedImages(path, height, CROPS[crop])
+
+
 def _check_numbers(
-    generated: ImageSet, real: ImageSet, features: Sequence[str], moments: Gaussian | None
+    generated: ImageSet,
+    real: ImageSet | CroppedImages,
+    features: Sequence[str],
+    moments: Gaussian | None,
 ) -> None:
     """Raises `DataError` where images are too few for what will be computed of them."""
     if len(generated) < SPLITS:
@@ -113,7 +128,7 @@ def _check_numbers(
 
 
 def _features(
-    images: ImageSet, measures: Measures
+    images: ImageSet | CroppedImages, measures: Measures
 ) -> tuple[dict[str, np.ndarray], dict[int, np.ndarray]]:
     """Of all images, `[N, d]` by name, and the pictures to show, by index; nothing of none."""
     found: dict[str, list[np.ndarray]] = {}
@@ -162,7 +177,9 @@ def _write(
 ) -> None:
     features = {distance_name(name, "fid"): DESCRIPTIONS[name] for name in protocol.features}
     found = {
-        "protocol": {"name": protocol.name, "features": protocol.features} | FIXED | features,
+        "protocol": {"name": protocol.name, "features": protocol.features, "crop": protocol.crop}
+        | FIXED
+        | features,
         "reference": reference,
         "versions": versions(),
         "rows": [row],

@@ -8,6 +8,8 @@ from PIL import Image
 from scipy import linalg
 
 from epsilon_vae.data.decode import DataError
+from epsilon_vae.data.sources import Photos
+from epsilon_vae.data.transforms import center_crop_adm, center_crop_bicubic
 from epsilon_vae.evaluation import protocol, results
 from epsilon_vae.evaluation.image_set import ImageSet
 from epsilon_vae.evaluation.measures import Measures
@@ -15,8 +17,6 @@ from epsilon_vae.evaluation.samples import _inception_score, evaluate_samples
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained import registry
 from tests.conftest import training_images
-
-ALEXNET = protocol.parse("local,features=alexnet")
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def write_npz(path, **arrays):
     return str(path)
 
 
-def measure(samples, reference, output) -> dict:
-    evaluate_samples(samples, reference, ALEXNET, str(output), make_mesh())
+def measure(samples, reference, output, asked="local,features=alexnet") -> dict:
+    evaluate_samples(samples, reference, protocol.parse(asked), str(output), make_mesh())
     found = json.loads((output / "results.json").read_text())
     assert found["protocol"]["features"] == ["alexnet"]
     return found["rows"][0]
@@ -65,6 +65,25 @@ def test_distance_is_that_of_the_definition(images, tmp_path):
     root = linalg.sqrtm((covariances[0] + eye) @ (covariances[1] + eye)).real
     expected = np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(sum(covariances) - 2 * root)
     assert row["fd_alexnet"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_photos_of_any_size_are_cropped_as_the_protocol_says(tmp_path):
+    """Samples that are those crops are no way from them."""
+    photos = [np.asarray(Image.open(path).convert("RGB")) for path in Photos("val").paths]
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(12):
+        Image.fromarray(photos[i % 3][10 * i :, 5 * i : 300]).save(folder / f"{i:02d}.png")
+    files = [Image.open(path) for path in sorted(folder.iterdir())]
+    for name, crop in (("adm", center_crop_adm), ("bicubic", center_crop_bicubic)):
+        samples = np.stack([crop(image, 32) for image in files])
+        path = write_npz(tmp_path / f"{name}.npz", arr_0=samples)
+        row = measure(path, str(folder), tmp_path / name, f"local,features=alexnet,crop={name}")
+        assert row["num_reference_images"] == 12 and abs(row["fd_alexnet"]) < 1e-6
+        assert row["precision_alexnet"] == row["recall_alexnet"] == 1
+    other = write_npz(tmp_path / "flat.npz", arr_0=samples[:, :16])
+    with pytest.raises(DataError, match="flat.npz: 32x16 pixels; photos are cropped to squares"):
+        measure(other, str(folder), tmp_path / "out")
 
 
 def test_what_cannot_be_read_is_named(images, tmp_path):

@@ -16,8 +16,9 @@ import time
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
+from epsilon_vae.data.array_records import ArrayRecords
 from epsilon_vae.data.pipeline import BadRecords, TrainingBatches
-from epsilon_vae.data.sources import ArrayRecords, Record, pack
+from epsilon_vae.data.records import Record, pack
 
 BATCH_SIZE = 64
 SIZES = {"10 thousand": 10_000, "1 million": 1_000_000}

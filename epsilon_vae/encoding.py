@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from epsilon_vae.autoencoder import Autoencoder
 from epsilon_vae.config import ConfigError
+from epsilon_vae.data.array_records import count_records
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.latents import (
     INDEX,
@@ -34,8 +35,9 @@ from epsilon_vae.data.latents import (
 )
 from epsilon_vae.data.named import Data
 from epsilon_vae.data.pipeline import BadRecords, evaluation_batches
+from epsilon_vae.data.records import Record
 from epsilon_vae.data.shards import check_space, save_json, write_shard
-from epsilon_vae.data.sources import Record, Subset, count_records
+from epsilon_vae.data.sources import Subset
 from epsilon_vae.parallel import hosts
 from epsilon_vae.training.workdir import is_seen
 from epsilon_vae.versions import versions

@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from epsilon_vae.data.decode import SUFFIXES, DataError
-from epsilon_vae.data.sources import filesystem, list_files
+from epsilon_vae.data.files import filesystem, list_files
 
 # Of ImageNet's devkit: what each validation image is, by ILSVRC2012_ID, and what the IDs stand for.
 GROUND_TRUTH = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"

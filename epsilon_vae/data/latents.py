@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import msgpack
 import numpy as np
 
+from epsilon_vae.data.array_records import ShardRecords
 from epsilon_vae.data.decode import DataError
+from epsilon_vae.data.files import filesystem
 from epsilon_vae.data.pipeline import Batch, EndlessBatches, record_at
-from epsilon_vae.data.sources import ShardRecords, filesystem
 
 VERSION = 1  # of the format
 INDEX, UNFINISHED = "latents.json", "latents.unfinished.json"

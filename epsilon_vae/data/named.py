@@ -3,15 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from epsilon_vae.data.array_records import ArrayRecords
 from epsilon_vae.data.decode import DataError
-from epsilon_vae.data.sources import (
-    PHOTOS,
-    ArrayRecords,
-    Folder,
-    Record,
-    filesystem,
-    open_source,
-)
+from epsilon_vae.data.files import filesystem
+from epsilon_vae.data.records import Record
+from epsilon_vae.data.sources import PHOTOS, Folder, open_source
 
 
 class Data(NamedTuple):

@@ -22,7 +22,7 @@ from grain.experimental import index_shuffle
 
 from epsilon_vae.data import transforms
 from epsilon_vae.data.decode import DataError, DecodeError, EncodedImage
-from epsilon_vae.data.sources import Record
+from epsilon_vae.data.records import Record
 
 # Batches ready ahead of the step, and threads that make them (in each worker process, if there are
 # any). PIL lets go of Python's lock.

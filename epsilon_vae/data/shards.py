@@ -1,4 +1,4 @@
-"""Writes shards, of images for `sources.ArrayRecords` first, so that a kill costs no more than one.
+"""Writes shards, of images for `array_records.ArrayRecords` first; a kill costs no more than one.
 
 A shard takes a fixed range of the images, so its bytes do not depend on how often it was begun. It
 gets its name once it has been read back. `SPLIT.unfinished.json` lists the shards that have theirs;
@@ -23,8 +23,9 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from tqdm import tqdm
 
 from epsilon_vae.data.archives import Images, printable
+from epsilon_vae.data.array_records import count_records
 from epsilon_vae.data.decode import DataError, DecodeError, EncodedImage
-from epsilon_vae.data.sources import Record, count_records, pack
+from epsilon_vae.data.records import Record, pack
 
 # Each record is read on its own; images are compressed already.
 WRITER_OPTIONS = "group_size:1,uncompressed"

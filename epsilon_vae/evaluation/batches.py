@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from epsilon_vae.data.pipeline import BadRecords, evaluation_batches
-from epsilon_vae.data.sources import Record, Subset
+from epsilon_vae.data.records import Record
+from epsilon_vae.data.sources import Subset
 from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.parallel import hosts
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from epsilon_vae.data.pipeline import BadRecords
-from epsilon_vae.data.sources import Record
+from epsilon_vae.data.records import Record
 from epsilon_vae.evaluation.batches import Batch, batches
 from epsilon_vae.evaluation.measures import Measures
 from epsilon_vae.evaluation.subjects import Subject

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from epsilon_vae.data.pipeline import BadRecords
-from epsilon_vae.data.sources import Record, evenly_spaced
+from epsilon_vae.data.records import Record
+from epsilon_vae.data.sources import evenly_spaced
 from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.evaluation.batches import Batch, batches
 from epsilon_vae.evaluation.measure import Key, Tally

@@ -13,7 +13,8 @@ from epsilon_vae.autoencoder import Autoencoder, restore_on
 from epsilon_vae.config import ConfigError, is_generator
 from epsilon_vae.data.latents import Facts, LatentBatches, Latents
 from epsilon_vae.data.pipeline import BadRecords, Batch, TrainingBatches, evaluation_batches
-from epsilon_vae.data.sources import Record, Subset, evenly_spaced, open_source
+from epsilon_vae.data.records import Record
+from epsilon_vae.data.sources import Subset, evenly_spaced, open_source
 from epsilon_vae.encoding import ChannelStatistics
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh

@@ -15,7 +15,7 @@ import urllib.parse
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from epsilon_vae.data.sources import Record, pack
+from epsilon_vae.data.records import Record, pack
 from tests.conftest import ROOT
 
 pytest.importorskip("gcsfs", reason="gs:// needs gcsfs: pip install -e '.[gcs]'")

@@ -13,7 +13,8 @@ from PIL import Image
 
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.pipeline import BadRecords, TrainingBatches, evaluation_batches
-from epsilon_vae.data.sources import Folder, Photos, Record
+from epsilon_vae.data.records import Record
+from epsilon_vae.data.sources import Folder, Photos
 from epsilon_vae.data.transforms import to_uint8
 from tests.conftest import ROOT
 

@@ -16,16 +16,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from epsilon_vae.data.decode import DataError, read_image
-from epsilon_vae.data.sources import (
-    PHOTOS,
-    Photos,
-    Record,
-    Subset,
-    evenly_spaced,
-    open_source,
-    pack,
-    unpack,
-)
+from epsilon_vae.data.records import Record, pack, unpack
+from epsilon_vae.data.sources import PHOTOS, Photos, Subset, evenly_spaced, open_source
 from tests.conftest import ROOT
 
 

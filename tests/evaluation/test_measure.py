@@ -9,7 +9,8 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
 from epsilon_vae.data.decode import DataError
-from epsilon_vae.data.sources import Photos, Record
+from epsilon_vae.data.records import Record
+from epsilon_vae.data.sources import Photos
 from epsilon_vae.evaluation import measure, results
 from epsilon_vae.evaluation.measures import Measures
 from epsilon_vae.evaluation.subjects import Subject

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from epsilon_vae.data.sources import Photos
-from epsilon_vae.evaluation import evaluation, generation, protocol
+from epsilon_vae.evaluation import evaluation, protocol, samples
 from epsilon_vae.evaluation.measures import Measures
 from epsilon_vae.evaluation.subjects import PictureFolder
 from epsilon_vae.parallel.mesh import make_mesh
@@ -36,7 +36,7 @@ def measures():
             return shared
 
         patch.setattr(evaluation, "Measures", make)
-        patch.setattr(generation, "Measures", make)
+        patch.setattr(samples, "Measures", make)
         yield shared
 
 
@@ -80,11 +80,9 @@ def test_pictures_equal_to_their_originals_have_an_rfid_of_0(tmp_path, monkeypat
 def test_generated_images_equal_to_the_reference(tmp_path):
     images = ((training_images(12, SIZE) + 1) * 127.5).astype(np.uint8)
     np.savez(tmp_path / "real.npz", arr_0=images)
-    samples = write_folder(tmp_path / "samples", images, (f"{i:02d}" for i in range(12)))
+    folder = write_folder(tmp_path / "samples", images, (f"{i:02d}" for i in range(12)))
     output = tmp_path / "out"
-    generation.evaluate_samples(
-        samples, str(tmp_path / "real.npz"), PAPER, str(output), make_mesh()
-    )
+    samples.evaluate_samples(folder, str(tmp_path / "real.npz"), PAPER, str(output), make_mesh())
     [row] = json.loads((output / "results.json").read_text())["rows"]
     assert row["fid"] == pytest.approx(0, abs=1e-3)
     assert (row["precision"], row["recall"]) == (1, 1)

@@ -1,0 +1,88 @@
+"""Files on disk or in a bucket, by paths that may be URLs, as gs://BUCKET/FOLDER."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import fsspec
+
+from epsilon_vae.data.decode import DataError
+
+# What tells that a file has changed, of local ones and those of buckets.
+_FILE_FACTS = ("size", "mtime", "updated", "LastModified")
+
+
+def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of a path or URL, and the path in it.
+
+    Raises:
+      DataError: what reads such URLs is not installed, or knows none of this kind.
+    """
+    try:
+        return fsspec.core.url_to_fs(path)
+    except (ImportError, ValueError) as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def hash_files(entries: Mapping[str, Mapping[str, Any]]) -> str:
+    """Another one when files come, go or change, as far as is seen without reading them.
+
+    Args:
+      entries: of files by path, as their file system lists them.
+    """
+    facts = {path: [str(entry.get(key)) for key in _FILE_FACTS] for path, entry in entries.items()}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def list_files(files: fsspec.AbstractFileSystem, root: str, path: str) -> dict[str, dict]:
+    """What the file system says of the files below `root` that are not hidden, as their 'size'.
+
+    By their paths relative to `root`; links are followed.
+
+    Args:
+      files: file system.
+      root: in it.
+      path: how the user names it.
+
+    Raises:
+      DataError: no such folder, or one that may not be read.
+    """
+    # Not files.walk: that keeps silent about subfolders that may not be read.
+    root = root.rstrip("/")
+    found, folders, seen = {}, [root], {os.path.realpath(root)}
+    try:
+        if files.info(root)["type"] != "directory":
+            raise FileNotFoundError(root)
+        while folders:
+            folder = folders.pop()
+            for entry in files.ls(folder, detail=True):
+                name = entry["name"].rstrip("/")
+                if name == folder or name.rsplit("/", 1)[-1].startswith("."):
+                    continue
+                is_link = entry.get("islink", False)
+                if entry["type"] != "directory" and not (is_link and files.isdir(name)):
+                    found[name[len(root) + 1 :]] = entry
+                elif not is_link or os.path.realpath(name) not in seen:
+                    folders.append(name)
+                    seen.add(os.path.realpath(name) if is_link else name)
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: no such folder; config.data.path needs the splits, train and val, as "
+            "subfolders, and config.data.val_split says if val has another name"
+        ) from None
+    except Exception as error:  # a cloud's client raises its own kinds
+        raise DataError(f"{path}: cannot be read ({reason(error)}); check its rights") from error
+    return found
+
+
+def url(files: fsspec.AbstractFileSystem, path: str) -> str:
+    """Of a path in a file system, as other libraries are told it."""
+    return path if "file" in files.protocol else files.unstrip_protocol(path)
+
+
+def reason(error: Exception) -> str:
+    """The system's words, or the first line of what a library says."""
+    words = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return words.splitlines()[0]

@@ -3,9 +3,9 @@
 `python -m benchmarks.generation` counts, by XLA on unoptimized programs, allocating no parameters:
 DiT-XL/2 on the latents of each config (250 DDPM steps, no guidance: the paper's Table 4), and its
 decoder at its number of steps. Where there is a GPU or TPU, or with `--time`, it also times the
-sampler of latents, the decoder on a batch, and on its images one by one as `Autoencoder.decode`
-does, on random weights, in turn: medians of five rounds after one to warm up. `--timed_steps=50`
-times so many of the 250 steps and multiplies. Ratios are to the first config.
+sampler of latents, the decoder on a batch, and on its first eight images one by one, as
+`Autoencoder.decode` does, on random weights, in turn: medians of three rounds after one to warm up.
+`--timed_steps=50` times so many of the 250 steps and multiplies. Ratios are to the first config.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from epsilon_vae.diffusion.time import SPACINGS, respaced
 from epsilon_vae.models.dit import ClassDiT, DiT
 from epsilon_vae.models.generator import Generator
 
-RESOLUTION, NUM_CLASSES, STEPS, ROUNDS = 256, 1000, 250, 5
+RESOLUTION, NUM_CLASSES, STEPS, ROUNDS = 256, 1000, 250, 3
 
 
 class System:
@@ -65,8 +65,7 @@ class System:
 
     def decode(self, params: dict, latents: jax.Array) -> jax.Array:
         """Images of latents, all at once."""
-        key = jax.random.key(0)
-        return self.networks.decode(params, self.process, latents, self.times, key)
+        return self.networks.decode(params, self.process, latents, self.times, jax.random.key(0))
 
     def decode_singly(self, params: dict, latents: jax.Array) -> jax.Array:
         """Images of latents, one by one."""
@@ -86,22 +85,24 @@ def measure(systems: dict[str, System], batch_size: int, steps: int) -> dict[str
     calls = []
     for system in systems.values():
         latents = jax.random.normal(jax.random.key(1), (batch_size, *system.shape))
-        decoder = random_weights(system.decoder_params), latents
-        sample = functools.partial(system.sample, steps=steps)
-        calls += [(sample, (dit_params, labels)), (system.decode, decoder)]
-        calls += [(system.decode_singly, decoder)]
+        params = random_weights(system.decoder_params)
+        sample = functools.partial(system.sample, steps=steps), (dit_params, labels)
+        decode, singly = (params, latents), (params, latents[:8])
+        calls += [sample, (system.decode, decode), (system.decode_singly, singly)]
     start = time.monotonic()
     with ThreadPoolExecutor() as pool:
-        lowered = [jax.jit(function).lower(*arguments) for function, arguments in calls]
-        programs = list(pool.map(lambda program: program.compile(), lowered))
-    print(f"{len(programs)} programs, compiled in {time.monotonic() - start:.0f} s", flush=True)
+        lowered = (jax.jit(function).lower(*arguments) for function, arguments in calls)
+        compiling = [pool.submit(program.compile) for program in lowered]
+        programs = [program.result() for program in compiling]
+    print(f"{len(programs)} programs compiled in {time.monotonic() - start:.0f} s", flush=True)
     seconds = np.zeros((1 + ROUNDS, len(calls)))
     for times in seconds:
         for i, (program, (_, arguments)) in enumerate(zip(programs, calls, strict=True)):
             start = time.monotonic()
             jax.block_until_ready(program(*arguments))
             times[i] = time.monotonic() - start
-    medians = np.median(seconds[1:], axis=0).reshape(-1, 3) * [STEPS / steps, 1, 1]
+    medians = np.median(seconds[1:], axis=0).reshape(-1, 3)
+    medians *= [STEPS / steps, 1, batch_size / min(8, batch_size)]
     return dict(zip(systems, medians.tolist(), strict=True))
 
 
@@ -123,6 +124,7 @@ def main() -> None:
     parser.add_argument("--timed_steps", type=int, default=STEPS)
     arguments = parser.parse_args()
     systems = {name: System(name, arguments.size) for name in arguments.configs}
+    print(f"DiT-{arguments.size.upper()}/2: GFLOP an evaluation, TFLOP an image")
     rows = {}
     for name, system in systems.items():
         dit, decoder = system.flops()
@@ -130,15 +132,12 @@ def main() -> None:
         rows[name] = [dit / 1e9, decoder / 1e9, latents, decoding, latents + decoding]
     first = rows[arguments.configs[0]][-1]
     rows = {name: [*row, first / row[-1]] for name, row in rows.items()}
-    print(f"DiT-{arguments.size.upper()}/2: GFLOP an evaluation, TFLOP an image")
     print_table("DiT,decoder,latents,decoding,both,ratio", rows)
     if not arguments.time and jax.default_backend() == "cpu":
         return
     batch_size, steps = arguments.batch_size, arguments.timed_steps
-    print(
-        f"{jax.devices()[0].device_kind}: seconds for {batch_size} images on one device, ", end=""
-    )
-    print(f"images a second; {steps} steps of latents timed, times {STEPS / steps:g}", flush=True)
+    print(f"{jax.devices()[0].device_kind}: seconds for {batch_size} images, images a second")
+    print(f"(of the latents {steps} steps timed, times {STEPS / steps:g})", flush=True)
     seconds = measure(systems, batch_size, steps)
     rates = {n: batch_size / (latents + decode) for n, (latents, decode, _) in seconds.items()}
     first = rates[arguments.configs[0]]

@@ -17,7 +17,7 @@ from epsilon_vae.diffusion.path import Direct, Process
 from epsilon_vae.diffusion.time import SPACINGS
 from epsilon_vae.models.autoencoder import Networks
 from epsilon_vae.parallel import hosts
-from epsilon_vae.parallel.batch import share_images
+from epsilon_vae.parallel.batch import in_groups, share_images
 from epsilon_vae.parallel.mesh import make_mesh, replicated
 
 
@@ -26,8 +26,9 @@ class Autoencoder:
 
     Images are uint8 in [0, 255] or float in [-1, 1], `[H, W, 3]` or `[B, H, W, 3]`, of any height
     and width. The same seed gives the same result; every image of a batch is decoded from the same
-    noise, and on its own, so that its result does not depend on the batch. The devices of `mesh`
-    share the images of a batch, and the rows of each over `space`; all its processes call alike.
+    noise, and worked on on its own (or with `group_size` others, in groups that are filled up), so that its
+    result does not depend on the batch. The devices of `mesh` share the images of a batch, and the
+    rows of each over `space`; all its processes call alike.
 
     Attributes:
       config: that it was trained with.
@@ -47,13 +48,18 @@ class Autoencoder:
         config: ml_collections.ConfigDict | None = None,
         step: int | None = None,
         mesh: Mesh | None = None,
+        group_size: int = 1,
     ):
         self.networks, self.process, self.params = networks, process, params
         self.config, self.step = config, step
         self.spacing = spacing
         mesh = mesh or _local_mesh(space=1)
-        self._encode = share_images(functools.partial(encode_images, networks), mesh)
-        self._decode = share_images(functools.partial(decode_latents, networks, process), mesh)
+        encode = functools.partial(encode_images, networks)
+        decode = functools.partial(decode_latents, networks, process)
+        self._encode, self._decode = (
+            share_images(in_groups(function, group_size), mesh, group_size)
+            for function in (encode, decode)
+        )
         self._follow = jax.jit(functools.partial(follow_latents, networks, process))
 
     def encode(self, images: np.ndarray) -> np.ndarray:
@@ -156,11 +162,8 @@ class Autoencoder:
 
 
 def encode_images(networks: Networks, params: dict, images: jax.Array) -> jax.Array:
-    """Latents `[B, h, w, n_z]` of images `[B, H, W, 3]` in [-1, 1], of sizes the networks take.
-
-    One image at a time, so that no image's rounding depends on the batch.
-    """
-    return jax.lax.map(lambda image: networks.encode(params, image[None])[0], images)
+    """Latents `[B, h, w, n_z]` of images `[B, H, W, 3]` in [-1, 1], of sizes the networks take."""
+    return networks.encode(params, images)
 
 
 def decode_latents(
@@ -169,7 +172,7 @@ def decode_latents(
     whole: tuple[dict, jax.Array, jax.Array],
     latents: jax.Array,
 ) -> jax.Array:
-    """Images `[B, H, W, 3]` from latents `[B, h, w, n_z]`, one at a time.
+    """Images `[B, H, W, 3]` from latents `[B, h, w, n_z]`.
 
     Args:
       networks: the Flax modules.
@@ -179,7 +182,7 @@ def decode_latents(
     """
     params, times, seed = whole
     key = jax.random.key(seed)
-    return jax.lax.map(lambda z: networks.decode(params, process, z[None], times, key)[0], latents)
+    return networks.decode(params, process, latents, times, key)
 
 
 def follow_latents(
@@ -218,6 +221,7 @@ def restore_on(
     step: int | None = None,
     weights: str = "ema",
     spacing: str | None = None,
+    group_size: int = 1,
 ) -> Autoencoder:
     """The autoencoder of a run, on a mesh; its processes call alike.
 
@@ -227,6 +231,7 @@ def restore_on(
       step: of the checkpoint; None for the newest that process 0 finds.
       weights: 'ema' or 'raw'.
       spacing: of the decoder's times; None for the config's.
+      group_size: images that a device works on together; more are faster.
 
     Raises:
       CheckpointError: no checkpoint there, or not of this step.
@@ -254,6 +259,7 @@ def restore_on(
         config,
         int(step_directory.name),
         mesh,
+        group_size,
     )
 
 

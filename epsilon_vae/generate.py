@@ -21,7 +21,7 @@ from epsilon_vae.config import ConfigError
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.generation import generate_images, plan_generation
-from epsilon_vae.generator import TrainedGenerator, restore_generator
+from epsilon_vae.generator import IMAGES_A_DEVICE, TrainedGenerator, restore_generator
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
 
@@ -112,7 +112,8 @@ def _generate() -> int:
     workdir = AUTOENCODER.value or trained.config.autoencoder.workdir
     if not workdir:
         raise UsageError("--autoencoder is missing: name the folder of the autoencoder's run")
-    autoencoder = restore_on(mesh, workdir, _newest(workdir, AUTOENCODER_STEP.value))
+    autoencoder_step = _newest(workdir, AUTOENCODER_STEP.value)
+    autoencoder = restore_on(mesh, workdir, autoencoder_step, group_size=IMAGES_A_DEVICE)
     plan = plan_generation(
         trained,
         autoencoder,

@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 import epsilon_vae
-from epsilon_vae.autoencoder import Autoencoder
+from epsilon_vae.autoencoder import Autoencoder, restore_on
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.latents import Latents
 from epsilon_vae.data.named import open_data
-from epsilon_vae.encoding import encode_data
+from epsilon_vae.encoding import IMAGES_A_DEVICE, encode_data
+from epsilon_vae.parallel.mesh import make_mesh
 from tests.conftest import NUM_IMAGES, finish, start_together
 
 MODULE = "epsilon_vae.encode"
@@ -25,7 +26,9 @@ MODULE = "epsilon_vae.encode"
 
 @pytest.fixture(scope="module")
 def autoencoder(finished_run) -> Autoencoder:
-    return epsilon_vae.restore(str(finished_run[0]))
+    """As the command restores it: encoded in groups, a digit may be another than one by one."""
+    mesh = make_mesh(devices=jax.devices()[:1])
+    return restore_on(mesh, str(finished_run[0]), group_size=IMAGES_A_DEVICE)
 
 
 @pytest.fixture(scope="module")

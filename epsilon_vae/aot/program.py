@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -17,7 +18,7 @@ from epsilon_vae.aot.chips import Topology
 from epsilon_vae.autoencoder import decode_latents, encode_images
 from epsilon_vae.config import check
 from epsilon_vae.diffusion.time import SPACINGS
-from epsilon_vae.parallel.batch import jit_shared
+from epsilon_vae.parallel.batch import in_groups, jit_shared
 from epsilon_vae.parallel.mesh import make_mesh, replicated
 from epsilon_vae.parallel.sharding import BATCH_AXES
 from epsilon_vae.training.flops import jaxpr_flops, parameter_counts
@@ -115,8 +116,9 @@ def reconstruction(
     times = SPACINGS[config.flow.spacing](config.flow.nfe)
 
     def reconstruct(whole: tuple, images: jax.Array) -> jax.Array:
-        latents = encode_images(networks, whole[0], images)
-        return decode_latents(networks, process, whole, latents)
+        encode = in_groups(functools.partial(encode_images, networks), 1)
+        decode = in_groups(functools.partial(decode_latents, networks, process), 1)
+        return decode(whole, encode(whole[0], images))
 
     def shape_of(x, *spec) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, P(*spec)))

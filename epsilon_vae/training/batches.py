@@ -15,13 +15,12 @@ from epsilon_vae.data.latents import Facts, LatentBatches, Latents
 from epsilon_vae.data.pipeline import BadRecords, Batch, TrainingBatches, evaluation_batches
 from epsilon_vae.data.records import Record
 from epsilon_vae.data.sources import Subset, evenly_spaced, open_source
-from epsilon_vae.encoding import ChannelStatistics
+from epsilon_vae.encoding import IMAGES_A_DEVICE, ChannelStatistics
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
 
 # Of how many images the mean and deviation are taken, by which encoded images are normalized.
 NORMALIZATION_IMAGES = 1024
-NORMALIZATION_BATCH = 16
 
 
 class EncodedBatches(Iterator[Batch]):
@@ -108,7 +107,8 @@ def open_batches(config: ml_collections.ConfigDict, places: np.ndarray) -> Batch
     workdir = config.autoencoder.workdir
     # A run that goes on may save a step before another process looks.
     step = hosts.from_first(int(checkpoint.find_step(workdir).name))
-    autoencoder = restore_on(make_mesh(devices=jax.local_devices()), workdir, step)
+    mesh = make_mesh(devices=jax.local_devices())
+    autoencoder = restore_on(mesh, workdir, step, group_size=IMAGES_A_DEVICE)
     facts = _measure(autoencoder, workdir, source, data.resolution)
     _check_facts(config, facts, workdir)
     return EncodedBatches(images, autoencoder, facts)
@@ -122,7 +122,7 @@ def _measure(
     crops = resolution, "center_crop_adm"
     bad_records = BadRecords(1, len(some))
     statistics = []
-    for batch in evaluation_batches(some, NORMALIZATION_BATCH, *crops, bad_records):
+    for batch in evaluation_batches(some, IMAGES_A_DEVICE, *crops, bad_records):
         latents = autoencoder.encode(batch["image"])[batch["mask"]]
         statistics.append(ChannelStatistics.of(latents))
     found = functools.reduce(ChannelStatistics.merge, statistics)

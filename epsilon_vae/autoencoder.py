@@ -26,7 +26,7 @@ class Autoencoder:
 
     Images are uint8 in [0, 255] or float in [-1, 1], `[H, W, 3]` or `[B, H, W, 3]`, of any height
     and width. The same seed gives the same result; every image of a batch is decoded from the same
-    noise, and worked on on its own (or with `group_size` others, in groups that are filled up), so that its
+    noise. A device works on images one by one, or in groups of `group_size`, filled up, so that a
     result does not depend on the batch. The devices of `mesh` share the images of a batch, and the
     rows of each over `space`; all its processes call alike.
 

@@ -113,6 +113,11 @@ def generate_images(
     hosts.meet("images written")
     if hosts.is_first() and not is_done:
         images = ImageSet(str(folder / "images"))
+        if len(images) != plan["num_images"]:
+            raise DataError(
+                f"--output={folder}: {len(images)} of {plan['num_images']} images are seen; name a "
+                "folder on a disk that the hosts of all processes share"
+            )
         first = next(images.batches(GRID_IMAGES))
         with writing(folder / "grid.png"):
             Image.fromarray(grid(first)).save(folder / "grid.png")

@@ -124,7 +124,7 @@ def _measure(
     statistics = []
     for batch in evaluation_batches(some, IMAGES_A_DEVICE, *crops, bad_records):
         latents = autoencoder.encode(batch["image"])[batch["mask"]]
-        statistics.append(ChannelStatistics.of(latents))
+        statistics += [ChannelStatistics.of(latents)] if len(latents) else []
     found = functools.reduce(ChannelStatistics.merge, statistics)
     made_by = autoencoder.provenance(workdir)
     classes = list(getattr(source, "classes", ()))

@@ -57,7 +57,7 @@ def markdown(groups: dict[Group, list[dict]], paper: dict[str, float | None]) ->
 
 
 def _mean_and_deviation(column: str, values: np.ndarray) -> str:
-    """The deviation has the decimals of the mean; there is none of one value, or an infinite one."""
+    """The deviation has as many decimals as the mean; there is none of one value."""
     text = cell(column, values.mean())["text"]
     if len(values) < 2 or not np.isfinite(values).all():
         return text

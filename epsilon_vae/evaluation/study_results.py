@@ -50,13 +50,19 @@ def markdown(groups: dict[Group, list[dict]], paper: dict[str, float | None]) ->
         cells = [variant, str(nfe), str(len(rows))]
         for name in columns:
             values = np.array([row[name] for row in rows], np.float64)
-            text = cell(name, values.mean())["text"]
-            if len(values) > 1:
-                text += f" ± {cell(name, values.std(ddof=1))['text']}"
-            cells.append(text)
+            cells.append(_mean_and_deviation(name, values))
         found = paper[variant]
         lines.append(table_line([*cells, NOT_MEASURED if found is None else f"*{found:.2f}*"]))
     return "\n".join(lines) + "\n"
+
+
+def _mean_and_deviation(column: str, values: np.ndarray) -> str:
+    """The deviation has as many decimals as the mean; there is none of one value."""
+    text = cell(column, values.mean())["text"]
+    if len(values) < 2 or not np.isfinite(values).all():
+        return text
+    scale = 1000 if column == "decode_seconds" else 1  # which is told in ms
+    return f"{text} ± {scale * values.std(ddof=1):.{len(text.partition('.')[2])}f}"
 
 
 def draw(groups: dict[Group, list[dict]]) -> Figure:

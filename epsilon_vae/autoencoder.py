@@ -3,6 +3,8 @@
 import functools
 import hashlib
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import ml_collections
@@ -261,6 +263,25 @@ def restore_on(
         mesh,
         group_size,
     )
+
+
+def step_for(latents: Mapping[str, Any], workdir: str) -> int:
+    """The step of the autoencoder in `workdir` that decodes latents, as process 0 finds it.
+
+    It is the one that made them, where they were made by this run and it is still there; else the
+    newest, which a decoder on the same frozen encoder may be.
+
+    Args:
+      latents: their `provenance`.
+      workdir: of the run.
+
+    Raises:
+      CheckpointError: no checkpoint there.
+    """
+    newest, step = int(checkpoint.find_step(workdir).name), latents["step"]
+    is_same = workdir.rstrip("/") == latents["workdir"].rstrip("/")
+    is_there = is_same and step in checkpoint.saved_steps(workdir)
+    return hosts.from_first(step if is_there else newest)
 
 
 def _local_mesh(space: int) -> Mesh:

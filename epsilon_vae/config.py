@@ -13,6 +13,7 @@ import ml_collections
 
 from epsilon_vae import keys
 
+DDPM_STEPS = 1000
 # Of the keys that both kinds of config have with other values, the types are the same.
 ANY = keys.SHARED | keys.GENERATOR | keys.AUTOENCODER
 
@@ -41,7 +42,7 @@ def check_key(key: str, value: object, known: dict[str, keys.Key] = ANY) -> None
     """Raises `ConfigError` unless `key` exists."""
     if key not in known:
         near = difflib.get_close_matches(key, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "configs/common.py lists the keys"
+        hint = f"did you mean {near[0]}?" if near else "epsilon_vae/keys.py lists them"
         raise ConfigError(f"config.{key} = {value!r}: there is no such key; {hint}")
 
 
@@ -147,10 +148,24 @@ def _check_generator(flat: dict) -> None:
         raise ConfigError(
             "config.model.generator.learned_sigma = True: only flow.process = 'ddpm' has a variance"
         )
-    if flat["eval.guidance"] != 1 and not flat["model.generator.num_classes"]:
+    if is_ddpm and flat["flow.nfe"] > DDPM_STEPS:
+        raise ConfigError(f"config.flow.nfe = {flat['flow.nfe']}: DDPM has {DDPM_STEPS} steps")
+    check_guidance("config.eval.guidance", flat["eval.guidance"], flat)
+
+
+def check_guidance(name: str, scale: float, flat: dict) -> None:
+    """Raises `ConfigError` where a generator cannot be guided: it knows no labels, or all images'.
+
+    Args:
+      name: of the setting, for the message.
+      scale: of the guidance.
+      flat: the generator's config, flat.
+    """
+    classes, dropout = flat["model.generator.num_classes"], flat["loss.label_dropout"]
+    if scale != 1 and not (classes and dropout):
         raise ConfigError(
-            f"config.eval.guidance = {flat['eval.guidance']}: model.generator.num_classes = 0 has "
-            "no labels to guide by; take 1"
+            f"{name} = {scale:g}: guidance needs model.generator.num_classes and "
+            f"loss.label_dropout, which are {classes} and {dropout:g}; take 1, which is none"
         )
 
 

@@ -84,7 +84,7 @@ def _public_latents(config: ml_collections.ConfigDict) -> Facts:
     """Of the latents that DiT's public weights generate: those of `config.autoencoder.workdir`.
 
     Raises:
-      ConfigError: it is not named.
+      ConfigError: it is not named, or no such autoencoder.
       CheckpointError: it is no run.
     """
     workdir = config.autoencoder.workdir
@@ -93,9 +93,16 @@ def _public_latents(config: ml_collections.ConfigDict) -> Facts:
             "config.autoencoder.workdir = '': name the run of the autoencoder that decodes what "
             "these weights generate, as --from made it of SD-VAE's"
         )
-    shape = builders.latents_shape(config)
+    shape, vae = builders.latents_shape(config), restore(workdir)
+    f, n_z, bottleneck = vae.networks.f, vae.networks.encoder.n_z, vae.config.model.bottleneck.name
+    if (f, n_z, bottleneck) != (config.autoencoder.f, config.autoencoder.n_z, "kl"):
+        raise ConfigError(
+            f"config.autoencoder.workdir = {workdir!r}: f {f}, n_z {n_z}, bottleneck {bottleneck}; "
+            f"the weights are of SD-VAE's latents, f {config.autoencoder.f}, n_z "
+            f"{config.autoencoder.n_z}, kl"
+        )
     mean, std = [0.0] * shape[-1], [1 / LATENT_SCALE] * shape[-1]
-    return Facts(list(shape), mean, std, [], restore(workdir).provenance(workdir))
+    return Facts(list(shape), mean, std, [], vae.provenance(workdir))
 
 
 def _to_generator(

@@ -14,13 +14,13 @@ import jax
 from absl import app, flags, logging
 
 from epsilon_vae import checkpoint, command_line
-from epsilon_vae.autoencoder import restore_on
+from epsilon_vae.autoencoder import restore_on, step_for
 from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.command_line import UsageError, exit_codes, exit_with, one_line
-from epsilon_vae.config import ConfigError
+from epsilon_vae.config import DDPM_STEPS, ConfigError, check_guidance, flatten
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.diffusion.guidance import Guidance
-from epsilon_vae.generation import generate_images, plan_generation
+from epsilon_vae.generation import begun, generate_images, plan_generation
 from epsilon_vae.generator import IMAGES_A_DEVICE, TrainedGenerator, restore_generator
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
@@ -108,12 +108,17 @@ def main(argv: Sequence[str]) -> None:
 
 def _generate() -> int:
     mesh = make_mesh(devices=jax.local_devices())
-    trained = restore_generator(mesh, WORKDIR.value, _newest(WORKDIR.value, STEP.value))
+    before = begun(OUTPUT.value) if hosts.is_first() else {}
+    step = _step(WORKDIR.value, STEP.value, before.get("generator", {}))
+    trained = restore_generator(mesh, WORKDIR.value, step)
+    _check_sampling(trained)
     workdir = AUTOENCODER.value or trained.config.autoencoder.workdir
     if not workdir:
         raise UsageError("--autoencoder is missing: name the folder of the autoencoder's run")
-    autoencoder_step = _newest(workdir, AUTOENCODER_STEP.value)
-    autoencoder = restore_on(mesh, workdir, autoencoder_step, group_size=IMAGES_A_DEVICE)
+    step = AUTOENCODER_STEP.value
+    if step is None:
+        step = step_for(trained.facts.made_by, workdir)
+    autoencoder = restore_on(mesh, workdir, step, group_size=IMAGES_A_DEVICE)
     plan = plan_generation(
         trained,
         autoencoder,
@@ -131,11 +136,24 @@ def _generate() -> int:
     return generate_images(trained, autoencoder, plan, OUTPUT.value)
 
 
-def _newest(workdir: str, step: int | None) -> int:
-    """The step, or the newest that process 0 finds: a run that goes on may save one meanwhile."""
-    if step is None:
-        step = hosts.from_first(int(checkpoint.find_step(workdir).name))
-    return step
+def _step(workdir: str, step: int | None, before: dict) -> int:
+    """The step that is asked for; else that of images begun before, or the newest, by process 0.
+
+    A run that goes on may save one meanwhile.
+    """
+    if step is not None:
+        return step
+    if before.get("workdir") == workdir:
+        return hosts.from_first(before["step"])
+    return hosts.from_first(int(checkpoint.find_step(workdir).name))
+
+
+def _check_sampling(trained: TrainedGenerator) -> None:
+    """Raises `ConfigError` for guidance of what cannot be guided, `UsageError` for too many steps."""
+    flat = flatten(trained.config)
+    check_guidance("--guidance", GUIDANCE.value, flat)
+    if flat["flow.process"] == "ddpm" and (STEPS.value or 0) > DDPM_STEPS:
+        raise UsageError(f"--steps={STEPS.value}: DDPM has {DDPM_STEPS}")
 
 
 def _classes(trained: TrainedGenerator) -> list[int]:

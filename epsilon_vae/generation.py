@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from epsilon_vae.autoencoder import Autoencoder
-from epsilon_vae.data.decode import DataError
+from epsilon_vae.data.decode import DataError, list_images
 from epsilon_vae.data.shards import check_space, save_json, writing
 from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.diffusion.guidance import Guidance
@@ -26,6 +26,7 @@ from epsilon_vae.evaluation.sampling import grid
 from epsilon_vae.generator import IMAGES_A_DEVICE, TrainedGenerator
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
+from epsilon_vae.training.workdir import is_seen
 from epsilon_vae.versions import versions
 
 PLAN, NPZ = "generation.json", "images.npz"
@@ -102,7 +103,9 @@ def generate_images(
     missing = [] if is_done else [i for i in own if not _part_folder(folder, i).exists()]
     num_missing = hosts.total(sum(len(parts[i]) for i in missing))
     if num_missing:
-        check_space(folder, num_missing * 3 * trained.config.data.resolution**2, "images")
+        copies = 2 if plan["format"] == "npz" else 1  # which is made of the PNGs
+        size = copies * num_missing * 3 * trained.config.data.resolution**2
+        check_space(folder, size, "images")
         draw = _drawing(trained, autoencoder, plan)
         total = sum(len(parts[i]) for i in missing)
         hidden = None if hosts.is_first() else True  # None: shown on a terminal
@@ -111,21 +114,24 @@ def generate_images(
                 images = [image for batch in _batches(parts[i]) for image in draw(batch, bar)]
                 _write_part(_part_folder(folder, i), parts[i], images)
     hosts.meet("images written")
-    if hosts.is_first() and not is_done:
-        images = ImageSet(str(folder / "images"))
-        if len(images) != plan["num_images"]:
-            raise DataError(
-                f"--output={folder}: {len(images)} of {plan['num_images']} images are seen; name a "
-                "folder on a disk that the hosts of all processes share"
-            )
-        first = next(images.batches(GRID_IMAGES))
-        with writing(folder / "grid.png"):
-            Image.fromarray(grid(first)).save(folder / "grid.png")
-        if plan["format"] == "npz":
-            _join(images, folder / NPZ, first.shape[1:])
-            shutil.rmtree(folder / "images")
+    if hosts.is_first():
+        if not is_done:
+            _finish(folder, plan)
+        if (folder / NPZ).exists():
+            shutil.rmtree(folder / "images", ignore_errors=True)
     hosts.meet("generation finished")
     return num_missing
+
+
+def _finish(folder: pathlib.Path, plan: dict[str, Any]) -> None:
+    """Writes the grid and, if it is asked for, one file of all images."""
+    is_seen(lambda: len(list_images(folder / "images")) == plan["num_images"])
+    images = ImageSet(str(folder / "images"))
+    first = next(images.batches(GRID_IMAGES))
+    with writing(folder / "grid.png"):
+        Image.fromarray(grid(first)).save(folder / "grid.png")
+    if plan["format"] == "npz":
+        _join(images, folder / NPZ, first.shape[1:])
 
 
 def _drawing(
@@ -157,8 +163,19 @@ def _part_folder(folder: pathlib.Path, part: int) -> pathlib.Path:
     return folder / "images" / f"part-{part:05d}"
 
 
+def begun(output: str) -> dict[str, Any]:
+    """The plan of images that are in the folder, finished or not; empty where there are none."""
+    path = pathlib.Path(output) / PLAN
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # what is wrong with it, `generate_images` says
+        return {}
+
+
 def _check_folder(folder: pathlib.Path, plan: dict[str, Any]) -> None:
     """Makes the folder, or sees that it holds images of the same plan."""
+    if not hosts.same_everywhere(json.dumps(plan)):
+        raise DataError("not the same flags or checkpoints for all processes")
     reason = ""
     if hosts.is_first():
         try:
@@ -171,6 +188,11 @@ def _check_folder(folder: pathlib.Path, plan: dict[str, Any]) -> None:
             reason = f"{folder}: {error}"
     if not hosts.all_agree(not reason):
         raise DataError(reason or f"{folder}: cannot be gone on with; process 0 says why")
+    if not hosts.all_agree(is_seen((folder / PLAN).exists)):
+        raise DataError(
+            f"--output={folder}: not the same folder for all processes; name one on a disk that "
+            "their hosts share"
+        )
 
 
 def _difference(folder: pathlib.Path, plan: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import common, tiny
+from configs import common, latent_diffusion, tiny
 from epsilon_vae import builders
 from epsilon_vae.config import ConfigError, check, check_override, differences, mesh_shape
 
@@ -35,6 +35,34 @@ def test_bad_value_names_key_value_and_way_out(key, value, way_out):
     message = str(error.value)
     assert f"config.{key}" in message and repr(value) in message and way_out in message
     assert "\n" not in message
+
+
+GENERATOR = [
+    ({"data.source": "photos"}, "autoencoder.workdir = '': source 'photos' is images"),
+    ({"data.resolution": 72}, "expected a multiple of 16, autoencoder.f times"),
+    ({"flow.spacing": "uniform"}, "config.flow.spacing = 'uniform': 'respaced' is for"),
+    ({"flow.nfe": 1001}, "config.flow.nfe = 1001: DDPM has 1000 steps"),
+    ({"loss.label_dropout": 0.0}, "eval.guidance = 4: guidance needs .*, which are 1000 and 0"),
+    ({"model.generator.num_classes": 0}, "guidance needs .*, which are 0 and 0.1; take 1"),
+    ({"model.generator.patch": 3}, "patch = 3: expected 1, 2 or 4"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), GENERATOR)
+def test_generator_that_makes_no_sense_is_refused(changes, words):
+    config = latent_diffusion.get_config()
+    check(config)
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ConfigError, match=words):
+        check(config)
+
+
+def test_variance_is_of_ddpm_alone():
+    config = latent_diffusion.rectified_flow(latent_diffusion.get_config())
+    check(config)
+    config.model.generator.learned_sigma = True
+    with pytest.raises(ConfigError, match="learned_sigma = True: only flow.process = 'ddpm'"):
+        check(config)
 
 
 def test_wrong_type_is_refused():

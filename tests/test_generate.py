@@ -154,8 +154,9 @@ def test_images_encoded_as_they_come_are_latents_of_their_crops(finished_run, tm
     state = batches.get_state()
     assert state["position"] == 8
     again = open_batches(config, np.arange(8))
-    facts = batches.facts._replace(mean=[1.0] * 8, std=[2.0] * 8)
+    facts = batches.facts._replace(mean=[1.0] * 8, std=[2.0] * 8, classes=["gone"])
     again.set_state({"position": 0, "latents": facts._asdict()})
+    assert again.facts == facts._replace(classes=[])
     expected = batches.facts.denormalize(batch["latents"])
     np.testing.assert_allclose(facts.denormalize(next(again)["latents"]), expected, atol=1e-5)
     batches.close(), again.close()
@@ -272,6 +273,7 @@ def test_bad_input_is_one_line(
             "--classes=cat,fish",
         ),
         "there is no class '2'": (*arguments, output, "--classes=2"),
+        "--checkpoint_step: ": (*arguments, output, "--checkpoint_step=x"),
         "but this decoder's encoder is another": (*arguments, output, "--autoencoder_step=4"),
         "is the run of an autoencoder": (f"--workdir={finished_run[0]}", output),
         "was begun with seed = 3, now it is 4": (

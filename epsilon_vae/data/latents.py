@@ -85,6 +85,15 @@ class Facts(NamedTuple):
         """Back to float32 as the decoder takes them."""
         return (latents.astype(np.float64) * self._scale() + self.mean).astype(np.float32)
 
+    def continuing(self, before: "Facts") -> "Facts":
+        """These, by the mean and deviation of a run that began on `before` and goes on on these.
+
+        Raises:
+          DataError: they are of another encoder.
+        """
+        before.check_encoder(self.made_by["encoder_sha256"])
+        return self._replace(mean=before.mean, std=before.std)
+
     def _scale(self) -> np.ndarray:
         std = np.array(self.std)
         return np.where(std > 0, std, 1)
@@ -208,10 +217,10 @@ class LatentBatches(EndlessBatches):
         return super().get_state() | {"latents": self.facts._asdict()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """As `EndlessBatches`'.
+        """As `EndlessBatches`'; mean and deviation are those that the run began with.
 
         Raises:
           DataError: the state is of another encoder's latents.
         """
-        Facts(**state["latents"]).check_encoder(self.facts.made_by["encoder_sha256"])
+        self.facts = self.facts.continuing(Facts(**state["latents"]))
         super().set_state(state)

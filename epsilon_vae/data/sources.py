@@ -120,6 +120,9 @@ class TFDS(Sequence[Record]):
       data_dir: TFDS's folder; '' for its default.
       split: of the set.
 
+    Attributes:
+      classes: names of the classes, if the set has them.
+
     Raises:
       DataError: not prepared, not as ArrayRecord, no such split, or no `image` in it.
     """
@@ -157,6 +160,7 @@ class TFDS(Sequence[Record]):
         self._has_class = "label" in features and isinstance(
             features["label"], tfds.features.ClassLabel
         )
+        self.classes = tuple(features["label"].names) if self._has_class else ()
 
     def __len__(self) -> int:
         return len(self._examples)

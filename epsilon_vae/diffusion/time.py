@@ -39,7 +39,7 @@ def respaced(nfe: int, num_steps: int = 1000) -> np.ndarray:
     """`[nfe + 1]` times at evenly spaced whole steps of `num_steps`, from the last to the first.
 
     Then 0. As Nichol & Dhariwal 2021 (arXiv 2102.09672) and DiT take 250 of 1000 steps: the step
-    before data is 1 / num_steps, however few there are.
+    before data is 1 / num_steps, however few there are, from 2 on.
     """
     steps = np.round(np.linspace(num_steps - 1, 0, nfe)) + 1
     return np.append(steps / num_steps, 0).astype(np.float32)

@@ -6,13 +6,12 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from epsilon_vae import builders, checkpoint
-from epsilon_vae.autoencoder import Autoencoder, restore_on
+from epsilon_vae import builders
+from epsilon_vae.autoencoder import Autoencoder, restore_on, step_for
 from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.diffusion.time import SPACINGS
 from epsilon_vae.generator import LatentSampler
-from epsilon_vae.parallel import hosts
 from epsilon_vae.training.batches import Batches
 
 
@@ -39,7 +38,7 @@ class SampleEvaluation:
         self._autoencoder: Autoencoder | None = None
         self._sampler: LatentSampler | None = None
         if workdir := config.autoencoder.workdir:
-            step = hosts.from_first(int(checkpoint.find_step(workdir).name))
+            step = step_for(batches.facts.made_by, workdir)
             self._autoencoder = restore_on(mesh, workdir, step)
             batches.facts.check_encoder(self._autoencoder.encoder_fingerprint())
 

@@ -11,6 +11,7 @@ import numpy as np
 from epsilon_vae import builders, checkpoint
 from epsilon_vae.autoencoder import Autoencoder, restore_on
 from epsilon_vae.config import ConfigError, is_generator
+from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.latents import Facts, LatentBatches, Latents
 from epsilon_vae.data.pipeline import BadRecords, Batch, TrainingBatches, evaluation_batches
 from epsilon_vae.data.records import Record
@@ -52,10 +53,8 @@ class EncodedBatches(Iterator[Batch]):
         return self._images.get_state() | {"latents": self.facts._asdict()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """As `LatentBatches`'; mean and deviation are those that the run began with."""
-        before = Facts(**state["latents"])
-        before.check_encoder(self.facts.made_by["encoder_sha256"])
-        self.facts = before
+        """As `LatentBatches`'."""
+        self.facts = self.facts.continuing(Facts(**state["latents"]))
         self._images.set_state(state)
 
     def close(self) -> None:
@@ -108,9 +107,10 @@ def open_batches(config: ml_collections.ConfigDict, places: np.ndarray) -> Batch
     # A run that goes on may save a step before another process looks.
     step = hosts.from_first(int(checkpoint.find_step(workdir).name))
     mesh = make_mesh(devices=jax.local_devices())
-    autoencoder = restore_on(mesh, workdir, step, group_size=IMAGES_A_DEVICE)
+    group_size = min(IMAGES_A_DEVICE, -(-len(places) // jax.local_device_count()))
+    autoencoder = restore_on(mesh, workdir, step, group_size=group_size)
     facts = _measure(autoencoder, workdir, source, data.resolution)
-    _check_facts(config, facts, workdir)
+    _check_facts(config, facts, data.path)
     return EncodedBatches(images, autoencoder, facts)
 
 
@@ -122,9 +122,12 @@ def _measure(
     crops = resolution, "center_crop_adm"
     bad_records = BadRecords(1, len(some))
     statistics = []
-    for batch in evaluation_batches(some, IMAGES_A_DEVICE, *crops, bad_records):
+    size = IMAGES_A_DEVICE * jax.local_device_count()
+    for batch in evaluation_batches(some, size, *crops, bad_records):
         latents = autoencoder.encode(batch["image"])[batch["mask"]]
         statistics += [ChannelStatistics.of(latents)] if len(latents) else []
+    if not statistics:
+        raise DataError(f"none of {len(some)} images can be read; check config.data.path")
     found = functools.reduce(ChannelStatistics.merge, statistics)
     made_by = autoencoder.provenance(workdir)
     classes = list(getattr(source, "classes", ()))
@@ -143,8 +146,8 @@ def _check_facts(config: ml_collections.ConfigDict, facts: Facts, path: str) -> 
             f"autoencoder.n_z make {expected}; set them to what made these"
         )
     num_classes = config.model.generator.num_classes
-    if num_classes and facts.classes and len(facts.classes) != num_classes:
+    if num_classes and len(facts.classes) != num_classes:
         raise ConfigError(
-            f"config.model.generator.num_classes = {num_classes}: {path} has {len(facts.classes)} "
-            "classes; set it to that, or to 0, which takes no labels"
+            f"config.model.generator.num_classes = {num_classes}: {path or config.data.source} has "
+            f"{len(facts.classes)} classes; set it to that, or to 0, which takes no labels"
         )

@@ -1,7 +1,6 @@
 """What a latent diffusion model learns (Peebles & Xie 2023): the process's target, by its square.
 
-Without the variational bound, as the paper trains its generators: a learned variance stays as it
-was initialised or imported.
+Without the variational bound, as the paper trains its generators: nothing trains a variance.
 """
 
 import dataclasses

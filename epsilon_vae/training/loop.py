@@ -15,7 +15,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from epsilon_vae import builders
-from epsilon_vae.checkpoint import Checkpointer, Restored, find_step, load_parts
+from epsilon_vae.checkpoint import OTHER_RUN, Checkpointer, Restored, find_step, load_parts
 from epsilon_vae.config import differences, is_generator
 from epsilon_vae.evaluation.reconstruction import HeldOutEvaluation
 from epsilon_vae.evaluation.sampling import SampleEvaluation
@@ -175,7 +175,8 @@ def load_init_weights(
     step_directory = find_step(workdir)
 
     def load(name: str, path: str, network: dict) -> dict:
-        return load_parts(step_directory, {path: network}, f"config.init.{name} = none")
+        way_out = OTHER_RUN if name == "generator" else f"config.init.{name} = none"
+        return load_parts(step_directory, {path: network}, way_out)
 
     params = {}
     for name, weights in networks.items():

@@ -89,6 +89,16 @@ def test_goes_on_at_a_position_and_shares_a_batch_among_processes(folder):
         resumed.set_state({"position": 8, "latents": facts._asdict()})
 
 
+def test_a_run_goes_on_by_the_statistics_that_it_began_with(folder):
+    """As one does whose weights were imported, or whose data set has grown."""
+    batches = LatentBatches(Latents(str(folder)), 4, seed=0)
+    before = batches.facts._replace(mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0], classes=["gone"])
+    batches.set_state({"position": 0, "latents": before._asdict()})
+    latents = next(batches)["latents"]
+    np.testing.assert_array_equal(latents, np.rint(latents))  # as stored
+    assert batches.get_state()["latents"] == before._replace(classes=[])._asdict()
+
+
 def test_facts_bring_latents_back(folder):
     source = Latents(str(folder))
     z = source[5].latents

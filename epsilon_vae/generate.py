@@ -149,7 +149,7 @@ def _step(workdir: str, step: int | None, before: dict) -> int:
 
 
 def _check_sampling(trained: TrainedGenerator) -> None:
-    """Raises `ConfigError` for guidance of what cannot be guided, `UsageError` for too many steps."""
+    """Raises `ConfigError` for guidance that cannot be, `UsageError` for too many steps."""
     flat = flatten(trained.config)
     check_guidance("--guidance", GUIDANCE.value, flat)
     if flat["flow.process"] == "ddpm" and (STEPS.value or 0) > DDPM_STEPS:

@@ -162,6 +162,30 @@ def test_images_encoded_as_they_come_are_latents_of_their_crops(finished_run, tm
     batches.close(), again.close()
 
 
+def test_ddpm_with_a_variance_on_images_encoded_as_they_come(images, finished_run, tmp_path):
+    """Two classes, guided; stopped and gone on with."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train").symlink_to(images)
+    changes = overrides(tmp_path / "data", finished_run, 1) | {
+        "data.source": "folder",
+        "data.crop": "random",
+        "flow.process": "ddpm",
+        "flow.time_sampling": "whole_steps",
+        "flow.spacing": "respaced",
+        "model.generator.learned_sigma": True,
+    }
+    workdir = str(tmp_path / "run")
+    for num_steps in (1, 2):
+        assert loop.train(config_of(changes | {"num_steps": num_steps}), workdir) is None
+    rows = read_metrics(tmp_path / "run")
+    assert [row["step"] for row in rows] == ["1", "2"]
+    assert 0.5 < float(rows[0]["loss/flow"]) < 1.5  # the noise's square, at first
+    assert Image.open(tmp_path / "run" / "samples" / "00000002.png").size == (96, 64)
+    trained = restore_generator(make_mesh(devices=jax.devices()[:1]), workdir)
+    assert trained.facts.classes == ["cat", "dog"] and trained.step == 2
+    assert trained.generator.process.variance == "learned"
+
+
 def test_a_sample_is_of_seed_number_and_label_alone(trained):
     mesh = make_mesh(devices=jax.devices()[:1])
     sampler = trained.sampler(2, Guidance(3.0), mesh)
@@ -273,7 +297,6 @@ def test_bad_input_is_one_line(
             "--classes=cat,fish",
         ),
         "there is no class '2'": (*arguments, output, "--classes=2"),
-        "--checkpoint_step: ": (*arguments, output, "--checkpoint_step=x"),
         "but this decoder's encoder is another": (*arguments, output, "--autoencoder_step=4"),
         "is the run of an autoencoder": (f"--workdir={finished_run[0]}", output),
         "was begun with seed = 3, now it is 4": (

@@ -97,6 +97,23 @@ def check_overrides(argv: Sequence[str]) -> None:
             check_override(override[1], override[2])
 
 
+def read_flags(argv: Sequence[str]) -> list[str]:
+    """absl's flags, parsed, for doors with a `--config`; what is left of the command line.
+
+    Raises:
+      ConfigError, UsageError, flags.Error: an override that is wrong, or another flag.
+    """
+    check_overrides(argv)
+    try:
+        return flags.FLAGS(argv)
+    except (AttributeError, KeyError) as error:  # ml_collections', of a key that others have
+        key = str(error).strip("\"'")
+        raise UsageError(
+            f"--config.…{key}: this config has no such key; autoencoders' and generators' have "
+            "each some that the others have not (epsilon_vae/keys.py)"
+        ) from error
+
+
 def parse(
     argv: Sequence[str], config: flags.FlagHolder, check: Callable[[], None], example: str
 ) -> list[str]:
@@ -111,8 +128,7 @@ def parse(
     Raises:
       ValueError, OSError, flags.Error: what is wrong; `one_line` tells it.
     """
-    check_overrides(argv)
-    rest = flags.FLAGS(argv)
+    rest = read_flags(argv)
     if config.value is None:
         raise UsageError(f"--config is missing: name a config file, as --config={example}")
     check()

@@ -85,10 +85,10 @@ def check_values(config: ml_collections.ConfigDict) -> None:
             value = float(value)
         if type(value) is not expected.type or not expected.allows(value):
             raise ConfigError(f"config.{key} = {value!r}: expected {expected.expected}")
+    _check_source(flat)
     if is_generator(config):
         _check_generator(flat)
     else:
-        _check_source(flat)
         _check_init(flat)
         _check_direct(flat)
 
@@ -99,7 +99,7 @@ def _check_source(flat: dict) -> None:
         raise ConfigError(
             f"config.data.path = '': source {source!r} needs the folder of train, val"
         )
-    if source == "photos" and flat["data.val_split"] != "val":
+    if source == "photos" and flat.get("data.val_split", "val") != "val":  # generators have none
         raise ConfigError(f"config.data.val_split = {flat['data.val_split']!r}: photos has 'val'")
     if source == "tfds" and not flat["data.tfds_name"]:
         raise ConfigError("config.data.tfds_name = '': source 'tfds' needs one, as imagenet2012")
@@ -121,17 +121,13 @@ def _check_init(flat: dict) -> None:
 
 
 def _check_generator(flat: dict) -> None:
-    source, path, f = flat["data.source"], flat["data.path"], flat["autoencoder.f"]
-    if source in ("folder", "array_record") and not path:
-        raise ConfigError(f"config.data.path = '': source {source!r} needs the folder of train")
-    if source == "tfds" and not flat["data.tfds_name"]:
-        raise ConfigError("config.data.tfds_name = '': source 'tfds' needs one, as imagenet2012")
+    source = flat["data.source"]
     if source != "latents" and not flat["autoencoder.workdir"]:
         raise ConfigError(
             f"config.autoencoder.workdir = '': source {source!r} is images, to be encoded; name "
             "the run of an autoencoder"
         )
-    multiple = f * flat["model.generator.patch"]
+    multiple = flat["autoencoder.f"] * flat["model.generator.patch"]
     if flat["data.resolution"] % multiple:
         raise ConfigError(
             f"config.data.resolution = {flat['data.resolution']}: expected a multiple of "

@@ -35,8 +35,7 @@ LAYOUT = flags.DEFINE_enum("layout", OURS, [OURS, "diffusers"], "Of --to.")
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """absl's flags; what is wrong with them ends the program with one line and code 2."""
     try:
-        command_line.check_overrides(argv)
-        rest = flags.FLAGS(argv)
+        rest = command_line.read_flags(argv)
         _check_flags(rest)
         if CONFIG.value is not None:
             CONFIG.value.lock()  # a config file that failed to load says so at its first use

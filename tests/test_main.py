@@ -27,6 +27,8 @@ REFUSALS = [
         "nowhere/train: no such folder",
     ),
     (("--config.init_from=nowhere",), "nowhere: no checkpoints"),
+    (("--config.loss.label_dropout=0.1",), "label_dropout: this config has no such key; auto"),
+    (("--config.model.generator.size=s",), "generator: this config has no such key; autoenc"),
     (("--config.optim.rate", "3"), "config.optim.rate = '3': there is no such key"),
     (("--workdir=README.md",), "--workdir=README.md: cannot be made"),
     (("--wrokdir=x",), "Unknown command line flag 'wrokdir'"),

@@ -32,9 +32,15 @@ class Restored(NamedTuple):
     step: int
 
 
+def absolute(workdir: str) -> epath.Path:
+    """The folder from the root of the disk, or of the bucket."""
+    path = epath.Path(workdir)
+    return path if path.is_absolute() else path.absolute()  # which would take gs:// for a name
+
+
 def directory(workdir: str) -> epath.Path:
     """`workdir/checkpoints`."""
-    return epath.Path(workdir).absolute() / "checkpoints"
+    return absolute(workdir) / "checkpoints"
 
 
 class Checkpointer:

@@ -6,7 +6,14 @@ import ml_collections
 import numpy as np
 import pytest
 
-from epsilon_vae.checkpoint import Checkpointer, CheckpointError, find_step, load_config, load_parts
+from epsilon_vae.checkpoint import (
+    Checkpointer,
+    CheckpointError,
+    directory,
+    find_step,
+    load_config,
+    load_parts,
+)
 
 CONFIG = ml_collections.ConfigDict({"seed": 1, "optim": {"lr": 0.5}})
 DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -35,6 +42,12 @@ def damage(workdir, step: int) -> None:
     for file in (workdir / "checkpoints" / str(step) / "state").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
+
+
+def test_bucket_is_not_taken_for_a_relative_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert directory("gs://bucket/run").as_posix() == "gs://bucket/run/checkpoints"
+    assert directory("run").as_posix() == f"{tmp_path}/run/checkpoints"
 
 
 def test_newest_are_kept_and_a_permanent_one_every_so_often(tmp_path):

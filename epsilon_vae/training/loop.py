@@ -11,11 +11,17 @@ from collections.abc import Sequence
 import jax
 import ml_collections
 import numpy as np
-from etils import epath
 from jax.sharding import Mesh
 
 from epsilon_vae import builders
-from epsilon_vae.checkpoint import OTHER_RUN, Checkpointer, Restored, find_step, load_parts
+from epsilon_vae.checkpoint import (
+    OTHER_RUN,
+    Checkpointer,
+    Restored,
+    absolute,
+    find_step,
+    load_parts,
+)
 from epsilon_vae.config import differences, is_generator
 from epsilon_vae.evaluation.reconstruction import HeldOutEvaluation
 from epsilon_vae.evaluation.sampling import SampleEvaluation
@@ -192,7 +198,7 @@ def load_init_weights(
 def _use_compilation_cache(workdir: str) -> None:
     """Compiled programs go to the user's cache (JAX_COMPILATION_CACHE_DIR), or the workdir's."""
     if not jax.config.jax_compilation_cache_dir:
-        cache = epath.Path(workdir).absolute() / "compilation_cache"
+        cache = absolute(workdir) / "compilation_cache"
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 

@@ -27,6 +27,10 @@ ROOT = Path(__file__).parent.parent
 NUM_IMAGES = 64  # in the folder with classes: four batches of a device when they are encoded
 
 
+# For programs that run a few times: compiled in less than half the time, run five times as slowly.
+QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+QUICK_COMPILE_FLAGS = " ".join(f"--{name}={int(value)}" for name, value in QUICK_COMPILE.items())
+
 # Files that take minutes come first, so that the workers of pytest-xdist end at about one time.
 LONG_FILES = (
     "test_topologies",
@@ -92,9 +96,10 @@ class Training(NamedTuple):
 def make_training(config) -> Training:
     """A jitted, not yet compiled step on crops of real photos."""
     step = builders.train_step(config)
-    state = jax.jit(step.init)(jax.random.key(0))
+    state = jax.jit(step.init, compiler_options=QUICK_COMPILE)(jax.random.key(0))
     batch = {"image": training_images(config.batch_size, config.data.resolution)}
-    return Training(config, jax.jit(step), state, builders.frozen_weights(config), batch)
+    jitted = jax.jit(step, compiler_options=QUICK_COMPILE)
+    return Training(config, jitted, state, builders.frozen_weights(config), batch)
 
 
 def state_shapes(config) -> TrainState:
@@ -149,6 +154,13 @@ def flags(workdir, *more: str) -> tuple[str, ...]:
         *more,
     )
 
+
+# For what does not depend on the losses: every part of a state, compiled in a third of the time.
+LIGHT = (
+    "--config.model.decoder.name=dit",
+    "--config.loss.lpips_weight=0",
+    "--config.loss.r1_weight=0",
+)
 
 # For the runs that others are compared with: a trace of steps 3 and 4.
 PROFILE = ("--config.profile.start_step=3", "--config.profile.num_steps=2")
@@ -244,3 +256,11 @@ def finished_run(tmp_path_factory, run_module):
     workdir = tmp_path_factory.mktemp("finished_run")
     out, _ = finish(run_module("epsilon_vae.main", *flags(workdir, *PROFILE)))
     return workdir, out
+
+
+@pytest.fixture(scope="session")
+def light_run(tmp_path_factory, run_module):
+    """Workdir of a `LIGHT` run of `STEPS` steps in one go; not to be written to."""
+    workdir = tmp_path_factory.mktemp("light_run")
+    finish(run_module("epsilon_vae.main", *flags(workdir, *LIGHT, *PROFILE)))
+    return workdir

@@ -17,7 +17,7 @@ from epsilon_vae.data.sources import Photos
 from epsilon_vae.training.loop import load_init_weights
 from epsilon_vae.training.monitor import MetricsWindow, NonFiniteError
 from epsilon_vae.versions import versions
-from tests.conftest import STEPS, finish, flags, read_metrics, read_until, state_shapes
+from tests.conftest import LIGHT, STEPS, finish, flags, read_metrics, read_until, state_shapes
 
 
 def load_state(workdir, step: int) -> dict:
@@ -96,9 +96,9 @@ def test_killed_run_ends_in_the_same_bits(finished_run, run_module, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 0)])
-def test_stopped_run_saves_and_says_how_to_go_on(finished_run, run_module, tmp_path, number, code):
+def test_stopped_run_saves_and_says_how_to_go_on(light_run, run_module, tmp_path, number, code):
     """Terminals and launchers signal the workers too. Launchers start again what ends with 75."""
-    process = run_module("epsilon_vae.main", *flags(tmp_path, "--config.data.workers=1"))
+    process = run_module("epsilon_vae.main", *flags(tmp_path, *LIGHT, "--config.data.workers=1"))
     read_until(process, "step 1/")
     os.killpg(process.pid, number)
     out, err = process.communicate(timeout=300)
@@ -106,31 +106,31 @@ def test_stopped_run_saves_and_says_how_to_go_on(finished_run, run_module, tmp_p
     assert "run the same command again" in out
     saved = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
     assert 1 <= saved < STEPS
-    out, _ = finish(run_module("epsilon_vae.main", *flags(tmp_path)))
+    out, _ = finish(run_module("epsilon_vae.main", *flags(tmp_path, *LIGHT)))
     assert f"Resuming from step {saved}" in out
-    assert_same_state(tmp_path, finished_run[0])
+    assert_same_state(tmp_path, light_run)
 
 
-def test_damaged_newest_checkpoint_falls_back(finished_run, run_module, tmp_path):
+def test_damaged_newest_checkpoint_falls_back(light_run, run_module, tmp_path):
     """Data files cut short, as a full disk or a dying host leaves them."""
-    shutil.copytree(finished_run[0] / "checkpoints", tmp_path / "checkpoints")
+    shutil.copytree(light_run / "checkpoints", tmp_path / "checkpoints")
     for file in (tmp_path / "checkpoints" / str(STEPS) / "state").rglob("*"):
         if file.is_file() and file.stat().st_size > 1000:
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    out, err = finish(run_module("epsilon_vae.main", *flags(tmp_path)))
+    out, err = finish(run_module("epsilon_vae.main", *flags(tmp_path, *LIGHT)))
     assert "Resuming from step 4" in out
     assert f"Checkpoint {STEPS} is damaged" in err
-    assert_same_state(tmp_path, finished_run[0])
+    assert_same_state(tmp_path, light_run)
     assert list((tmp_path / "checkpoints" / "damaged").iterdir())
 
 
-def test_half_written_checkpoint_is_left_out(finished_run, run_module, tmp_path):
+def test_half_written_checkpoint_is_left_out(light_run, run_module, tmp_path):
     """A step directory that has lost its items is not taken for a checkpoint."""
-    shutil.copytree(finished_run[0] / "checkpoints", tmp_path / "checkpoints")
+    shutil.copytree(light_run / "checkpoints", tmp_path / "checkpoints")
     shutil.rmtree(tmp_path / "checkpoints" / str(STEPS) / "state")
-    out, _ = finish(run_module("epsilon_vae.main", *flags(tmp_path)))
+    out, _ = finish(run_module("epsilon_vae.main", *flags(tmp_path, *LIGHT)))
     assert "Resuming from step 4" in out
-    assert_same_state(tmp_path, finished_run[0])
+    assert_same_state(tmp_path, light_run)
 
 
 def test_other_model_names_each_parameter_that_differs(finished_run, run_module):
@@ -155,7 +155,7 @@ def test_non_finite_loss_stops_before_it_is_saved(run_module, tmp_path):
     """A rate of 1e30 makes the second step's loss infinite or NaN."""
     process = run_module(
         "epsilon_vae.main",
-        *flags(tmp_path, "--config.optim.lr=1e30", "--config.checkpoint.every_steps=1"),
+        *flags(tmp_path, *LIGHT, "--config.optim.lr=1e30", "--config.checkpoint.every_steps=1"),
     )
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1 and "Traceback" not in err
@@ -171,7 +171,7 @@ def test_bad_record_stops_the_run_or_is_left_out(run_module, tmp_path):
             Image.open(path).convert("RGB").resize((60, 40)).save(tmp_path / split / path.name)
     broken = tmp_path / "train" / Photos("train").paths[0].name
     broken.write_bytes(broken.read_bytes()[:900])
-    more = ("--config.data.source=folder", f"--config.data.path={tmp_path}")
+    more = (*LIGHT, "--config.data.source=folder", f"--config.data.path={tmp_path}")
 
     process = run_module("epsilon_vae.main", *flags(tmp_path / "raise", *more))
     _, err = process.communicate(timeout=300)
@@ -198,10 +198,11 @@ def leaves_differ(one, other) -> float:
     return max(float(np.max(np.abs(np.asarray(x) - np.asarray(y)))) for x, y in pairs)
 
 
-def test_second_stage_starts_from_the_first(finished_run, run_module, tmp_path):
+def test_second_stage_starts_from_the_first(light_run, run_module, tmp_path):
     """32 → 64 px: EMA weights and discriminator of the first stage, step 0 of the second."""
     more = (
-        f"--config.init_from={finished_run[0]}",
+        *LIGHT,
+        f"--config.init_from={light_run}",
         "--config.seed=1",
         "--config.data.resolution=64",
         "--config.batch_size=2",
@@ -210,7 +211,7 @@ def test_second_stage_starts_from_the_first(finished_run, run_module, tmp_path):
         "--config.optim.discriminator_lr=1e-12",
     )
     finish(run_module("epsilon_vae.main", *flags(tmp_path, *more)))
-    first, second = load_state(finished_run[0], STEPS), load_state(tmp_path, 1)
+    first, second = load_state(light_run, STEPS), load_state(tmp_path, 1)
     assert int(second["step"]) == 1
     assert leaves_differ(second["discriminator"], first["discriminator"]) < 1e-8
     for network in ("encoder", "decoder"):
@@ -220,10 +221,11 @@ def test_second_stage_starts_from_the_first(finished_run, run_module, tmp_path):
             assert leaves_differ(second[field][network], first["ema"][network]) < 1e-6
 
 
-def test_decoder_learns_on_a_frozen_encoder(finished_run, run_module, tmp_path):
+def test_decoder_learns_on_a_frozen_encoder(light_run, run_module, tmp_path):
     """From raw weights, with a discriminator of its own; stopped after two steps and resumed."""
     more = (
-        f"--config.init_from={finished_run[0]}",
+        *LIGHT,
+        f"--config.init_from={light_run}",
         "--config.init.encoder=raw",
         "--config.init.discriminator=none",
         "--config.model.encoder.frozen=true",
@@ -232,7 +234,7 @@ def test_decoder_learns_on_a_frozen_encoder(finished_run, run_module, tmp_path):
     finish(run_module("epsilon_vae.main", *flags(tmp_path, *more, "--config.num_steps=2")))
     out, _ = finish(run_module("epsilon_vae.main", *flags(tmp_path, *more, "--config.num_steps=3")))
     assert "Resuming from step 2" in out
-    first, second = load_state(finished_run[0], STEPS), load_state(tmp_path, 3)
+    first, second = load_state(light_run, STEPS), load_state(tmp_path, 3)
     for field in ("params", "ema"):
         assert leaves_differ(second[field]["encoder"], first["params"]["encoder"]) == 0
         assert leaves_differ(second[field]["decoder"], first["ema"]["decoder"]) > 1e-4

@@ -10,7 +10,7 @@ import pytest
 from epsilon_vae.losses.adversarial import NoGAN
 from epsilon_vae.training.flops import step_flops
 from epsilon_vae.training.objective import PerceptualTerm
-from tests.conftest import make_training, training_images
+from tests.conftest import QUICK_COMPILE, make_training, training_images
 
 
 def assert_trees_equal(a, b):
@@ -83,7 +83,8 @@ def test_each_network_moves_by_its_own_loss_alone(training, trained, objective):
         _, (denoising, _) = objective.loss(params, discriminator, *arguments)
         return objective.discriminator_loss(discriminator, denoising, state.step)[0]
 
-    grads = jax.jit(jax.grad(discriminator_loss, argnums=(0, 1)))(state.params, state.discriminator)
+    gradient = jax.jit(jax.grad(discriminator_loss, (0, 1)), compiler_options=QUICK_COMPILE)
+    grads = gradient(state.params, state.discriminator)
     assert all(np.all(np.asarray(g) == 0) for g in jax.tree.leaves(grads[0]))
     assert any(np.any(np.asarray(g) != 0) for g in jax.tree.leaves(grads[1]))
 
@@ -94,9 +95,8 @@ def test_update_of_each_network_ignores_the_other_losses_weights(training, train
     muted = dataclasses.replace(
         objective, adversary=dataclasses.replace(objective.adversary, weight=0.0)
     )
-    without, _ = jax.jit(dataclasses.replace(step, objective=muted))(
-        trained[0], training.frozen, training.batch
-    )
+    muted_step = jax.jit(dataclasses.replace(step, objective=muted), compiler_options=QUICK_COMPILE)
+    without, _ = muted_step(trained[0], training.frozen, training.batch)
     with_gan, _ = training.step(trained[0], training.frozen, training.batch)
     for x, y in zip(
         jax.tree.leaves(with_gan.discriminator), jax.tree.leaves(without.discriminator), strict=True
@@ -119,11 +119,16 @@ def test_loss_is_the_weighted_sum_of_its_terms(training, trained, objective):
     np.testing.assert_allclose(denoising.denoised, expected, atol=1e-5)
 
 
-def test_accumulation_equals_the_whole_batch(training):
+def test_accumulation_equals_the_whole_batch(small_config):
     """Four parts of eight images each: the gradients' mean, and the same randomness."""
+    small_config.model.decoder.name = "dit"  # which compiles sooner
+    small_config.loss.lpips_weight = 0.0
+    training = make_training(small_config)
     batch = training._replace(batch={"image": training_images(32, training.config.data.resolution)})
-    in_parts = dataclasses.replace(training.step.__wrapped__, accumulate=4)
-    state, metrics = run(batch)
+    whole = training.step.__wrapped__
+    in_parts = dataclasses.replace(whole, accumulate=4)
+    # Without QUICK_COMPILE: 32 images would take longer to compute than to compile.
+    state, metrics = run(batch, 1, jax.jit(whole))
     part_state, part_metrics = run(batch, 1, jax.jit(in_parts))
     for name in metrics:
         np.testing.assert_allclose(part_metrics[name], metrics[name], rtol=1e-5, atol=1e-7)
@@ -139,7 +144,7 @@ def test_remat_changes_neither_parameters_nor_gradients(training, small_config):
         other = make_training(small_config)
         assert jax.tree.structure(other.state) == jax.tree.structure(training.state)
         assert_trees_equal(other.state, training.state)
-        jaxpr = str(jax.make_jaxpr(other.step)(other.state, other.frozen, other.batch))
+        jaxpr = str(jax.make_jaxpr(other.step.__wrapped__)(other.state, other.frozen, other.batch))
         assert jaxpr.count("remat") > 20
     _, metrics = run(training)
     _, again = run(other)
@@ -229,7 +234,7 @@ def test_adaptive_weight_makes_the_gans_gradient_as_large_as_the_others(training
         return jax.jacrev(lambda k: {name: loss for name, (loss, _) in losses(k).items()})(kernel)
 
     kernel = jax.random.normal(jax.random.key(1), last["kernel"].shape) / 30
-    grads = jax.jit(gradients)(kernel)
+    grads = jax.jit(gradients, compiler_options=QUICK_COMPILE)(kernel)
     adversarial = grads["constant"] - grads["reconstruction"]
     norms = [float(jnp.linalg.norm(x)) for x in (grads["reconstruction"], adversarial)]
     weight = 0.5 * norms[0] / (norms[1] + 1e-4)

@@ -93,12 +93,12 @@ class Training(NamedTuple):
     batch: dict[str, np.ndarray]
 
 
-def make_training(config) -> Training:
+def make_training(config, compiler_options: dict | None = QUICK_COMPILE) -> Training:
     """A jitted, not yet compiled step on crops of real photos."""
     step = builders.train_step(config)
-    state = jax.jit(step.init, compiler_options=QUICK_COMPILE)(jax.random.key(0))
+    state = jax.jit(step.init, compiler_options=compiler_options)(jax.random.key(0))
     batch = {"image": training_images(config.batch_size, config.data.resolution)}
-    jitted = jax.jit(step, compiler_options=QUICK_COMPILE)
+    jitted = jax.jit(step, compiler_options=compiler_options)
     return Training(config, jitted, state, builders.frozen_weights(config), batch)
 
 

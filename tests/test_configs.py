@@ -202,7 +202,7 @@ def test_sd_m_takes_its_real_step():
     """128 px, bfloat16, VGG16, 83 M parameters, nothing shrunk but the batch."""
     config = load("sd_m")
     config.batch_size = 2
-    training = make_training(config)
+    training = make_training(config, compiler_options=None)
     step = jax.jit(training.step.__wrapped__, donate_argnums=0)
     state, metrics = step(training.state, training.frozen, training.batch)
     values = {name: float(value) for name, value in metrics.items()}

@@ -119,11 +119,8 @@ def test_loss_is_the_weighted_sum_of_its_terms(training, trained, objective):
     np.testing.assert_allclose(denoising.denoised, expected, atol=1e-5)
 
 
-def test_accumulation_equals_the_whole_batch(small_config):
+def test_accumulation_equals_the_whole_batch(training):
     """Four parts of eight images each: the gradients' mean, and the same randomness."""
-    small_config.model.decoder.name = "dit"  # which compiles sooner
-    small_config.loss.lpips_weight = 0.0
-    training = make_training(small_config)
     batch = training._replace(batch={"image": training_images(32, training.config.data.resolution)})
     whole = training.step.__wrapped__
     in_parts = dataclasses.replace(whole, accumulate=4)

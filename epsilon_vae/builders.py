@@ -31,8 +31,17 @@ from epsilon_vae.training.step import TrainStep
 
 # Widths and depths of the paper's decoders (Table 6), with attention derived from the published
 # parameter counts; the VAE it compares with has the same (Table 8). `tiny` is ours: a decoder of
-# 0.8 to 1.1 M parameters, whichever it is, for a small study of them.
+# 0.8 to 1.1 M parameters, whichever it is, for a small study of them. `micro` is for tests of all
+# but the networks: the least that is one, to be compiled in two seconds.
 UNET_SIZES = {
+    "micro": {
+        "channels": 16,
+        "blocks": 0,
+        "attention_factors": (),
+        "multipliers": (1,),
+        "head_dim": 16,
+        "groups": 8,
+    },
     "tiny": {
         "channels": 32,
         "blocks": 1,
@@ -48,6 +57,7 @@ UNET_SIZES = {
     "h": {"channels": 256, "blocks": 2, "attention_factors": (4, 8, 16)},
 }
 VAE_SIZES = {
+    "micro": {"channels": 16, "blocks": 0, "groups": 8},
     "tiny": {"channels": 32, "blocks": 1, "groups": 8},
     "b": {"channels": 64, "blocks": 2},
     "m": {"channels": 96, "blocks": 2},
@@ -55,14 +65,24 @@ VAE_SIZES = {
     "xl": {"channels": 128, "blocks": 4},
     "h": {"channels": 256, "blocks": 2},
 }
-SD_SIZES = {"tiny": {"channels": 40, "blocks": 1, "groups": 8}, "m": {}}  # m: SD-VAE's own
+SD_SIZES = {
+    "micro": {"channels": 16, "blocks": 0, "groups": 8},
+    "tiny": {"channels": 40, "blocks": 1, "groups": 8},
+    "m": {},  # SD-VAE's own
+}
 ASYM_SIZES = {  # Asym-VAE's public ones, 1.5 and 2 times as wide as SD-VAE's
+    "micro": {"channels": 16, "blocks": 0, "groups": 8},
     "tiny": {"channels": 32, "blocks": 1, "groups": 8},
     "l": {"channels": 192, "blocks": 4},
     "xl": {"channels": 256, "blocks": 6},
 }
-OMNI_SIZES = {"tiny": {"width": 32, "heads": 2, "depth": 2}, "m": {}}  # m: OmniTokenizer's own
-DIT_SIZES = {  # as published; tiny is ours
+OMNI_SIZES = {
+    "micro": {"width": 16, "heads": 2, "depth": 1},
+    "tiny": {"width": 32, "heads": 2, "depth": 2},
+    "m": {},  # OmniTokenizer's own
+}
+DIT_SIZES = {  # as published; micro and tiny are ours
+    "micro": {"depth": 1, "width": 16, "heads": 2},
     "tiny": {"depth": 4, "width": 112, "heads": 4},
     "s": {"depth": 12, "width": 384, "heads": 6},
     "b": {"depth": 12, "width": 768, "heads": 12},
@@ -115,6 +135,10 @@ ENCODERS = {
     "litevae_m": _litevae((64, 128, 256), (32, 64, 96)),
     "litevae_l": _litevae((64, 128, 256), (64, 128, 256)),
     "omni": (OmniEncoder, {8: None}),
+    "micro": (
+        functools.partial(LiteEncoder, channels=16, blocks=0, groups=8),
+        {4: (1, 1, 1), 8: (1, 1, 1, 1)},
+    ),
     "tiny": (
         functools.partial(LiteEncoder, channels=32, blocks=1, groups=8),
         {4: (1, 2, 2), 8: (1, 2, 2, 2)},

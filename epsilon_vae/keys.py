@@ -82,7 +82,7 @@ AUTOENCODER: dict[str, Key] = {
     "data.source": _one_of("photos", "folder", "array_record", "tfds"),
     "data.val_split": Key(str, lambda value: value not in ("", "train"), "a split but train"),
     "model.encoder.name": _one_of(
-        *("sd", "vqgan", "lite", "omni", "tiny"),
+        *("sd", "vqgan", "lite", "omni", "tiny", "micro"),
         *("litevae_s", "litevae_b", "litevae_m", "litevae_l"),
     ),
     "model.encoder.f": _integer(4),
@@ -97,7 +97,7 @@ AUTOENCODER: dict[str, Key] = {
     "model.bottleneck.normalized_codes": _FLAG,
     "model.bottleneck.legacy_commitment": _FLAG,
     "model.decoder.name": _one_of("adm", "ddpm", "dit", "vae", "sd", "vqgan", "asym", "omni"),
-    "model.decoder.size": _one_of("tiny", "s", "b", "m", "l", "xl", "h"),
+    "model.decoder.size": _one_of("micro", "tiny", "s", "b", "m", "l", "xl", "h"),
     "model.decoder.patch": Key(int, lambda value: value in (4, 8), "4 or 8"),
     "model.decoder.conditioning": _one_of("concat", "adagn"),
     "model.discriminator.channels": Key(
@@ -130,7 +130,7 @@ GENERATOR: dict[str, Key] = {
     "autoencoder.f": _integer(1),
     "autoencoder.n_z": _integer(1),
     "autoencoder.nfe": _integer(1),
-    "model.generator.size": _one_of("tiny", "s", "b", "l", "xl"),
+    "model.generator.size": _one_of("micro", "tiny", "s", "b", "l", "xl"),
     "model.generator.patch": Key(int, lambda value: value in (1, 2, 4), "1, 2 or 4"),
     "model.generator.num_classes": _integer(0),
     "model.generator.learned_sigma": _FLAG,

@@ -13,12 +13,13 @@ from epsilon_vae import builders
 from epsilon_vae.autoencoder import Autoencoder
 from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.data.transforms import to_float
-from tests.conftest import ROOT, STEPS, held_out_images
+from tests.helpers import STEPS, held_out_images
+from tests.processes import ROOT
 
 
 @pytest.fixture(scope="module")
 def vae(finished_run) -> Autoencoder:
-    return epsilon_vae.restore(str(finished_run[0]))
+    return epsilon_vae.restore(str(finished_run))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def test_newest_step_and_its_config_by_default(vae):
 
 
 def test_parameters_are_the_ema(vae, finished_run):
-    older = epsilon_vae.restore(str(finished_run[0]), step=4)
+    older = epsilon_vae.restore(str(finished_run), step=4)
     assert older.step == 4
     leaves = zip(jax.tree.leaves(vae.params), jax.tree.leaves(older.params), strict=True)
     assert any(not np.array_equal(a, b) for a, b in leaves)
@@ -87,6 +88,16 @@ def test_any_size_comes_back(vae, size):
     assert vae.reconstruct(image, 1).shape == image.shape
 
 
+def test_latents_of_a_decoder_with_a_larger_stride(small_config, monkeypatch):
+    """f 4 and stride 8, as f 8 and stride 16 in `sd`: padded to be decoded, and cut to size."""
+    monkeypatch.setitem(builders.UNET_SIZES["micro"], "multipliers", (1, 1, 1, 1))
+    networks, process = builders.networks(small_config), builders.process(small_config)
+    assert (networks.f, networks.decoder_stride) == (4, 8)
+    params = jax.jit(networks.init, static_argnums=1)(jax.random.key(0), 32)
+    vae = Autoencoder(networks, process, "uniform", params)
+    assert vae.decode(np.zeros((5, 7, 8)), 1).shape == (20, 28, 3)
+
+
 def test_latents_of_any_size_are_decoded(vae):
     assert vae.decode(np.zeros((5, 7, 8)), 1).shape == (20, 28, 3)
 
@@ -117,7 +128,7 @@ def test_missing_run_and_step_are_named(finished_run, tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoints"):
         epsilon_vae.restore(str(tmp_path / "nowhere"))
     with pytest.raises(CheckpointError, match=r"no step 5; there are \[4, 6\]"):
-        epsilon_vae.restore(str(finished_run[0]), step=5)
+        epsilon_vae.restore(str(finished_run), step=5)
 
 
 @pytest.mark.parametrize("module", ["epsilon_vae.autoencoder", "epsilon_vae.reconstruct"])

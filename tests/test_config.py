@@ -151,7 +151,9 @@ def test_decoder_without_noise_has_nothing_of_a_diffusion(key, value, words):
 def test_decoder_names_its_sizes():
     config = common.vae("h")
     config.model.decoder.name = "sd"
-    with pytest.raises(ConfigError, match="config.model.decoder.size = 'h': .*'sd' has tiny, m"):
+    with pytest.raises(
+        ConfigError, match="config.model.decoder.size = 'h': .*'sd' has micro, tiny, m"
+    ):
         builders.networks(config)
 
 
@@ -160,7 +162,7 @@ def test_dit_has_no_adagn_and_sizes_of_its_own():
     config.model.decoder.conditioning = "adagn"
     with pytest.raises(ConfigError, match="only decoder.name = 'adm' has AdaGN"):
         builders.networks(config)
-    with pytest.raises(ConfigError, match="size = 'h': .*'dit' has tiny, s, b, l, xl"):
+    with pytest.raises(ConfigError, match="size = 'h': .*'dit' has micro, tiny, s, b, l, xl"):
         builders.networks(common.dit_decoder("h"))
     with pytest.raises(ConfigError, match="config.model.decoder.patch = 5: expected 4 or 8"):
         check(common.dit_decoder("b", 5))

@@ -1,5 +1,6 @@
 """Every config that the repository ships is complete, valid and runs."""
 
+import functools
 import importlib
 
 import jax
@@ -9,8 +10,12 @@ import pytest
 from configs import ablation, common, latent_diffusion
 from epsilon_vae import builders, keys
 from epsilon_vae.config import check, flatten, is_generator
+from epsilon_vae.models.litevae import LiteVAEEncoder
+from epsilon_vae.models.omni import OmniEncoder
 from epsilon_vae.training.flops import parameter_counts
-from tests.conftest import ROOT, make_small_config, make_training, state_shapes
+from tests import micro
+from tests.helpers import make_training, state_shapes
+from tests.processes import ROOT
 
 NO_CONFIGS = ("__init__", "studies")
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in NO_CONFIGS)
@@ -70,14 +75,14 @@ def test_unknown_rung_names_the_rungs():
 
 def shrink(config):
     """A rung at the small config's size: everything else is the rung's own."""
-    small = make_small_config()
+    small = micro.get_config()
     config.batch_size = 2
     config.dtype = "float32"
     for key in ("data", "model.encoder", "model.discriminator", "optim"):
         config.update_from_flattened_dict(
             {name: value for name, value in flatten(small).items() if name.startswith(key)}
         )
-    config.model.decoder.size = "tiny"
+    config.model.decoder.size = "micro"
     config.loss.lpips_net = "alexnet"
     return config
 
@@ -129,10 +134,12 @@ def test_rung_trains(rung):
     ],
     ids=["vae", "sd_vae", "llamagen", "omni_vae"],
 )
-def test_autoencoder_without_noise_trains(config, terms):
+def test_autoencoder_without_noise_trains(config, terms, monkeypatch):
     encoder = config.model.encoder.name
     config = shrink(config)
-    if encoder == "omni":  # at its real size: there is no other
+    if encoder == "omni":
+        small = functools.partial(OmniEncoder, **builders.OMNI_SIZES["micro"])
+        monkeypatch.setitem(builders.ENCODERS, "omni", (small, {8: None}))
         config.model.encoder.name, config.model.encoder.f = "omni", 8
     else:
         config.model.bottleneck.vq_channels = 32
@@ -161,9 +168,14 @@ def test_adaptive_weight_finds_the_last_layer(name):
     assert "weight/adv" in metrics
 
 
+def without_multipliers(encoder):
+    """Takes a decoder's multipliers too, as every encoder of a config does."""
+    return lambda n_z, multipliers, **arguments: encoder(n_z, **arguments)
+
+
 @pytest.mark.parametrize("name", ["litevae_s", "asym_vae"])
-def test_variant_of_sd_vae_trains(name):
-    """By L1 alone, since LPIPS and GAN are SD-VAE's: LiteVAE's encoder takes long to compile."""
+def test_variant_of_sd_vae_trains(name, monkeypatch):
+    """By L1 alone, since LPIPS and GAN are SD-VAE's; LiteVAE with UNets of one level."""
     config = load(name)
     losses = builders.objective(config)
     assert losses.distance == "l1" and losses.adversary.gan == "hinge"
@@ -172,7 +184,10 @@ def test_variant_of_sd_vae_trains(name):
     config.model.encoder.frozen = encoder.frozen
     if name == "litevae_s":
         config.model.encoder.name, config.model.encoder.f = encoder.name, encoder.f
+        encoder = functools.partial(LiteVAEEncoder, extractor=(16,), aggregator=(16,))
+        monkeypatch.setitem(builders.ENCODERS, name, (without_multipliers(encoder), {8: (1,) * 4}))
     config.loss.lpips_weight = config.loss.adv_weight = 0.0
+    config.optim.lr = 1e-3
     history = train_a_little(config)
     assert history[-1]["loss/reconstruction"] < history[0]["loss/reconstruction"]
     assert {"loss/reconstruction", "loss/kl"} <= history[0].keys()
@@ -199,12 +214,11 @@ def test_options_train(options):
 
 
 def test_sd_m_takes_its_real_step():
-    """128 px, bfloat16, VGG16, 83 M parameters, nothing shrunk but the batch."""
+    """bfloat16, VGG16, 83 M parameters, nothing shrunk but the batch and the crop, to 64 px."""
     config = load("sd_m")
-    config.batch_size = 2
-    training = make_training(config, compiler_options=None)
-    step = jax.jit(training.step.__wrapped__, donate_argnums=0)
-    state, metrics = step(training.state, training.frozen, training.batch)
+    config.batch_size, config.data.resolution = 1, 64
+    training = make_training(config)
+    state, metrics = training.step(training.state, training.frozen, training.batch)
     values = {name: float(value) for name, value in metrics.items()}
     assert np.isfinite(list(values.values())).all() and int(state.step) == 1
     # The output starts at 0: the flow loss is the mean square of eps - 0.6 x0.

@@ -25,7 +25,8 @@ from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained import dit_layouts, layouts
 from epsilon_vae.pretrained.weight_file import read_weights, write_safetensors
 from epsilon_vae.pretrained.weights import WeightsError
-from tests.conftest import make_small_config, state_shapes
+from tests import micro
+from tests.helpers import state_shapes
 from tests.pretrained.test_torch_file import Evil, zipped
 
 
@@ -86,7 +87,7 @@ def assert_equal(params: dict, expected: dict[str, np.ndarray]) -> None:
 
 def test_own_files_go_in_and_out_to_the_bit(tmp_path):
     """ε-VAE's; the config comes from the file."""
-    config, workdir = make_small_config(), str(tmp_path / "run")
+    config, workdir = micro.get_config(), str(tmp_path / "run")
     params = random_params(config)
     metadata = {"format": "epsilon_vae", "config": to_json(config)}
     first = write(tmp_path / "first.safetensors", params, **metadata)
@@ -172,7 +173,7 @@ def test_configs_that_cannot_be_used(params, tmp_path):
     with pytest.raises(WeightsError, match="says no config; name one, as --config="):
         import_weights(file, workdir)
     with pytest.raises(ConfigError, match="latent diffusion's networks alone"):
-        import_weights(file, workdir, make_small_config())
+        import_weights(file, workdir, micro.get_config())
     config = common.sd_vae()
     config.model.decoder.name = "decoder"
     with pytest.raises(ConfigError, match="config.model.decoder.name = 'decoder': expected one of"):

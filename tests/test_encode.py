@@ -19,7 +19,8 @@ from epsilon_vae.data.latents import Latents
 from epsilon_vae.data.named import open_data
 from epsilon_vae.encoding import IMAGES_A_DEVICE, encode_data
 from epsilon_vae.parallel.mesh import make_mesh
-from tests.conftest import NUM_IMAGES, finish, start_together
+from tests.helpers import NUM_IMAGES
+from tests.processes import finish, start_together
 
 MODULE = "epsilon_vae.encode"
 
@@ -28,12 +29,12 @@ MODULE = "epsilon_vae.encode"
 def autoencoder(finished_run) -> Autoencoder:
     """As the command restores it: encoded in groups, a digit may be another than one by one."""
     mesh = make_mesh(devices=jax.devices()[:1])
-    return restore_on(mesh, str(finished_run[0]), group_size=IMAGES_A_DEVICE)
+    return restore_on(mesh, str(finished_run), group_size=IMAGES_A_DEVICE)
 
 
 @pytest.fixture(scope="module")
 def arguments(finished_run, images) -> tuple[str, ...]:
-    return f"--workdir={finished_run[0]}", f"--data={images}", "--records_per_shard=4"
+    return f"--workdir={finished_run}", f"--data={images}", "--records_per_shard=4"
 
 
 @pytest.fixture(scope="module")
@@ -93,14 +94,14 @@ def test_latents_are_the_autoencoders_of_images_and_mirror_images(encoded, autoe
 
 def test_index_says_what_made_them(encoded, autoencoder, finished_run):
     index = read_index(encoded[0])
-    made_by = {"workdir": str(finished_run[0]), "step": 6, "weights": "ema"}
+    made_by = {"workdir": str(finished_run), "step": 6, "weights": "ema"}
     assert made_by.items() <= index["checkpoint"].items()
     assert (index["f"], index["n_z"], index["resolution"]) == (4, 8, 32)
-    assert index["config"]["model"]["encoder"]["name"] == "tiny"
+    assert index["config"]["model"]["encoder"]["name"] == "micro"
     assert {"jax", "git_commit", "devices"} <= index["versions"].keys()
     facts = Latents(str(encoded[0])).facts
     facts.check_encoder(autoencoder.encoder_fingerprint())
-    before = epsilon_vae.restore(str(finished_run[0]), step=4)
+    before = epsilon_vae.restore(str(finished_run), step=4)
     with pytest.raises(DataError, match=r"latents of .*, step 6 .*, but this decoder's encoder is"):
         facts.check_encoder(before.encoder_fingerprint())
 
@@ -181,7 +182,7 @@ def test_bad_input_is_one_line_and_finished_shards_stay(
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "train-00000.array_record").touch()
-    run = f"--workdir={finished_run[0]}"
+    run = f"--workdir={finished_run}"
     commands = {
         "00002.array_record: cannot be written (write() failed: No space left": (
             *arguments,

@@ -16,7 +16,8 @@ from PIL import Image
 import epsilon_vae
 from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.metrics.psnr_ssim import psnr
-from tests.conftest import finish, start_together, training_images
+from tests.helpers import training_images
+from tests.processes import finish, start_together
 
 PROTOCOL = "--protocol=local,features=alexnet"
 MODULE = "epsilon_vae.evaluate"
@@ -29,7 +30,7 @@ def read(folder) -> dict:
 @pytest.fixture(scope="module")
 def evaluated(run_module, finished_run, tmp_path_factory):
     """Folder of an evaluation at NFE 1 and 3, all pictures saved, and what it printed."""
-    workdir, _ = finished_run
+    workdir = finished_run
     output = tmp_path_factory.mktemp("evaluated")
     arguments = f"--workdir={workdir}", PROTOCOL, f"--output={output}", "--save_images"
     out, _ = finish(run_module(MODULE, *arguments))
@@ -59,7 +60,7 @@ def test_numbers_are_those_of_the_restored_model(evaluated, finished_run):
     images = output / "images" / "32"
     files = sorted((images / "originals").iterdir())
     originals = np.stack([np.asarray(Image.open(file)) for file in files])
-    pictures = epsilon_vae.restore(str(finished_run[0])).reconstruct(originals, steps=3)
+    pictures = epsilon_vae.restore(str(finished_run)).reconstruct(originals, steps=3)
     name = read(output)["subjects"][0]["name"]
     for file, picture in zip(files, pictures, strict=True):
         saved = np.asarray(Image.open(images / f"{name}-nfe3" / file.name))
@@ -72,7 +73,7 @@ def test_numbers_are_those_of_the_restored_model(evaluated, finished_run):
 
 
 def test_training_evaluates_by_the_same_code(evaluated, finished_run):
-    with (finished_run[0] / "metrics.csv").open(newline="") as file:
+    with (finished_run / "metrics.csv").open(newline="") as file:
         last = list(csv.DictReader(file))[-1]
     row = read(evaluated[0])["rows"][1]
     for name in ("psnr", "ssim", "ssim_range2", "lpips_alexnet"):
@@ -95,8 +96,8 @@ def test_compare_puts_a_run_and_its_own_pictures_side_by_side(
     evaluated, run_module, finished_run, tmp_path
 ):
     output, _ = evaluated
-    folder = output / "images" / "32" / f"{finished_run[0].name}-nfe1"
-    arguments = "--compare", str(finished_run[0]), str(folder), "--steps=1", PROTOCOL
+    folder = output / "images" / "32" / f"{finished_run.name}-nfe1"
+    arguments = "--compare", str(finished_run), str(folder), "--steps=1", PROTOCOL
     finish(run_module(MODULE, *arguments, f"--output={tmp_path}"))
     run, pictures = read(tmp_path)["rows"]
     assert (run["nfe"], pictures["nfe"]) == (1, None)
@@ -106,7 +107,7 @@ def test_compare_puts_a_run_and_its_own_pictures_side_by_side(
 
 
 def test_two_processes_give_the_numbers_of_one(evaluated, run_module, finished_run, tmp_path):
-    arguments = f"--workdir={finished_run[0]}", PROTOCOL, f"--output={tmp_path}"
+    arguments = f"--workdir={finished_run}", PROTOCOL, f"--output={tmp_path}"
     for process in start_together(run_module, *arguments, module=MODULE):
         finish(process)
     for one, two in zip(read(evaluated[0])["rows"], read(tmp_path)["rows"], strict=True):
@@ -116,7 +117,7 @@ def test_two_processes_give_the_numbers_of_one(evaluated, run_module, finished_r
 
 
 def test_killed_between_resolutions_it_goes_on(run_module, finished_run, tmp_path):
-    workdir, _ = finished_run
+    workdir = finished_run
     arguments = f"--workdir={workdir}", PROTOCOL, "--steps=1", f"--output={tmp_path}"
     process = run_module(MODULE, *arguments, "--resolutions=32,64")
     first = tmp_path / "per_image_32.csv"
@@ -199,7 +200,7 @@ def test_bad_input_is_one_line(run_module, finished_run, tmp_path):
     places["one"].mkdir()
     for name in ("one/other.png", "others.png", "another.png"):
         Image.new("RGB", (32, 32)).save(places["pictures"] / name)
-    places["run"] = finished_run[0]
+    places["run"] = finished_run
     for name, count in (("three", 3), ("ten", 10)):
         places[name] = tmp_path / f"{name}.npz"
         np.savez(places[name], arr_0=np.zeros((count, 32, 32, 3), np.uint8))

@@ -25,7 +25,8 @@ from epsilon_vae.generator import TrainedGenerator, restore_generator
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.training import loop
 from epsilon_vae.training.batches import open_batches
-from tests.conftest import assert_same_metrics, finish, read_metrics, start_together
+from tests.helpers import assert_same_metrics, read_metrics
+from tests.processes import finish, start_together
 
 MODULE = "epsilon_vae.generate"
 STEPS = 6
@@ -34,7 +35,7 @@ STEPS = 6
 @pytest.fixture(scope="module")
 def latents(finished_run, images, tmp_path_factory) -> Path:
     """Of the images of two classes, by the finished run's encoder: 8 x 8 x 8."""
-    folder, workdir = tmp_path_factory.mktemp("latents"), str(finished_run[0])
+    folder, workdir = tmp_path_factory.mktemp("latents"), str(finished_run)
     data, autoencoder = open_data(str(images), "train"), epsilon_vae.restore(workdir)
     encode_data(autoencoder, workdir, data, str(folder), 32, "center_crop_adm", "float16", 64)
     return folder
@@ -44,7 +45,8 @@ def overrides(latents: Path, finished_run, num_steps: int = STEPS) -> dict[str, 
     return {
         "data.path": str(latents),
         "data.resolution": 32,
-        "autoencoder.workdir": str(finished_run[0]),
+        "autoencoder.workdir": str(finished_run),
+        "model.generator.size": "micro",
         "model.generator.num_classes": 2,
         "loss.label_dropout": 0.1,
         "batch_size": 8,
@@ -225,7 +227,7 @@ def test_images_are_those_of_the_sampler_and_the_decoder(generated, trained, fin
     numbers = np.arange(20)
     mesh = make_mesh(devices=jax.devices()[:1])
     z = trained.sampler(2, Guidance(), mesh)(trained.params, numbers, numbers % 2, 3)
-    images = epsilon_vae.restore(str(finished_run[0])).decode(z, steps=3, seed=3)
+    images = epsilon_vae.restore(str(finished_run)).decode(z, steps=3, seed=3)
     expected = np.clip(np.rint((images + 1) * 127.5), 0, 255)
     found = sorted((generated / "images").rglob("*.png"))
     assert [path.stem for path in found] == [f"{i:08d}" for i in numbers]
@@ -298,7 +300,7 @@ def test_bad_input_is_one_line(
         ),
         "there is no class '2'": (*arguments, output, "--classes=2"),
         "but this decoder's encoder is another": (*arguments, output, "--autoencoder_step=4"),
-        "is the run of an autoencoder": (f"--workdir={finished_run[0]}", output),
+        "is the run of an autoencoder": (f"--workdir={finished_run}", output),
         "was begun with seed = 3, now it is 4": (
             *arguments,
             f"--output={generated}",

@@ -2,8 +2,6 @@
 
 import pytest
 
-from tests.conftest import SMALL_FLAGS
-
 
 def test_dry_run_prints_config_parameters_and_flops(run_module):
     process = run_module("epsilon_vae.main", "--config=configs/tiny.py", "--dry_run")
@@ -38,7 +36,9 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("arguments", "words"), REFUSALS)
 def test_refusal_is_one_line_and_code_2(run_module, tmp_path, arguments, words):
-    process = run_module("epsilon_vae.main", *SMALL_FLAGS, f"--workdir={tmp_path}/run", *arguments)
+    process = run_module(
+        "epsilon_vae.main", "--config=tests/micro.py", f"--workdir={tmp_path}/run", *arguments
+    )
     _, err = process.communicate(timeout=300)
     assert process.returncode == 2, err
     lines = [line for line in err.splitlines() if line.startswith("epsilon_vae: ")]

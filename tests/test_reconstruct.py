@@ -10,7 +10,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.sources import Photos
 from epsilon_vae.reconstruct import find_pictures
-from tests.conftest import finish
+from tests.processes import finish
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_folder(finished_run, run_module, pictures, tmp_path):
     output = tmp_path / "out"
     process = run_module(
         "epsilon_vae.reconstruct",
-        f"--workdir={finished_run[0]}",
+        f"--workdir={finished_run}",
         str(pictures),
         f"--output={output}",
         "--steps=1",
@@ -45,7 +45,7 @@ def test_folder(finished_run, run_module, pictures, tmp_path):
 def test_missing_input_is_one_line_and_code_2(finished_run, run_module, tmp_path):
     process = run_module(
         "epsilon_vae.reconstruct",
-        f"--workdir={finished_run[0]}",
+        f"--workdir={finished_run}",
         "nowhere.png",
         f"--output={tmp_path}/x.png",
     )

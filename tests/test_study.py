@@ -7,13 +7,15 @@ import pytest
 from configs import studies
 from epsilon_vae import builders
 from epsilon_vae.config import check
-from tests.conftest import finish, read_metrics
+from tests.helpers import read_metrics
+from tests.processes import finish
 
 MODULE = "epsilon_vae.study"
+MICRO = "tests.micro_study"  # the same, with smaller networks
 FLAGS = (
     "--study=conditioning",
     "--num_steps=2",
-    "--seeds=1",
+    "--seeds=2",
     "--protocol=local,features=alexnet",
 )
 
@@ -32,29 +34,30 @@ def test_every_variant_can_run(name, scale):
 def study(run_module, tmp_path_factory):
     """Folder of a study of seconds, and what it printed."""
     workdir = tmp_path_factory.mktemp("study")
-    out, _ = finish(run_module(MODULE, *FLAGS, f"--workdir={workdir}"), 900)
+    out, _ = finish(run_module(MICRO, *FLAGS, f"--workdir={workdir}"))
     return workdir, out
 
 
 def test_variants_are_trained_and_evaluated_side_by_side(study):
     workdir, out = study
-    for name in ("concat", "adagn"):
-        rows = read_metrics(workdir / "runs" / f"{name}-seed0")
-        assert [row["step"] for row in rows if row["loss/flow"]] == ["2"]
+    names = [f"{name}-seed{seed}" for seed in (0, 1) for name in ("concat", "adagn")]
+    for name in names:
+        rows = read_metrics(workdir / "runs" / name)
+        assert [row["step"] for row in rows if row["loss/flow"]] == ["1", "2"]
+        config = json.loads((workdir / "runs" / name / "config.json").read_text())
+        assert config["seed"] == int(name[-1])
+        assert config["model"]["decoder"]["conditioning"] == name.split("-")[0]
     rows = json.loads((workdir / "evaluation" / "results.json").read_text())["rows"]
-    assert [(row["subject"], row["nfe"]) for row in rows] == [
-        ("concat-seed0", 50),
-        ("adagn-seed0", 50),
-    ]
+    assert [(row["subject"], row["nfe"]) for row in rows] == [(name, 2) for name in names]
     table = (workdir / "study.md").read_text()
-    assert "| concat | 50 | 1 |" in table and table.count("*22.0") == 2
+    assert "| concat | 2 | 2 |" in table and table.count("*22.0") == 2
     assert out.splitlines()[-1] == f"{workdir}/study.md"
 
 
 def test_what_is_trained_is_not_trained_again(study, run_module):
     workdir, _ = study
     before = (workdir / "runs" / "concat-seed0" / "metrics.csv").stat().st_mtime_ns
-    out, _ = finish(run_module(MODULE, *FLAGS, f"--workdir={workdir}"), 900)
+    out, _ = finish(run_module(MICRO, *FLAGS, f"--workdir={workdir}"))
     assert "steps" not in out
     assert (workdir / "runs" / "concat-seed0" / "metrics.csv").stat().st_mtime_ns == before
 
@@ -83,7 +86,7 @@ def test_other_flags_on_the_same_folder_are_refused(run_module, tmp_path):
         "scale": "small",
         "data": None,
         "resolution": None,
-        "seeds": 1,
+        "seeds": 2,
         "num_steps": 5,
         "budget": None,
     }

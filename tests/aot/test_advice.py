@@ -6,7 +6,7 @@ import pytest
 from epsilon_vae.aot.advice import larger_topology, suggest_for_reconstruction, suggest_for_step
 from epsilon_vae.aot.measure import memory_of_failure
 from epsilon_vae.aot.program import prepare_reconstruction
-from tests.conftest import state_shapes
+from tests.helpers import state_shapes
 
 
 def memory(arguments: int, temporaries: int, usable: int) -> dict:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.conftest import finish
+from tests.processes import finish, start_alone
 
 RECONSTRUCT = ("--config=configs/tiny.py", "--what=reconstruct")
 
@@ -52,8 +52,7 @@ def test_a_reconstruction_that_fits(run_module, tmp_path):
 def test_a_train_step_with_sharded_state(run_module, tmp_path):
     path = tmp_path / "report.json"
     flags = (
-        "--config=configs/tiny.py",
-        "--config.data.resolution=32",
+        "--config=tests/micro.py",
         "--config.mesh.fsdp=4",
         "--config.model.remat=full",
         "--topology=v5p:2x2x1",
@@ -86,6 +85,8 @@ def test_what_does_not_fit_is_told_by_how_much_and_what_would_help(run_module, t
     report = json.loads(path.read_text())
     memory = report["hbm_bytes_a_chip"]
     assert not report["fits"] and memory["total"] > memory["usable"] == 15.75 * 2**30
+    # Weights and an image are little beside the activations.
+    assert memory["temporaries"] > 0.9 * memory["total"]
     assert f"Does not fit: {-memory['left'] / 2**30:.2f} GiB a chip too much." in out
     assert "2 times the chips at the same batch" in out
     assert "seconds" not in report
@@ -118,10 +119,10 @@ def test_refusal_is_one_line_and_code_2(run_module, arguments, words):
     assert len(lines) == 1 and lines[0].startswith("epsilon_vae: ") and words in lines[0]
 
 
-def test_without_libtpu_it_says_how_to_get_it(run_module, tmp_path, monkeypatch):
+def test_without_libtpu_it_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)  # which a loaded libtpu sets
     (tmp_path / "libtpu.py").write_text("raise ImportError")
-    process = run_module(
+    process = start_alone(
         "epsilon_vae.compile",
         "--config=configs/tiny.py",
         "--topology=v5e:2x2",

@@ -16,7 +16,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from epsilon_vae.data.records import Record, pack
-from tests.conftest import ROOT
+from tests.processes import ROOT
 
 pytest.importorskip("gcsfs", reason="gs:// needs gcsfs: pip install -e '.[gcs]'")
 

@@ -16,7 +16,7 @@ from epsilon_vae.data.pipeline import BadRecords, TrainingBatches, evaluation_ba
 from epsilon_vae.data.records import Record
 from epsilon_vae.data.sources import Folder, Photos
 from epsilon_vae.data.transforms import to_uint8
-from tests.conftest import ROOT
+from tests.processes import ROOT
 
 
 def make_batches(source=None, seed: int = 0, max_bad_share: float = 0, **more) -> TrainingBatches:

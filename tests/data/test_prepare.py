@@ -21,15 +21,31 @@ from scipy.io import savemat
 
 from epsilon_vae.data.archives import find_images, label, read_devkit
 from epsilon_vae.data.decode import DataError
-from epsilon_vae.data.shards import ShardWriter
+from epsilon_vae.data.shards import ShardWriter, save_json, write_shard
 from epsilon_vae.data.sources import open_source
-from tests.conftest import ROOT, SMALL_FLAGS
+from tests.processes import ROOT
 
 PREPARE = "epsilon_vae.data.prepare"
 # ILSVRC2012_ID to WNID: the IDs are not in the order of the WNIDs, and group 5 is no class.
 WNIDS = {1: "n02119789", 2: "n02100735", 3: "n01440764", 4: "n01443537", 5: "n00001740"}
 CLASSES = ("n01440764", "n01443537", "n02100735", "n02119789")
 TRUTH = (3, 1, 4, 2, 2, 3)
+
+
+def test_a_shard_has_its_name_once_the_disk_holds_it(tmp_path, monkeypatch):
+    """Its bytes first, then the name, then the folder: what a machine that loses power keeps."""
+    events = []
+
+    def fsync(descriptor: int) -> None:
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        events.append((name, (tmp_path / "a.array_record").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert write_shard(tmp_path / "a.array_record", [b"one", b"two"]) == 2
+    assert events == [("a.unfinished", False), (tmp_path.name, True)]
+    events.clear()
+    save_json(tmp_path / "b.json", {"a": 1})
+    assert [name for name, _ in events] == ["b.new", tmp_path.name]
 
 
 def jpeg(seed: int, size: tuple[int, int] = (24, 16)) -> bytes:
@@ -140,7 +156,7 @@ def test_readme_takes_imagenet_from_its_tars_to_training(tmp_path):
         PREPARE,
         "epsilon_vae.main",
     ]
-    small = shlex.join([*SMALL_FLAGS, "--config.num_steps=1"])
+    small = shlex.join([f"--config={ROOT}/tests/micro.py", "--config.num_steps=1"])
     commands[-1] = commands[-1].replace("--config=configs/sd_m.py", small)
     for command in commands:
         words = [sys.executable if w == "python" else w for w in shlex.split(command)]

@@ -18,7 +18,7 @@ from PIL import Image
 from epsilon_vae.data.decode import DataError, read_image
 from epsilon_vae.data.records import Record, pack, unpack
 from epsilon_vae.data.sources import PHOTOS, Photos, Subset, evenly_spaced, open_source
-from tests.conftest import ROOT
+from tests.processes import ROOT
 
 
 def write_image(path, value: int = 7) -> bytes:

@@ -15,7 +15,7 @@ from epsilon_vae.evaluation import measure, results
 from epsilon_vae.evaluation.measures import Measures
 from epsilon_vae.evaluation.subjects import Subject
 from epsilon_vae.parallel.mesh import make_mesh
-from tests.conftest import ROOT
+from tests.processes import ROOT
 
 SIZE, STEPS = 32, (1, 3)
 

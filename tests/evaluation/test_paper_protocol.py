@@ -14,7 +14,7 @@ from epsilon_vae.evaluation.subjects import PictureFolder
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained import registry
 from tests import golden_features
-from tests.conftest import held_out_images, training_images
+from tests.helpers import held_out_images, training_images
 
 SIZE = 32
 PAPER = protocol.parse("paper")

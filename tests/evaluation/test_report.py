@@ -15,7 +15,7 @@ from selenium.webdriver.support.select import Select
 
 from epsilon_vae.evaluation import plots
 from epsilon_vae.evaluation.report import Pictures, write_report
-from tests.evaluation.conftest import emulate, find, find_all, open_page, requests, text_of
+from tests.evaluation.browser import emulate, find, find_all, open_page, requests, text_of
 from tests.evaluation.example_report import (
     BAD_NAME,
     NOTE,

@@ -16,7 +16,7 @@ from epsilon_vae.evaluation.measures import Measures
 from epsilon_vae.evaluation.samples import _inception_score, evaluate_samples
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained import registry
-from tests.conftest import training_images
+from tests.helpers import training_images
 
 
 @pytest.fixture(scope="module")

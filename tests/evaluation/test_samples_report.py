@@ -16,7 +16,7 @@ from epsilon_vae.evaluation.samples_report import (
     shown_of,
     write_samples_report,
 )
-from tests.evaluation.conftest import emulate, find, find_all, open_page, requests, text_of
+from tests.evaluation.browser import emulate, find, find_all, open_page, requests, text_of
 from tests.evaluation.example_report import BAD_NAME, NOTE
 
 RESULTS = {

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.processes import ROOT
+
 STAND_IN = Path(__file__).parent / "stand_in.py"
 EXECUTABLES = ("gcloud", "srun", "scontrol", "sbatch", "kubectl", "docker")
 

@@ -4,7 +4,7 @@ import subprocess
 import pytest
 import yaml
 
-from tests.launch.conftest import ROOT
+from tests.processes import ROOT
 
 IMAGE = "--image=us-docker.pkg.dev/p/r/epsilon-vae:1"
 FLAGS = ("--config=configs/sd_m.py", "--workdir=gs://b/sd_m", '--config.a=it\'s "two" $NAME: #')

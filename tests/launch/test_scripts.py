@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.launch.conftest import ROOT
+from tests.processes import ROOT
 
 SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / "launch/slurm.sbatch"])
 README = (ROOT / "launch/README.md").read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from epsilon_vae.metrics.psnr_ssim import psnr, ssim
-from tests.conftest import held_out_images
+from tests.helpers import held_out_images
 
 
 @pytest.fixture(scope="module")

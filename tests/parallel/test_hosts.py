@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from epsilon_vae.parallel import hosts
-from tests.conftest import ROOT, SMALL_FLAGS, free_port, start_together
+from tests.processes import ROOT, free_port, start_together
 
 
 def start(address=None, count=None, index=None) -> None:
@@ -53,7 +53,7 @@ def one_line(process, code: int = 2) -> str:
 @pytest.mark.parametrize(("count", "ids"), [(3, (0, 1)), (2, (1, 1))])
 def test_processes_that_do_not_come_together_say_so_in_time(run_module, tmp_path, count, ids):
     """One too few; and two with the same id, without a process 0."""
-    arguments = (*SMALL_FLAGS, f"--workdir={tmp_path}", "--startup_timeout_seconds=3")
+    arguments = ("--config=tests/micro.py", f"--workdir={tmp_path}", "--startup_timeout_seconds=3")
     for process in start_together(run_module, *arguments, count=count, ids=ids):
         line = one_line(process, code=1)
         assert f"not all of the {count} processes came together within 3 s" in line
@@ -61,7 +61,7 @@ def test_processes_that_do_not_come_together_say_so_in_time(run_module, tmp_path
 
 
 def test_other_flags_on_one_process_are_refused(run_module, tmp_path):
-    arguments = (*SMALL_FLAGS, f"--workdir={tmp_path}")
+    arguments = ("--config=tests/micro.py", f"--workdir={tmp_path}")
     for process in start_together(
         run_module, *arguments, each=lambda index: (f"--config.seed={index}",)
     ):
@@ -70,7 +70,7 @@ def test_other_flags_on_one_process_are_refused(run_module, tmp_path):
 
 def test_folders_that_are_not_shared_are_refused(run_module, tmp_path):
     processes = start_together(
-        run_module, *SMALL_FLAGS, each=lambda index: (f"--workdir={tmp_path}/{index}",)
+        run_module, "--config=tests/micro.py", each=lambda index: (f"--workdir={tmp_path}/{index}",)
     )
     for index, process in enumerate(processes):
         words = f"--workdir={tmp_path}/{index}: not the same folder for all processes"

@@ -11,7 +11,7 @@ from epsilon_vae.models.decoder import SDDecoder
 from epsilon_vae.pretrained.layouts import DIFFUSERS
 from epsilon_vae.training.flops import parameter_counts
 from tests import golden_params
-from tests.conftest import state_shapes
+from tests.helpers import state_shapes
 from tests.parity.requirements import require
 from tests.parity.weights import to_diffusers
 

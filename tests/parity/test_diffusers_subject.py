@@ -8,7 +8,7 @@ from epsilon_vae.evaluation import protocol
 from epsilon_vae.evaluation.batches import Batch
 from epsilon_vae.evaluation.subjects import SubjectError, open_subjects
 from epsilon_vae.parallel.mesh import make_mesh
-from tests.conftest import held_out_images
+from tests.helpers import held_out_images
 from tests.parity.requirements import require
 
 require("diffusers")

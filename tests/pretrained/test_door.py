@@ -4,8 +4,8 @@ import subprocess
 import sys
 
 from epsilon_vae.pretrained.registry import REGISTRY
-from tests.conftest import ROOT, finish
 from tests.golden_params import GOLDEN
+from tests.processes import ROOT, finish
 
 # urllib asks a proxy for the download, at a port where nobody listens.
 OFFLINE = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}

@@ -8,14 +8,16 @@ import json
 import jax
 import numpy as np
 
+from configs import tiny
 from epsilon_vae import builders
 from epsilon_vae.autoencoder import Autoencoder
 from epsilon_vae.data.pipeline import BadRecords, TrainingBatches
 from epsilon_vae.data.sources import Photos
+from epsilon_vae.parallel import sharding
 from epsilon_vae.parallel.mesh import image_sharding, make_mesh, replicated
 from epsilon_vae.parallel.sharding import batch_places, global_batch
 from epsilon_vae.training.sharded import jit_step, make_state, state_shapes
-from tests.conftest import make_small_config
+from tests import micro
 
 # data, fsdp, space. At 32 px, rows are sharded while a device has eight of them.
 MESHES = {
@@ -31,7 +33,7 @@ BATCH_SIZE = 8
 
 def train(shape: tuple[int, int, int]) -> dict:
     """Metrics of each step, and how many arrays of the state are sharded."""
-    config = make_small_config()
+    config = micro.get_config()
     size = config.data.resolution
     train_step = builders.train_step(config)
     batches = TrainingBatches(
@@ -58,7 +60,7 @@ def train(shape: tuple[int, int, int]) -> dict:
 
 def activation_bytes(shape: tuple[int, int, int]) -> int:
     """Temporaries of a device while one image of 256 px is encoded and denoised once."""
-    networks = builders.networks(make_small_config())
+    networks = builders.networks(tiny.get_config())
     mesh = make_mesh(*shape, devices=jax.devices()[: shape[2]])
 
     def predict(params, images):
@@ -76,7 +78,7 @@ def activation_bytes(shape: tuple[int, int, int]) -> int:
 
 def reconstruct(decoder: str, shape: tuple[int, int, int]) -> np.ndarray:
     """Three images of 128 px, by random weights of which none is zero."""
-    config = make_small_config()
+    config = tiny.get_config()
     config.model.decoder.name = decoder
     networks = builders.networks(config)
     rng = np.random.default_rng(0)
@@ -91,6 +93,7 @@ def reconstruct(decoder: str, shape: tuple[int, int, int]) -> np.ndarray:
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
+    sharding.MIN_SHARDED_SIZE = 2**10  # so that fsdp shards the small networks' kernels too
     result = {name: train(shape) for name, shape in MESHES.items()}
     result["activation_bytes"] = [activation_bytes((1, 1, space)) for space in (1, 4)]
     for decoder in ("adm", "dit"):

@@ -8,7 +8,6 @@ import time
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
@@ -17,29 +16,21 @@ from epsilon_vae.data.sources import Photos
 from epsilon_vae.training.loop import load_init_weights
 from epsilon_vae.training.monitor import MetricsWindow, NonFiniteError
 from epsilon_vae.versions import versions
-from tests.conftest import LIGHT, STEPS, finish, flags, read_metrics, read_until, state_shapes
+from tests.helpers import (
+    QUICK_FLAGS,
+    STEPS,
+    assert_same_state,
+    flags,
+    load_state,
+    read_metrics,
+    saved_steps,
+    state_shapes,
+)
+from tests.processes import finish, read_until
 
 
-def load_state(workdir, step: int) -> dict:
-    """Every array of a checkpoint, without a target: as it lies on disk, whoever saved it."""
-    directory = workdir / "checkpoints" / str(step) / "state"
-    handler = ocp.PyTreeCheckpointHandler()
-    arrays = jax.tree.map(
-        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), dict(handler.metadata(directory).tree)
-    )
-    return handler.restore(directory, args=ocp.args.PyTreeRestore(restore_args=arrays))
-
-
-def assert_same_state(one, other, step: int = STEPS) -> None:
-    a = jax.tree_util.tree_leaves_with_path(load_state(one, step))
-    b = jax.tree_util.tree_leaves_with_path(load_state(other, step))
-    assert [path for path, _ in a] == [path for path, _ in b] and len(a) > 100
-    for (path, x), (_, y) in zip(a, b, strict=True):
-        np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
-
-
-def test_workdir_holds_what_users_script_against(finished_run):
-    workdir, out = finished_run
+def test_workdir_holds_what_users_script_against(finished_run_and_output):
+    workdir, out = finished_run_and_output
     config = json.loads((workdir / "config.json").read_text())
     assert config["num_steps"] == STEPS and config["optim"]["ema_decay"] == 0.99
     versions = json.loads((workdir / "versions.json").read_text())
@@ -90,15 +81,15 @@ def test_killed_run_ends_in_the_same_bits(finished_run, run_module, tmp_path):
     assert not (tmp_path / "checkpoints" / str(STEPS)).exists()
     out, _ = finish(run_module("epsilon_vae.main", *flags(tmp_path)))
     assert "Resuming from step" in out
-    assert_same_state(tmp_path, finished_run[0])
+    assert_same_state(tmp_path, finished_run)
     steps = [int(row["step"]) for row in read_metrics(tmp_path)]
     assert steps == [*range(1, STEPS + 1), STEPS]  # no step twice, none missing
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 0)])
-def test_stopped_run_saves_and_says_how_to_go_on(light_run, run_module, tmp_path, number, code):
+def test_stopped_run_saves_and_says_how_to_go_on(finished_run, run_module, tmp_path, number, code):
     """Terminals and launchers signal the workers too. Launchers start again what ends with 75."""
-    process = run_module("epsilon_vae.main", *flags(tmp_path, *LIGHT, "--config.data.workers=1"))
+    process = run_module("epsilon_vae.main", *flags(tmp_path, "--config.data.workers=1"))
     read_until(process, "step 1/")
     os.killpg(process.pid, number)
     out, err = process.communicate(timeout=300)
@@ -106,61 +97,62 @@ def test_stopped_run_saves_and_says_how_to_go_on(light_run, run_module, tmp_path
     assert "run the same command again" in out
     saved = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
     assert 1 <= saved < STEPS
-    out, _ = finish(run_module("epsilon_vae.main", *flags(tmp_path, *LIGHT)))
+    out, _ = finish(run_module("epsilon_vae.main", *flags(tmp_path)))
     assert f"Resuming from step {saved}" in out
-    assert_same_state(tmp_path, light_run)
+    assert_same_state(tmp_path, finished_run)
 
 
-def test_damaged_newest_checkpoint_falls_back(light_run, run_module, tmp_path):
+def test_damaged_newest_checkpoint_falls_back(finished_run, run_module, tmp_path):
     """Data files cut short, as a full disk or a dying host leaves them."""
-    shutil.copytree(light_run / "checkpoints", tmp_path / "checkpoints")
+    shutil.copytree(finished_run / "checkpoints", tmp_path / "checkpoints")
     for file in (tmp_path / "checkpoints" / str(STEPS) / "state").rglob("*"):
         if file.is_file() and file.stat().st_size > 1000:
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    out, err = finish(run_module("epsilon_vae.main", *flags(tmp_path, *LIGHT)))
+    out, err = finish(run_module("epsilon_vae.main", *flags(tmp_path)))
     assert "Resuming from step 4" in out
     assert f"Checkpoint {STEPS} is damaged" in err
-    assert_same_state(tmp_path, light_run)
+    assert_same_state(tmp_path, finished_run)
     assert list((tmp_path / "checkpoints" / "damaged").iterdir())
 
 
-def test_half_written_checkpoint_is_left_out(light_run, run_module, tmp_path):
+def test_half_written_checkpoint_is_left_out(finished_run, run_module, tmp_path):
     """A step directory that has lost its items is not taken for a checkpoint."""
-    shutil.copytree(light_run / "checkpoints", tmp_path / "checkpoints")
+    shutil.copytree(finished_run / "checkpoints", tmp_path / "checkpoints")
     shutil.rmtree(tmp_path / "checkpoints" / str(STEPS) / "state")
-    out, _ = finish(run_module("epsilon_vae.main", *flags(tmp_path, *LIGHT)))
+    out, _ = finish(run_module("epsilon_vae.main", *flags(tmp_path)))
     assert "Resuming from step 4" in out
-    assert_same_state(tmp_path, light_run)
+    assert_same_state(tmp_path, finished_run)
 
 
 def test_other_model_names_each_parameter_that_differs(finished_run, run_module):
-    process = run_module(
-        "epsilon_vae.main", *flags(finished_run[0], "--config.model.encoder.n_z=4")
-    )
+    process = run_module("epsilon_vae.main", *flags(finished_run, "--config.model.encoder.n_z=4"))
     _, err = process.communicate(timeout=300)
     assert process.returncode == 2 and "Traceback" not in err
-    assert "params/encoder/conv_out/kernel is (1, 1, 64, 8) in the checkpoint, (1, 1, 64, 4)" in err
+    assert "params/encoder/conv_out/kernel is (1, 1, 16, 8) in the checkpoint, (1, 1, 16, 4)" in err
     assert "params/decoder/conv_in/kernel" in err
     assert "middle" not in err
 
 
 def test_finished_run_says_so_and_changes_nothing(finished_run, run_module):
-    before = (finished_run[0] / "metrics.csv").read_text()
-    out, _ = finish(run_module("epsilon_vae.main", *flags(finished_run[0])))
+    before = (finished_run / "metrics.csv").read_text()
+    out, _ = finish(run_module("epsilon_vae.main", *flags(finished_run)))
     assert f"Resuming from step {STEPS} of {STEPS}" in out
-    assert (finished_run[0] / "metrics.csv").read_text() == before
+    assert (finished_run / "metrics.csv").read_text() == before
 
 
-def test_non_finite_loss_stops_before_it_is_saved(run_module, tmp_path):
-    """A rate of 1e30 makes the second step's loss infinite or NaN."""
+@pytest.mark.parametrize("log_every", [1, 100])
+def test_non_finite_loss_stops_before_it_is_saved(run_module, tmp_path, log_every):
+    """A rate of 1e30 makes the second step's loss infinite or NaN, whether or not it is logged."""
     process = run_module(
         "epsilon_vae.main",
-        *flags(tmp_path, *LIGHT, "--config.optim.lr=1e30", "--config.checkpoint.every_steps=1"),
+        *flags(tmp_path, "--config.optim.lr=1e30", "--config.checkpoint.every_steps=1"),
+        f"--config.log.every_steps={log_every}",
+        **QUICK_FLAGS,
     )
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1 and "Traceback" not in err
     assert "epsilon_vae: step 2: " in err and "loss/flow = " in err
-    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["1"]
+    assert saved_steps(tmp_path) == [1]
 
 
 def test_bad_record_stops_the_run_or_is_left_out(run_module, tmp_path):
@@ -171,7 +163,7 @@ def test_bad_record_stops_the_run_or_is_left_out(run_module, tmp_path):
             Image.open(path).convert("RGB").resize((60, 40)).save(tmp_path / split / path.name)
     broken = tmp_path / "train" / Photos("train").paths[0].name
     broken.write_bytes(broken.read_bytes()[:900])
-    more = (*LIGHT, "--config.data.source=folder", f"--config.data.path={tmp_path}")
+    more = ("--config.data.source=folder", f"--config.data.path={tmp_path}")
 
     process = run_module("epsilon_vae.main", *flags(tmp_path / "raise", *more))
     _, err = process.communicate(timeout=300)
@@ -198,11 +190,10 @@ def leaves_differ(one, other) -> float:
     return max(float(np.max(np.abs(np.asarray(x) - np.asarray(y)))) for x, y in pairs)
 
 
-def test_second_stage_starts_from_the_first(light_run, run_module, tmp_path):
+def test_second_stage_starts_from_the_first(finished_run, run_module, tmp_path):
     """32 → 64 px: EMA weights and discriminator of the first stage, step 0 of the second."""
     more = (
-        *LIGHT,
-        f"--config.init_from={light_run}",
+        f"--config.init_from={finished_run}",
         "--config.seed=1",
         "--config.data.resolution=64",
         "--config.batch_size=2",
@@ -210,8 +201,8 @@ def test_second_stage_starts_from_the_first(light_run, run_module, tmp_path):
         "--config.optim.lr=1e-12",
         "--config.optim.discriminator_lr=1e-12",
     )
-    finish(run_module("epsilon_vae.main", *flags(tmp_path, *more)))
-    first, second = load_state(light_run, STEPS), load_state(tmp_path, 1)
+    finish(run_module("epsilon_vae.main", *flags(tmp_path, *more), **QUICK_FLAGS))
+    first, second = load_state(finished_run, STEPS), load_state(tmp_path, 1)
     assert int(second["step"]) == 1
     assert leaves_differ(second["discriminator"], first["discriminator"]) < 1e-8
     for network in ("encoder", "decoder"):
@@ -221,20 +212,20 @@ def test_second_stage_starts_from_the_first(light_run, run_module, tmp_path):
             assert leaves_differ(second[field][network], first["ema"][network]) < 1e-6
 
 
-def test_decoder_learns_on_a_frozen_encoder(light_run, run_module, tmp_path):
+def test_decoder_learns_on_a_frozen_encoder(finished_run, run_module, tmp_path):
     """From raw weights, with a discriminator of its own; stopped after two steps and resumed."""
     more = (
-        *LIGHT,
-        f"--config.init_from={light_run}",
+        f"--config.init_from={finished_run}",
         "--config.init.encoder=raw",
         "--config.init.discriminator=none",
         "--config.model.encoder.frozen=true",
         "--config.seed=1",
     )
-    finish(run_module("epsilon_vae.main", *flags(tmp_path, *more, "--config.num_steps=2")))
-    out, _ = finish(run_module("epsilon_vae.main", *flags(tmp_path, *more, "--config.num_steps=3")))
+    for num_steps in (2, 3):
+        arguments = flags(tmp_path, *more, f"--config.num_steps={num_steps}")
+        out, _ = finish(run_module("epsilon_vae.main", *arguments, **QUICK_FLAGS))
     assert "Resuming from step 2" in out
-    first, second = load_state(light_run, STEPS), load_state(tmp_path, 3)
+    first, second = load_state(finished_run, STEPS), load_state(tmp_path, 3)
     for field in ("params", "ema"):
         assert leaves_differ(second[field]["encoder"], first["params"]["encoder"]) == 0
         assert leaves_differ(second[field]["decoder"], first["ema"]["decoder"]) > 1e-4
@@ -250,14 +241,14 @@ def init_weights(config, workdir, **parts) -> dict:
 
 
 def test_each_network_is_taken_on_its_own(finished_run, small_config):
-    saved = load_state(finished_run[0], STEPS)
-    loaded = init_weights(small_config, finished_run[0], encoder="none", decoder="raw")
+    saved = load_state(finished_run, STEPS)
+    loaded = init_weights(small_config, finished_run, encoder="none", decoder="raw")
     assert loaded.keys() == {"params", "ema", "discriminator"}
     assert loaded["params"].keys() == loaded["ema"].keys() == {"decoder"}
     assert leaves_differ(loaded["params"]["decoder"], saved["params"]["decoder"]) == 0
     assert leaves_differ(loaded["ema"]["decoder"], saved["params"]["decoder"]) == 0
     assert leaves_differ(loaded["discriminator"], saved["discriminator"]) == 0
-    loaded = init_weights(small_config, finished_run[0], decoder="none", discriminator="none")
+    loaded = init_weights(small_config, finished_run, decoder="none", discriminator="none")
     assert loaded.keys() == {"params", "ema"}
     assert loaded["params"].keys() == loaded["ema"].keys() == {"encoder"}
     assert leaves_differ(loaded["params"]["encoder"], saved["ema"]["encoder"]) == 0
@@ -266,14 +257,14 @@ def test_each_network_is_taken_on_its_own(finished_run, small_config):
 def test_decoder_of_another_size_is_refused_unless_it_is_not_asked_for(finished_run, small_config):
     small_config.model.decoder.size = "b"
     with pytest.raises(CheckpointError) as error:
-        init_weights(small_config, finished_run[0])
+        init_weights(small_config, finished_run)
     message = str(error.value)
     assert "(take its own config, or config.init.decoder = none):" in message
     assert (
-        "ema/decoder/conv_in/kernel is (3, 3, 11, 32) in the checkpoint, (3, 3, 11, 64)" in message
+        "ema/decoder/conv_in/kernel is (3, 3, 11, 16) in the checkpoint, (3, 3, 11, 64)" in message
     )
     assert "encoder/" not in message and "discriminator/" not in message
-    loaded = init_weights(small_config, finished_run[0], decoder="none")
+    loaded = init_weights(small_config, finished_run, decoder="none")
     assert loaded["params"].keys() == {"encoder"}
 
 
@@ -290,6 +281,6 @@ def test_first_stage_without_a_gan_has_no_discriminator_to_give(small_config, tm
     with pytest.raises(CheckpointError) as error:
         init_weights(small_config, tmp_path)
     assert "or config.init.discriminator = none)" in str(error.value)
-    assert "discriminator/conv0/kernel (4, 4, 6, 32) is not in the checkpoint" in str(error.value)
+    assert "discriminator/conv0/kernel (4, 4, 6, 16) is not in the checkpoint" in str(error.value)
     loaded = init_weights(small_config, tmp_path, discriminator="none")
     assert loaded.keys() == {"params", "ema"}

@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from tests.conftest import finish
+from tests.helpers import QUICK_FLAGS
+from tests.processes import finish
 from tests.training.losses_on_meshes import MESHES, STEPS
 
 
 @pytest.fixture(scope="module")
 def trained(run_module):
-    out, _ = finish(run_module("tests.training.losses_on_meshes"), timeout_seconds=900)
+    out, _ = finish(run_module("tests.training.losses_on_meshes", **QUICK_FLAGS))
     return json.loads(out)
 
 

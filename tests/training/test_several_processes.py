@@ -5,24 +5,29 @@ import signal
 
 import pytest
 
-from tests.conftest import (
+from tests.helpers import (
     PROFILE,
+    QUICK_FLAGS,
     STEPS,
     assert_same_metrics,
-    finish,
+    assert_same_state,
     flags,
     read_metrics,
-    read_until,
-    start_together,
+    saved_steps,
 )
-from tests.training.test_loop import assert_same_state
+from tests.processes import Process, finish, read_until, start_together
+
+
+def start_pair(run_module, *arguments: str) -> list[Process]:
+    """Compiled without optimization: JAX's cache of programs is not for several processes."""
+    return start_together(run_module, *arguments, environment=QUICK_FLAGS)
 
 
 @pytest.fixture(scope="module")
 def finished_pair(tmp_path_factory, run_module):
     """Workdir of a run of `STEPS` steps on two processes; not to be written to."""
     workdir = tmp_path_factory.mktemp("finished_pair")
-    first, second = start_together(run_module, *flags(workdir, *PROFILE))
+    first, second = start_pair(run_module, *flags(workdir, *PROFILE))
     out, _ = finish(first)
     assert f"step {STEPS}/{STEPS}" in out
     out, _ = finish(second)
@@ -30,17 +35,13 @@ def finished_pair(tmp_path_factory, run_module):
     return workdir
 
 
-def saved_steps(workdir) -> list[int]:
-    return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
-
-
 def test_two_processes_equal_one(finished_run, finished_pair):
     """Losses, gradient norms and scores of all steps; all that is written is written once."""
-    assert_same_metrics(read_metrics(finished_pair), read_metrics(finished_run[0]))
+    assert_same_metrics(read_metrics(finished_pair), read_metrics(finished_run))
     assert len(list(finished_pair.glob("events.out.tfevents.*"))) == 1
     ours, theirs = (
         sorted(path.name for path in workdir.iterdir() if "tfevents" not in path.name)
-        for workdir in (finished_pair, finished_run[0])
+        for workdir in (finished_pair, finished_run)
     )
     assert ours == theirs
     assert len(list(finished_pair.glob("plugins/profile/*/*.xplane.pb"))) == 1
@@ -51,23 +52,23 @@ def copy_checkpoint(workdir, step: int, target) -> None:
 
 
 def test_one_process_goes_on_on_two(finished_run, run_module, tmp_path):
-    copy_checkpoint(finished_run[0], 4, tmp_path)
-    first, second = start_together(run_module, *flags(tmp_path))
+    copy_checkpoint(finished_run, 4, tmp_path)
+    first, second = start_pair(run_module, *flags(tmp_path))
     assert "Resuming from step 4" in finish(first)[0]
     finish(second)
-    assert_same_metrics(read_metrics(tmp_path), read_metrics(finished_run[0])[4:])
+    assert_same_metrics(read_metrics(tmp_path), read_metrics(finished_run)[4:])
 
 
 def test_two_processes_go_on_on_one(finished_run, finished_pair, run_module, tmp_path):
     copy_checkpoint(finished_pair, 4, tmp_path)
     out, _ = finish(run_module("epsilon_vae.main", *flags(tmp_path)))
     assert "Resuming from step 4" in out
-    assert_same_metrics(read_metrics(tmp_path), read_metrics(finished_run[0])[4:])
+    assert_same_metrics(read_metrics(tmp_path), read_metrics(finished_run)[4:])
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 0)])
 def test_notice_to_one_process_saves_on_all_at_the_same_step(run_module, tmp_path, number, code):
-    processes = start_together(run_module, *flags(tmp_path, "--config.num_steps=1000"))
+    processes = start_pair(run_module, *flags(tmp_path, "--config.num_steps=1000"))
     read_until(processes[0], "step 3/")
     processes[1].send_signal(number)
     for process in processes:
@@ -79,7 +80,7 @@ def test_notice_to_one_process_saves_on_all_at_the_same_step(run_module, tmp_pat
 
 def test_lost_process_ends_the_other_and_both_resume(finished_pair, run_module, tmp_path):
     """First it hangs, as a host that lost its power or network does: no connection is closed."""
-    first, second = start_together(run_module, *flags(tmp_path), "--heartbeat_timeout_seconds=10")
+    first, second = start_pair(run_module, *flags(tmp_path), "--heartbeat_timeout_seconds=10")
     read_until(first, "step 5/")
     second.send_signal(signal.SIGSTOP)
     _, err = first.communicate(timeout=100)
@@ -88,7 +89,7 @@ def test_lost_process_ends_the_other_and_both_resume(finished_pair, run_module, 
     second.communicate()
     assert not (tmp_path / "checkpoints" / str(STEPS)).exists()
 
-    first, second = start_together(run_module, *flags(tmp_path))
+    first, second = start_pair(run_module, *flags(tmp_path))
     assert "Resuming from step" in finish(first)[0]
     finish(second)
     assert_same_state(tmp_path, finished_pair)
@@ -99,7 +100,7 @@ def test_lost_process_ends_the_other_and_both_resume(finished_pair, run_module, 
 def test_killed_process_ends_the_other_with_one_line(run_module, tmp_path):
     """Its connections close, which is seen at the next step."""
     endless = ("--config.num_steps=1000", "--config.checkpoint.every_steps=1000")
-    first, second = start_together(run_module, *flags(tmp_path, *endless))
+    first, second = start_pair(run_module, *flags(tmp_path, *endless))
     read_until(first, "step 3/")
     second.kill()
     second.communicate()

@@ -8,7 +8,7 @@ from PIL import Image
 
 from epsilon_vae.data.sources import Photos
 from tests import micro
-from tests.costs import Costs
+from tests.costs import Costs, recorded_seconds
 from tests.helpers import NUM_IMAGES, PROFILE, Training, flags, make_training
 from tests.processes import ForkServer, finish
 
@@ -20,6 +20,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("costs"):
         config.pluginmanager.register(Costs(config))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that took longest come first, so that all workers end at about one time."""
+    seconds = recorded_seconds()
+    items.sort(key=lambda item: -seconds.get(item.location[0], 0))
 
 
 @pytest.fixture

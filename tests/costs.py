@@ -1,5 +1,7 @@
 """Where the tests' time goes: `pytest --costs` ends with a table of CPU seconds by file.
 
+It also writes the seconds by the clock to costs.json, by which later runs order the files.
+
 Of each file, the test's own process and the processes that it started:
 
 - `tracing`: Python to jaxprs to StableHLO, by JAX's monitoring events
@@ -11,6 +13,7 @@ JAX's events are in seconds by the clock, so on busy cores their columns are too
 `computing` too small. A process that is killed tells its events until then.
 """
 
+import json
 import os
 import pathlib
 import resource
@@ -30,6 +33,14 @@ EVENTS = {
 }
 COLUMNS = ("seconds", "cpu", "started", "tracing", "compiling", "computing", "waiting")
 FOLDER = "TESTS_COSTS_FOLDER"  # in the environment of processes that shall tell their events
+
+
+RECORD = pathlib.Path(__file__).with_name("costs.json")
+
+
+def recorded_seconds() -> dict[str, float]:
+    """By file, what its tests took in the last run with `--costs` that had it."""
+    return json.loads(RECORD.read_text()) if RECORD.exists() else {}
 
 
 def record_in_child() -> None:
@@ -102,7 +113,7 @@ class Costs:
                 self._files[name][column] += value
 
     def pytest_terminal_summary(self, terminalreporter) -> None:
-        """Prints the table, the dearest file first."""
+        """Prints the table, the dearest file first, and records the seconds."""
         total = dict.fromkeys(COLUMNS, 0.0)
         for costs in self._files.values():
             costs["computing"] = max(0.0, costs["cpu"] - costs["tracing"] - costs["compiling"])
@@ -115,3 +126,6 @@ class Costs:
         for name, costs in [*rows, ("total", total)]:
             numbers = "".join(f"{costs[column]:11.1f}" for column in COLUMNS)
             terminalreporter.write_line(f"{name:44}{numbers}")
+        seconds = {name: round(costs["seconds"]) for name, costs in self._files.items()}
+        record = recorded_seconds() | seconds
+        RECORD.write_text(json.dumps(dict(sorted(record.items())), indent=1) + "\n")

@@ -20,6 +20,7 @@ from epsilon_vae.models.decoder import SDDecoder
 from epsilon_vae.models.dit import DiT, DiTDecoder
 from epsilon_vae.models.encoder import SDEncoder
 from epsilon_vae.models.unet import UNet
+from tests.helpers import QUICK_COMPILE
 from tests.parity.weights import to_diffusers
 
 # Largest difference that a comparison allows, over the largest absolute value of the reference.
@@ -120,7 +121,7 @@ def run_flax(
     return {**names(module, by_params), **by_inputs, "output": output}
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK_COMPILE)
 def _run_flax(module: nn.Module, params: dict, inputs: dict) -> tuple[jax.Array, dict, dict]:
     """Compiled once for all weights of a module; without gradients by labels."""
     floats = {

@@ -1,5 +1,7 @@
 """The sampler against processes whose answer is known."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np

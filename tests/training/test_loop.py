@@ -17,6 +17,7 @@ from epsilon_vae.training.loop import load_init_weights
 from epsilon_vae.training.monitor import MetricsWindow, NonFiniteError
 from epsilon_vae.versions import versions
 from tests.helpers import (
+    FLOW_ALONE,
     QUICK_FLAGS,
     STEPS,
     assert_same_state,
@@ -145,7 +146,9 @@ def test_non_finite_loss_stops_before_it_is_saved(run_module, tmp_path, log_ever
     """A rate of 1e30 makes the second step's loss infinite or NaN, whether or not it is logged."""
     process = run_module(
         "epsilon_vae.main",
-        *flags(tmp_path, "--config.optim.lr=1e30", "--config.checkpoint.every_steps=1"),
+        *flags(
+            tmp_path, *FLOW_ALONE, "--config.optim.lr=1e30", "--config.checkpoint.every_steps=1"
+        ),
         f"--config.log.every_steps={log_every}",
         **QUICK_FLAGS,
     )
@@ -163,7 +166,7 @@ def test_bad_record_stops_the_run_or_is_left_out(run_module, tmp_path):
             Image.open(path).convert("RGB").resize((60, 40)).save(tmp_path / split / path.name)
     broken = tmp_path / "train" / Photos("train").paths[0].name
     broken.write_bytes(broken.read_bytes()[:900])
-    more = ("--config.data.source=folder", f"--config.data.path={tmp_path}")
+    more = (*FLOW_ALONE, "--config.data.source=folder", f"--config.data.path={tmp_path}")
 
     process = run_module("epsilon_vae.main", *flags(tmp_path / "raise", *more))
     _, err = process.communicate(timeout=300)

@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from tests.helpers import (
+    FLOW_ALONE,
     PROFILE,
     QUICK_FLAGS,
     STEPS,
@@ -68,7 +69,7 @@ def test_two_processes_go_on_on_one(finished_run, finished_pair, run_module, tmp
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 0)])
 def test_notice_to_one_process_saves_on_all_at_the_same_step(run_module, tmp_path, number, code):
-    processes = start_pair(run_module, *flags(tmp_path, "--config.num_steps=1000"))
+    processes = start_pair(run_module, *flags(tmp_path, *FLOW_ALONE, "--config.num_steps=1000"))
     read_until(processes[0], "step 3/")
     processes[1].send_signal(number)
     for process in processes:
@@ -99,7 +100,7 @@ def test_lost_process_ends_the_other_and_both_resume(finished_pair, run_module, 
 
 def test_killed_process_ends_the_other_with_one_line(run_module, tmp_path):
     """Its connections close, which is seen at the next step."""
-    endless = ("--config.num_steps=1000", "--config.checkpoint.every_steps=1000")
+    endless = (*FLOW_ALONE, "--config.num_steps=1000", "--config.checkpoint.every_steps=1000")
     first, second = start_pair(run_module, *flags(tmp_path, *endless))
     read_until(first, "step 3/")
     second.kill()

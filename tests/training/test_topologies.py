@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 
 import epsilon_vae
-from tests.helpers import STEPS, assert_same_metrics, flags, held_out_images, read_metrics
+from tests.helpers import (
+    QUICK_FLAGS,
+    STEPS,
+    assert_same_metrics,
+    flags,
+    held_out_images,
+    read_metrics,
+)
 from tests.processes import finish
 
-EIGHT_DEVICES = {"JAX_NUM_CPU_DEVICES": "8"}
+EIGHT_DEVICES = {"JAX_NUM_CPU_DEVICES": "8"} | QUICK_FLAGS
 BATCH = "--config.batch_size=8"
 # Flags and environment of each topology.
 TOPOLOGIES = {

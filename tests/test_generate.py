@@ -30,6 +30,7 @@ from tests.processes import finish, start_together
 
 MODULE = "epsilon_vae.generate"
 STEPS = 6
+GUIDANCE = 30.0  # of a model that has hardly learned: labels then change the images
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,8 @@ def overrides(latents: Path, finished_run, num_steps: int = STEPS) -> dict[str, 
         "batch_size": 8,
         "flow.nfe": 3,
         "optim.warmup_steps": 0,
+        "optim.lr": 3e-2,
+        "optim.ema_decay": 0.5,
         "num_steps": num_steps,
         "checkpoint.every_steps": 4,
         "eval.every_steps": 100,
@@ -207,7 +210,8 @@ def test_a_sample_is_of_seed_number_and_label_alone(trained):
 @pytest.fixture(scope="module")
 def arguments(run) -> list[str]:
     """Twenty images, in five parts."""
-    return [f"--workdir={run}", "--num=20", "--images_per_part=4", "--steps=2", "--seed=3"]
+    flags = ("--num=20", "--images_per_part=4", "--steps=2", "--seed=3", f"--guidance={GUIDANCE}")
+    return [f"--workdir={run}", *flags]
 
 
 @pytest.fixture(scope="module")
@@ -225,10 +229,17 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_images_are_those_of_the_sampler_and_the_decoder(generated, trained, finished_run):
     numbers = np.arange(20)
-    mesh = make_mesh(devices=jax.devices()[:1])
-    z = trained.sampler(2, Guidance(), mesh)(trained.params, numbers, numbers % 2, 3)
-    images = epsilon_vae.restore(str(finished_run)).decode(z, steps=3, seed=3)
-    expected = np.clip(np.rint((images + 1) * 127.5), 0, 255)
+    sampler = trained.sampler(2, Guidance(GUIDANCE), make_mesh(devices=jax.devices()[:1]))
+    vae = epsilon_vae.restore(str(finished_run))
+
+    def draw(labels: np.ndarray) -> np.ndarray:
+        images = vae.decode(sampler(trained.params, numbers, labels, 3), steps=3, seed=3)
+        return np.clip(np.rint((images + 1) * 127.5), 0, 255)
+
+    expected = draw(numbers % 2)
+    # So that a wrong label would be seen.
+    differences = np.abs(draw(1 - numbers % 2) - expected).max((1, 2, 3))
+    assert differences.min() > 3, differences
     found = sorted((generated / "images").rglob("*.png"))
     assert [path.stem for path in found] == [f"{i:08d}" for i in numbers]
     pictures = np.stack([np.asarray(Image.open(path)) for path in found])

@@ -33,7 +33,7 @@ from tests.processes import finish, read_until
 def test_workdir_holds_what_users_script_against(finished_run_and_output):
     workdir, out = finished_run_and_output
     config = json.loads((workdir / "config.json").read_text())
-    assert config["num_steps"] == STEPS and config["optim"]["ema_decay"] == 0.99
+    assert config["num_steps"] == STEPS and config["optim"]["ema_decay"] == 0.8
     versions = json.loads((workdir / "versions.json").read_text())
     assert {"git_commit", "python", "jax", "flax"} <= versions.keys()
     table = (workdir / "parameters.txt").read_text()

@@ -14,14 +14,15 @@ from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.training import sharded
 from epsilon_vae.training.state import TrainState
+from tests import WITHOUT_EMITTERS, as_flags
 
 NUM_IMAGES = 64  # in the folder with classes: four batches of a device when they are encoded
 STEPS = 6  # of a run
 
 # For programs that run a few times: compiled in a quarter of the time, run seven times as slowly.
 # In a process of its own they are flags of the environment.
-QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-QUICK_FLAGS = {"XLA_FLAGS": " ".join(f"--{k}={int(v)}" for k, v in QUICK_COMPILE.items())}
+QUICK_COMPILE = {"xla_backend_optimization_level": 0} | WITHOUT_EMITTERS
+QUICK_FLAGS = {"XLA_FLAGS": as_flags(QUICK_COMPILE)}
 
 
 class Training(NamedTuple):

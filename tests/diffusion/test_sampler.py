@@ -10,6 +10,7 @@ import pytest
 from epsilon_vae.diffusion.path import DDPM, RectifiedFlow
 from epsilon_vae.diffusion.sampler import image_keys, sample
 from epsilon_vae.diffusion.time import respaced, reversed_log, uniform_spacing
+from tests import WITHOUT_EMITTERS
 
 SHAPE = (2, 8, 8, 3)
 X0 = jax.random.uniform(jax.random.key(1), SHAPE, minval=-0.9, maxval=0.9)
@@ -91,7 +92,7 @@ def test_images_with_keys_of_their_own_are_the_same_in_any_batch():
         shape = (len(indices), 4, 4, 2)
 
         # As XLA compiles by default: the tests' own flags leave the last digit to the batch's size.
-        @functools.partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": True})
+        @functools.partial(jax.jit, compiler_options=dict.fromkeys(WITHOUT_EMITTERS, True))
         def generate(keys):
             return sample(DDPM(), lambda x, t: jnp.tanh(x), respaced(5), keys, shape)
 

@@ -4,6 +4,8 @@ It also writes the seconds by the clock to costs.json, by which later runs order
 
 Of each file, the test's own process and the processes that it started:
 
+- `starting`: the fork server's imports, and forks until they begin with their module; a process
+  that is started otherwise counts as `computing`
 - `tracing`: Python to jaxprs to StableHLO, by JAX's monitoring events
 - `compiling`: by XLA, or reading a compiled program from the cache, by the same
 - `computing`: what is left of the CPU seconds: programs that run, Python, imports
@@ -20,6 +22,7 @@ import resource
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 
 import jax
 import pytest
@@ -31,7 +34,7 @@ EVENTS = {
     "/jax/core/compile/jaxpr_to_mlir_module_duration": "tracing",
     "/jax/core/compile/backend_compile_duration": "compiling",
 }
-COLUMNS = ("seconds", "cpu", "started", "tracing", "compiling", "computing", "waiting")
+COLUMNS = ("seconds", "cpu", "starting", "tracing", "compiling", "computing", "waiting")
 FOLDER = "TESTS_COSTS_FOLDER"  # in the environment of processes that shall tell their events
 
 
@@ -43,20 +46,20 @@ def recorded_seconds() -> dict[str, float]:
     return json.loads(RECORD.read_text()) if RECORD.exists() else {}
 
 
-def record_in_child() -> None:
-    """In a process that a test has started: appends its events to a file, as they come."""
+def tell(column: str, seconds: float) -> None:
+    """Of a process that a test has started, to the test's own, if that wants to know."""
     folder = os.environ.get(FOLDER)
     if folder:
-        file = (pathlib.Path(folder) / str(os.getpid())).open("a", buffering=1)
-        listen(lambda column, seconds: file.write(f"{column} {seconds}\n"))
+        with (pathlib.Path(folder) / str(os.getpid())).open("a") as file:
+            file.write(f"{column} {seconds}\n")
 
 
-def listen(tell) -> None:
-    """Has JAX tell the seconds that went into tracing and compiling."""
+def listen(add: Callable[[str, float], None]) -> None:
+    """Has JAX say the seconds that go into tracing and compiling."""
 
     def listener(event: str, seconds: float, **_) -> None:
         if event in EVENTS:
-            tell(EVENTS[event], seconds)
+            add(EVENTS[event], seconds)
 
     jax.monitoring.register_event_duration_secs_listener(listener)
 
@@ -84,11 +87,8 @@ class Costs:
                 self._events[column] += float(seconds)
         own, children = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         started = children.ru_utime + children.ru_stime + processes.ended_cpu_seconds
-        return self._events | {
-            "seconds": time.monotonic(),
-            "cpu": own.ru_utime + own.ru_stime + started,
-            "started": started,
-        }
+        cpu = own.ru_utime + own.ru_stime + started
+        return self._events | {"seconds": time.monotonic(), "cpu": cpu}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item):
@@ -116,11 +116,12 @@ class Costs:
         """Prints the table, the dearest file first, and records the seconds."""
         total = dict.fromkeys(COLUMNS, 0.0)
         for costs in self._files.values():
-            costs["computing"] = max(0.0, costs["cpu"] - costs["tracing"] - costs["compiling"])
+            told = costs["starting"] + costs["tracing"] + costs["compiling"]
+            costs["computing"] = max(0.0, costs["cpu"] - told)
             costs["waiting"] = max(0.0, costs["seconds"] - costs["cpu"])
             for column in COLUMNS:
                 total[column] += costs[column]
-        terminalreporter.section("costs, seconds (started: CPU of the processes that tests start)")
+        terminalreporter.section("costs in seconds, by file")
         rows = sorted(self._files.items(), key=lambda row: -row[1]["cpu"])
         terminalreporter.write_line(f"{'':44}" + "".join(f"{name:>11}" for name in COLUMNS))
         for name, costs in [*rows, ("total", total)]:

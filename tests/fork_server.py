@@ -13,7 +13,10 @@ import runpy
 import signal
 import socket
 import sys
+import time
 import warnings
+
+from tests import costs
 
 # What commands import. None of them starts JAX's backend, whose threads would not survive a fork.
 LIBRARIES = (
@@ -22,7 +25,6 @@ LIBRARIES = (
     "epsilon_vae.evaluation.evaluation",
     "epsilon_vae.generation",
     "epsilon_vae.training.loop",
-    "tests.costs",
 )
 
 
@@ -97,14 +99,14 @@ def main() -> None:
         importlib.import_module(name)
     # JAX warns of forks, since a backend's threads would be lost; there is no backend here.
     warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
+    costs.tell("starting", time.process_time())
     # Collecting garbage in a fork would touch, and so copy, all that it shares with this process.
     gc.collect()
     gc.freeze()
     request = serve(requests)
     become(request["directory"], request["environment"])
-    from tests import costs
-
-    costs.record_in_child()
+    costs.tell("starting", time.process_time())
+    costs.listen(costs.tell)
     module, *arguments = request["arguments"]
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -28,6 +28,7 @@ from epsilon_vae.pretrained.weights import WeightsError
 from tests import micro
 from tests.helpers import state_shapes
 from tests.pretrained.test_torch_file import Evil, zipped
+from tests.processes import start_alone
 
 
 @pytest.fixture(scope="module")
@@ -219,13 +220,19 @@ def test_decoder_that_does_not_mirror_its_encoder():
         diffusers_config(builders.networks(config))
 
 
+def test_missing_run_is_one_line_and_code_2():
+    process = start_alone("epsilon_vae.convert", "--workdir=nowhere", "--to=a")
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, out) == (2, "")
+    assert err.startswith("epsilon_vae: nowhere: no checkpoints in it") and err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--from=a"], "--workdir is missing"),
         (["--workdir=a"], "--from=FILE or --to=FILE: one of them"),
         (["--workdir=a", "--from=nowhere", "--config=configs/sd_vae.py"], "nowhere"),
-        (["--workdir=nowhere", "--to=a"], "nowhere: no checkpoints in it"),
     ],
 )
 def test_refusal_is_one_line_and_code_2(run_module, arguments, words):

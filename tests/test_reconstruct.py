@@ -10,7 +10,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.sources import Photos
 from epsilon_vae.reconstruct import find_pictures
-from tests.processes import finish
+from tests.processes import finish, start_alone
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def test_folder(finished_run, run_module, pictures, tmp_path):
     assert f"mean PSNR of 2 images: {np.mean(printed):.1f}"[:-1] in out
 
 
-def test_missing_input_is_one_line_and_code_2(finished_run, run_module, tmp_path):
-    process = run_module(
+def test_missing_input_is_one_line_and_code_2(finished_run, tmp_path):
+    process = start_alone(
         "epsilon_vae.reconstruct",
         f"--workdir={finished_run}",
         "nowhere.png",

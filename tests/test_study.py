@@ -8,7 +8,7 @@ from configs import studies
 from epsilon_vae import builders
 from epsilon_vae.config import check
 from tests.helpers import read_metrics
-from tests.processes import finish
+from tests.processes import finish, start_alone
 
 MODULE = "epsilon_vae.study"
 MICRO = "tests.micro_study"  # the same, with smaller networks
@@ -80,7 +80,7 @@ def test_refusal_is_one_line(run_module, tmp_path, arguments, words):
     assert words in line
 
 
-def test_other_flags_on_the_same_folder_are_refused(run_module, tmp_path):
+def test_other_flags_on_the_same_folder_are_refused(tmp_path):
     asked = {
         "study": "conditioning",
         "scale": "small",
@@ -91,7 +91,7 @@ def test_other_flags_on_the_same_folder_are_refused(run_module, tmp_path):
         "budget": None,
     }
     (tmp_path / "study.json").write_text(json.dumps({"asked": asked, "num_steps": 5}))
-    process = run_module(MODULE, *FLAGS, f"--workdir={tmp_path}")
+    process = start_alone(MODULE, *FLAGS, f"--workdir={tmp_path}")
     _, err = process.communicate(timeout=300)
     assert process.returncode == 2
     assert "--num_steps=2: " in err and "was started with 5; take another --workdir" in err

@@ -20,7 +20,7 @@ from tests.processes import Process, finish, read_until, start_together
 
 
 def start_pair(run_module, *arguments: str) -> list[Process]:
-    """Compiled without optimization: JAX's cache of programs is not for several processes."""
+    """Compiled without optimization, since each process of each pair compiles for itself."""
     return start_together(run_module, *arguments, environment=QUICK_FLAGS)
 
 

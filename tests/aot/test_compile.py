@@ -35,6 +35,9 @@ def test_a_reconstruction_that_fits(run_module, tmp_path):
     parts = ("arguments", "outputs_beyond_arguments", "temporaries", "program")
     assert memory["total"] == sum(memory[part] for part in parts)
     assert memory["left"] == memory["usable"] - memory["total"] > 0
+    # Two images' activations take more than the weights, which are in float32 and whole.
+    weights = 4 * sum(report["parameters"].values())
+    assert memory["temporaries"] > memory["arguments"] > weights
     # Two images a chip, encoded one after the other, then decoded, in two steps each.
     assert list(report["loops"].values()) == [2, 2, 2]
     # Parameters are on every chip, each works on its own images: the results alone are sent.
@@ -85,8 +88,6 @@ def test_what_does_not_fit_is_told_by_how_much_and_what_would_help(run_module, t
     report = json.loads(path.read_text())
     memory = report["hbm_bytes_a_chip"]
     assert not report["fits"] and memory["total"] > memory["usable"] == 15.75 * 2**30
-    # Weights and an image are little beside the activations.
-    assert memory["temporaries"] > 0.9 * memory["total"]
     assert f"Does not fit: {-memory['left'] / 2**30:.2f} GiB a chip too much." in out
     assert "2 times the chips at the same batch" in out
     assert "seconds" not in report

@@ -20,6 +20,8 @@ def get_config():
     config.optim.lr = 2e-3
     config.optim.b1 = 0.9  # ours, not the paper's 0: README, Numbers
     config.optim.warmup_steps = 50
+    config.optim.discriminator_b1 = 0.9
+    config.optim.discriminator_warmup_steps = 50
     config.optim.ema_decay = 0.99
     config.checkpoint.every_steps = 200
     config.checkpoint.permanent_every_steps = 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from epsilon_vae import builders
-from epsilon_vae.models.discriminator import DISCRIMINATORS, PatchConv, StridedConv
+from epsilon_vae.models.discriminator import DISCRIMINATORS, PatchConv, StridedConv, convolve
 from tests import micro
 from tests.helpers import QUICK_COMPILE
 
@@ -35,6 +35,28 @@ def test_strided_convolution_is_the_plain_one():
     ]
     for a, b in zip(jax.tree.leaves(grads[0]), jax.tree.leaves(grads[1]), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_gradients_gradients_of_a_convolution_are_the_plain_ones():
+    """By image and kernel, of a function of the gradients to both, as R1 is of one."""
+    x = jax.random.normal(jax.random.key(0), (2, 5, 6, 3))
+    kernel = jax.random.normal(jax.random.key(1), (2, 2, 3, 4))
+    padding = ((1, 0), (1, 1))
+
+    def plain(x, kernel, padding):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    def second(function):
+        def size(x, kernel):
+            grads = jax.grad(lambda *a: jnp.sum(function(*a, padding) ** 3), (0, 1))(x, kernel)
+            return sum(jnp.sum(grad**2) for grad in grads)
+
+        return jax.jit(jax.grad(size, (0, 1)), compiler_options=QUICK_COMPILE)(x, kernel)
+
+    for ours, theirs in zip(second(convolve), second(plain), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * float(jnp.max(theirs)))
 
 
 @pytest.mark.parametrize("size", [3, 4, 5])

@@ -103,7 +103,7 @@ def decoders(scale: str) -> dict[str, Variant]:
     sd.model.decoder.name, sd.model.decoder.size = "sd", "m"
     return {
         "epsilon_vae": _rung(scale, "g", {}, PAPER_LADDER["g"]),
-        "vae": Variant(_scaled(scale, vae, {}), (1,), VAE_RFID["m"]),
+        "vae": Variant(_scaled(scale, vae, {}), (1,), VAE_RFID["m"][128]),
         "sd": Variant(_scaled(scale, sd, {}), (1,)),
     }
 

@@ -11,6 +11,7 @@ not rank such pairs within a hundred steps has nothing to tell a decoder that mo
 """
 
 import argparse
+import functools
 import importlib
 import pathlib
 import time
@@ -113,9 +114,13 @@ def learn(
         return (optax.apply_updates(params, updates), opt_state), paired_accuracy(metrics)
 
     key = jax.random.key(config.seed)
-    params = objective.adversary.init(key, config.data.resolution)
-    carry, window = (params, optimizer.init(params)), MetricsWindow()
-    update = jax.jit(update, compiler_options=compiler_options)
+
+    def init(key: jax.Array) -> tuple:
+        params = objective.adversary.init(key, config.data.resolution)
+        return params, optimizer.init(params)
+
+    jit = functools.partial(jax.jit, compiler_options=compiler_options)
+    update, carry, window = jit(update), jit(init)(key), MetricsWindow()
     for step in range(num_steps):
         carry, metrics = update(carry, next(batches)["image"], jnp.asarray(step))
         window.add(step, metrics)

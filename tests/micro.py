@@ -11,6 +11,7 @@ def get_config():
     config.model.encoder.name = "micro"
     config.model.decoder.size = "micro"
     config.model.discriminator.channels = 16
+    config.loss.adv_start_step = config.loss.adv_ramp_steps = 0  # all losses from the start
     config.optim.warmup_steps = config.optim.discriminator_warmup_steps = 0
     config.log.every_steps = 1
     config.eval.every_steps = 100

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from epsilon_vae import builders
-from epsilon_vae.losses.adversarial import r1_penalty
+from epsilon_vae.losses.adversarial import generator_loss, r1_penalty
 
 BATCH_SIZE = 2
 
@@ -38,6 +38,12 @@ def parts(step, frozen, resolution: int) -> dict[str, tuple]:
         inputs = jnp.concatenate([images, x_t], axis=-1)
         return adversary.discriminator.apply({"params": params}, inputs, t)
 
+    def oppose(params, images, x_t, t):
+        # A relativistic loss looks at the real images' logits too, whose pass is counted twice.
+        is_paired = adversary.gan == "relativistic"
+        real = logits(params, x_t, images, t) if is_paired else None
+        return generator_loss(real, logits(params, images, x_t, t), adversary.gan)
+
     def discriminate(params, images, x_t, t):
         return jnp.mean(jax.nn.softplus(logits(params, images, x_t, t)))
 
@@ -49,7 +55,7 @@ def parts(step, frozen, resolution: int) -> dict[str, tuple]:
         "step": (step, (state, frozen, {"image": images})),
         "encoder + decoder": (jax.value_and_grad(autoencode), (state.params, images, t, images)),
         "perceptual net": (jax.value_and_grad(perceive), (images, images, frozen["lpips"])),
-        "D for the generator": (jax.value_and_grad(discriminate, argnums=1), discriminator),
+        "D for the generator": (jax.value_and_grad(oppose, argnums=1), discriminator),
         "D on real": (jax.value_and_grad(discriminate), discriminator),
         "D on fake": (jax.value_and_grad(discriminate), discriminator),
         "R1": (jax.value_and_grad(penalize), discriminator),

@@ -53,7 +53,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.decoder.conditioning = "concat"  # paper
 
     config.model.discriminator = ml_collections.ConfigDict()
+    config.model.discriminator.name = "patch"  # paper: VQGAN's; or residual, without norms
     config.model.discriminator.channels = 64  # VQGAN's
+    config.model.discriminator.context_scale = 1.0  # paper; of x_t beside the image
 
     config.flow = ml_collections.ConfigDict()
     config.flow.process = "rectified_flow"  # paper
@@ -69,19 +71,24 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.lpips_net = "vgg16"  # paper
     config.loss.adv_weight = 0.5  # paper
     config.loss.adaptive_weight = False  # paper; True multiplies adv_weight by VQGAN's ratio
-    config.loss.adv_start_step = 0  # paper
-    config.loss.adv_ramp_steps = 0  # paper
-    config.loss.gan = "non_saturating"  # paper; or hinge
+    config.loss.adv_start_step = 0  # paper; of the term in the autoencoder's loss
+    config.loss.adv_ramp_steps = 0  # paper; likewise
+    config.loss.disc_start_step = 0  # paper; of the discriminator's own loss
+    config.loss.gan = "non_saturating"  # paper; or hinge, relativistic
     config.loss.matching = "trajectory"  # paper
-    config.loss.r1_weight = 1.0
-    config.loss.r1_every_steps = 16
+    # Ours, where the paper has R1 and no weight: StyleGAN2's rule, 2e-4 * 128^2 px / batch of 256.
+    config.loss.r1_weight = 0.013
+    config.loss.r1_every_steps = 1  # ours: every 16th would spoil Adam's second moment
 
     config.optim = ml_collections.ConfigDict()
     config.optim.lr = 1e-4  # paper
-    config.optim.discriminator_lr = 1e-4  # paper
     config.optim.b1 = 0.0  # paper
     config.optim.b2 = 0.999  # paper
     config.optim.warmup_steps = 5000  # paper
+    config.optim.discriminator_lr = 1e-4  # paper
+    config.optim.discriminator_b1 = 0.0  # paper
+    config.optim.discriminator_b2 = 0.999  # paper
+    config.optim.discriminator_warmup_steps = 5000  # paper
     config.optim.clip_norm = 0.0  # 0 = off
     config.optim.ema_decay = 0.999  # paper
     config.optim.accumulate = 1
@@ -192,8 +199,9 @@ def llamagen(f: int = 16) -> ml_collections.ConfigDict:
     config.model.bottleneck.normalized_codes = True
     config.loss.distance = "l2"
     config.loss.adaptive_weight = False
-    config.loss.adv_start_step = 20_000
+    config.loss.adv_start_step = config.loss.disc_start_step = 20_000
     config.optim.b1, config.optim.b2 = 0.9, 0.95
+    config.optim.discriminator_b1, config.optim.discriminator_b2 = 0.9, 0.95
     return config
 
 
@@ -224,9 +232,10 @@ def _taming(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.loss.gan = "hinge"
     config.loss.adv_weight = 0.5
     config.loss.adaptive_weight = True
-    config.loss.adv_start_step = 50_001
+    config.loss.adv_start_step = config.loss.disc_start_step = 50_001
     config.loss.r1_weight = 0.0
     config.optim.b1, config.optim.b2 = 0.5, 0.9
+    config.optim.discriminator_b1, config.optim.discriminator_b2 = 0.5, 0.9
     return config
 
 

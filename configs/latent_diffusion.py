@@ -49,7 +49,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.label_dropout = 0.1  # DiT's, for guidance
 
     config.optim = shared.optim
-    del config.optim.discriminator_lr
+    for key in [key for key in config.optim if key.startswith("discriminator_")]:
+        del config.optim[key]
     config.optim.lr = 1e-4  # paper
     config.optim.b1 = 0.9
     config.optim.warmup_steps = 0

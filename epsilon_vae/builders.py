@@ -16,7 +16,7 @@ from epsilon_vae.losses.perceptual import LPIPS
 from epsilon_vae.models.autoencoder import Networks
 from epsilon_vae.models.bottleneck import KLBottleneck, VQBottleneck
 from epsilon_vae.models.decoder import SDDecoder, VAEDecoder
-from epsilon_vae.models.discriminator import Discriminator
+from epsilon_vae.models.discriminator import DISCRIMINATORS
 from epsilon_vae.models.dit import ClassDiT, DiT, DiTDecoder
 from epsilon_vae.models.encoder import LiteEncoder, SDEncoder
 from epsilon_vae.models.generator import Generator
@@ -307,16 +307,19 @@ def objective(config: ml_collections.ConfigDict) -> Objective | GeneratorObjecti
         perceptual = (PerceptualTerm(LPIPS(loss.lpips_net, dtype), loss.lpips_weight),)
     adversary = NoGAN()
     if loss.adv_weight > 0:
+        discriminator = config.model.discriminator
         adversary = TrajectoryGAN(
-            Discriminator(config.model.discriminator.channels, dtype),
+            DISCRIMINATORS[discriminator.name](discriminator.channels),
             loss.matching,
             loss.gan,
             loss.adv_weight,
             loss.adaptive_weight,
             loss.adv_start_step,
             loss.adv_ramp_steps,
+            loss.disc_start_step,
             loss.r1_weight,
             loss.r1_every_steps,
+            discriminator.context_scale,
         )
     return Objective(
         networks(config),
@@ -338,19 +341,32 @@ def frozen_weights(config: ml_collections.ConfigDict) -> dict:
     return {"lpips": registry.load(config.loss.lpips_net)}
 
 
-def optimizer(config: ml_collections.ConfigDict, lr: float) -> optax.GradientTransformation:
-    """Of the networks or of the discriminator, which differ in their rates."""
+def optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    """Of encoder and decoder, or of a latent diffusion model."""
     optim = config.optim
-    return adam(lr, optim.warmup_steps, optim.b1, optim.b2, optim.clip_norm)
+    return adam(optim.lr, optim.warmup_steps, optim.b1, optim.b2, optim.clip_norm)
+
+
+def discriminator_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    """Of the discriminator; where there is none, of nothing."""
+    if is_generator(config):
+        return optimizer(config)
+    optim = config.optim
+    return adam(
+        optim.discriminator_lr,
+        optim.discriminator_warmup_steps,
+        optim.discriminator_b1,
+        optim.discriminator_b2,
+        optim.clip_norm,
+    )
 
 
 def train_step(config: ml_collections.ConfigDict) -> TrainStep:
     """The whole step."""
-    discriminator_lr = config.optim.get("discriminator_lr", config.optim.lr)
     return TrainStep(
         objective(config),
-        optimizer(config, config.optim.lr),
-        optimizer(config, discriminator_lr),
+        optimizer(config),
+        discriminator_optimizer(config),
         config.seed,
         config.optim.ema_decay,
         config.optim.accumulate,

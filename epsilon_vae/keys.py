@@ -100,6 +100,8 @@ AUTOENCODER: dict[str, Key] = {
     "model.decoder.size": _one_of("micro", "tiny", "s", "b", "m", "l", "xl", "h"),
     "model.decoder.patch": Key(int, lambda value: value in (4, 8), "4 or 8"),
     "model.decoder.conditioning": _one_of("concat", "adagn"),
+    "model.discriminator.name": _one_of("patch", "residual"),
+    "model.discriminator.context_scale": _number(0),
     "model.discriminator.channels": Key(
         int, lambda value: value >= 16 and value % 16 == 0, "a multiple of 16"
     ),
@@ -115,11 +117,15 @@ AUTOENCODER: dict[str, Key] = {
     "loss.adaptive_weight": _FLAG,
     "loss.adv_start_step": _integer(0),
     "loss.adv_ramp_steps": _integer(0),
-    "loss.gan": _one_of("non_saturating", "hinge"),
+    "loss.disc_start_step": _integer(0),
+    "loss.gan": _one_of("non_saturating", "hinge", "relativistic"),
     "loss.matching": _one_of("trajectory", "standard", "step"),
     "loss.r1_weight": _number(0),
     "loss.r1_every_steps": _integer(1),
     "optim.discriminator_lr": _positive(),
+    "optim.discriminator_b1": _number(0, 1),
+    "optim.discriminator_b2": _number(0, 1),
+    "optim.discriminator_warmup_steps": _integer(0),
     "eval.crop": _one_of("center_crop_adm", "center_crop_bicubic"),
 }
 

@@ -11,7 +11,8 @@ def get_config():
     config.model.encoder.name = "micro"
     config.model.decoder.size = "micro"
     config.model.discriminator.channels = 16
-    config.optim.warmup_steps = 0
+    config.loss.adv_start_step = config.loss.adv_ramp_steps = 0  # all losses from the start
+    config.optim.warmup_steps = config.optim.discriminator_warmup_steps = 0
     # After six steps images depend on the latents, and the moving average is far from both ends.
     config.optim.lr = 5e-3
     config.optim.ema_decay = 0.8

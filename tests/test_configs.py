@@ -143,7 +143,7 @@ def test_autoencoder_without_noise_trains(config, terms, monkeypatch):
         config.model.encoder.name, config.model.encoder.f = "omni", 8
     else:
         config.model.bottleneck.vq_channels = 32
-        config.loss.adv_start_step = 0
+        config.loss.adv_start_step = config.loss.disc_start_step = 0
     history = train_a_little(config)
     assert all(np.isfinite(list(metrics.values())).all() for metrics in history)
     if encoder == "omni":  # whose first steps lower LPIPS, by a quarter, and not yet L1

@@ -64,6 +64,10 @@ class RectifiedFlow:
         """One-step estimate of x0 (Eq. 9 with gamma): `(x_t - t v) / gamma`."""
         return (x_t - per_image(t) * velocity) / self.gamma
 
+    def prediction_change(self, change: jax.Array, t: jax.Array) -> jax.Array:
+        """How the velocity changes where the estimate of x0 does by `change`; t at least 1e-3."""
+        return -self.gamma * change / per_image(jnp.maximum(t, 1e-3))
+
     def move(self, x_t: jax.Array, velocity: jax.Array, t: jax.Array, s: jax.Array) -> jax.Array:
         """x_s on the straight line through x_t along the velocity."""
         return x_t + per_image(s - t) * velocity
@@ -151,6 +155,11 @@ class DDPM:
         x0 = (x_t - jnp.sqrt(noise_variance) * noise) / jnp.sqrt(abar)
         return jnp.clip(x0, -1, 1) if self.is_clipped else x0
 
+    def prediction_change(self, change: jax.Array, t: jax.Array) -> jax.Array:
+        """How the noise changes where the estimate of x0 does by `change`, unclipped; t above 0."""
+        abar, noise_variance = self.alpha_bar(t), self._noise_variance(t)
+        return -change * per_image(jnp.sqrt(abar / jnp.maximum(noise_variance, 1e-6)))
+
     def move(self, x_t: jax.Array, prediction: jax.Array, t: jax.Array, s: jax.Array) -> jax.Array:
         """x_s with the same x0 estimate and noise: the deterministic step of DDIM."""
         noise = prediction[..., : x_t.shape[-1]]
@@ -217,6 +226,11 @@ class Direct:
         """The image that was predicted."""
         del x_t, t
         return image
+
+    def prediction_change(self, change: jax.Array, t: jax.Array) -> jax.Array:
+        """The same change."""
+        del t
+        return change
 
     def move(self, x_t: jax.Array, image: jax.Array, t: jax.Array, s: jax.Array) -> jax.Array:
         """The image, wherever one goes."""

@@ -83,7 +83,7 @@ def evaluate(
         "versions": versions(),
         "subjects": [{"name": subject.name} | subject.facts for subject in subjects],
         "rows": [],
-        "paper": _paper_rows(subjects, resolutions),
+        "paper": _paper_rows(subjects, resolutions, data.name),
     }
     saves = save_images and hosts.is_first()
     keep = functools.partial(_save, folder / "images") if saves else None
@@ -132,12 +132,12 @@ def _check(subjects: Sequence[Subject], resolutions: Sequence[int], num_images: 
             subject.check(resolution, num_images)
 
 
-def _paper_rows(subjects: Sequence[Subject], resolutions: Sequence[int]) -> list[dict]:
+def _paper_rows(subjects: Sequence[Subject], resolutions: Sequence[int], data: str) -> list[dict]:
     return [
         row
         for subject in subjects
         if isinstance(subject, Run)
-        for row in paper_rows(subject.name, subject.autoencoder.config, resolutions)
+        for row in paper_rows(subject.name, subject.autoencoder.config, resolutions, data)
     ]
 
 

@@ -10,10 +10,14 @@ from epsilon_vae.config import flatten
 COMMON = {
     "model.decoder.conditioning": "concat",
     "model.encoder.frozen": False,
+    "model.discriminator.name": "patch",
+    "model.discriminator.context_scale": 1.0,
     "loss.lpips_net": "vgg16",
     "loss.adaptive_weight": False,
     "loss.adv_start_step": 0,
     "loss.adv_ramp_steps": 0,
+    "loss.disc_start_step": 0,
+    "loss.gan": "non_saturating",
     "loss.matching": "trajectory",
 }
 N_Z = {"sd": 4, "lite": 8}
@@ -48,11 +52,11 @@ RFID = {
         "h": {128: 1.00, 256: 0.44, 512: 0.35},
     },
     ("lite", 16): {
-        "b": {128: 6.24},
-        "m": {128: 5.42},
-        "l": {128: 4.71},
-        "xl": {128: 4.18},
-        "h": {128: 4.04},
+        "b": {128: 6.24, 256: 3.90, 512: 2.06},
+        "m": {128: 5.42, 256: 2.79, 512: 2.02},
+        "l": {128: 4.71, 256: 2.60, 512: 1.92},
+        "xl": {128: 4.18, 256: 2.38, 512: 1.82},
+        "h": {128: 4.04, 256: 2.31, 512: 1.78},
     },
 }
 # The same after a second stage at 256 px, at 256 px (paper, Tables 1 and 2).
@@ -65,8 +69,19 @@ SIMILARITY = {
     ("sd", 8): {"m": (27.65, 0.841), "h": (29.49, 0.851)},
     ("sd", 16): {"m": (21.27, 0.693), "h": (22.60, 0.711)},
 }
-# Decoders without noise. The paper's own, by size: rFID at 128 px, trained at 128 px (Table 8).
-VAE_RFID = {"b": 11.15, "m": 9.26, "l": 8.49, "xl": 7.58, "h": 7.12}
+# rFID, PSNR and SSIM of COCO 2017's validation set, of the same second stage (paper, Table 2).
+COCO = {
+    ("sd", 8): {"m": (3.98, 25.88, 0.850), "h": (3.65, 26.01, 0.856)},
+    ("sd", 16): {"m": (6.12, 22.38, 0.718), "h": (4.18, 24.26, 0.830)},
+}
+# Decoders without noise. The paper's own, by size: rFID by resolution, trained at 128 px (Table 8).
+VAE_RFID = {
+    "b": {128: 11.15, 256: 5.74, 512: 3.69},
+    "m": {128: 9.26, 256: 4.63, 512: 2.69},
+    "l": {128: 8.49, 256: 4.78, 512: 2.78},
+    "xl": {128: 7.58, 256: 4.42, 512: 2.41},
+    "h": {128: 7.12, 256: 4.29, 512: 2.37},
+}
 # Other people's autoencoders, by encoder, decoder, bottleneck, whether codes have length 1, and f:
 # name, and rFID, PSNR and SSIM by table and resolution. Table 1 is of training at 128 px.
 OTHERS = {
@@ -93,22 +108,92 @@ OTHERS = {
     ("vqgan", "vqgan", "vq", True, 8): ("LlamaGen f 8", {("Table 2", 256): (0.59, 24.45, 0.813)}),
     ("vqgan", "vqgan", "vq", True, 16): ("LlamaGen f 16", {("Table 2", 256): (2.19, 20.79, 0.675)}),
 }
+# The same of COCO 2017's validation set at 256 px. SDXL-VAE, whose networks are SD-VAE's and which
+# has no config here, has 4.07, 25.76 and 0.845.
+OTHERS_COCO = {
+    ("sd", "sd", "kl", False, 8): (4.45, 25.41, 0.831),
+    ("sd", "sd", "kl", False, 16): (8.89, 19.95, 0.670),
+}
+# Unconditional generation of ImageNet, DiT on the latents of the lite encoder's autoencoders, by
+# kind of decoder and its size (paper, Table 9): FID at 128 px; FID, Inception Score, precision and
+# recall at 256 px, None where it has none. `evaluate --samples` knows no config to put them beside.
+UNCONDITIONAL_FID_128 = {
+    "vae": {"b": 36.8, "m": 34.6, "l": 33.9, "xl": 31.7, "h": 30.9},
+    "epsilon_vae": {"b": 29.5, "m": 27.6, "l": 27.3, "xl": 25.3, "h": 24.9},
+}
+UNCONDITIONAL_256 = {
+    "vae": {"b": (46.6, 23.4, 0.45, 0.56), "h": (41.6, 25.9, 0.48, 0.59)},
+    "epsilon_vae": {
+        "b": (39.5, 25.2, 0.46, 0.61),
+        "m": (35.4, 26.2, 0.51, 0.62),
+        "l": (34.8, None, None, None),
+        "xl": (34.0, None, None, None),
+        "h": (33.2, 27.5, 0.54, 0.64),
+    },
+}
 
 
 def paper_rows(
-    subject: str, config: ml_collections.ConfigDict, resolutions: Sequence[int]
+    subject: str, config: ml_collections.ConfigDict, resolutions: Sequence[int], data: str = ""
 ) -> list[dict]:
     """What the paper has for a run's networks and recipe at these resolutions, perhaps nothing.
 
-    Its numbers are of ImageNet's 50,000 validation images and of its own training; neither a run's
-    data nor its length is compared.
+    Its numbers are of ImageNet's 50,000 validation images, or of COCO's 5,000 where `data`, the
+    name of the images that the run is measured on, says coco; and of its own training: neither a
+    run's training data nor its length is compared.
     """
-    rows = _direct_rows if config.flow.process == "direct" else _denoising_rows
+    is_direct = config.flow.process == "direct"
+    if "coco" in data.lower():
+        num_images, rows = 5_000, _coco_rows
+    else:
+        num_images, rows = 50_000, _direct_rows if is_direct else _denoising_rows
     return [
-        {"subject": subject, "num_images": 50_000} | row
+        {"subject": subject, "num_images": num_images} | row
         for resolution in resolutions
         for row in rows(config, resolution)
     ]
+
+
+def _coco_rows(config: ml_collections.ConfigDict, resolution: int) -> list[dict]:
+    """Of Table 2, whose ε-VAEs had a second stage at 256 px."""
+    model, found = config.model, None
+    if resolution != 256:
+        return []
+    if config.flow.process == "direct":
+        key = _other_key(config)
+        nfe, name = 1, OTHERS.get(key, ("", {}))[0]
+        found = OTHERS_COCO.get(key) if model.decoder.size == "m" else None
+    elif (recipe := _recipe(config)) and recipe[0] == "g" and _stage(config) == (True, 256):
+        nfe, setup = recipe[1], (model.encoder.name, model.encoder.f)
+        name = f"{setup[0]} f {setup[1]}, {model.decoder.size.upper()}"
+        found = COCO.get(setup, {}).get(model.decoder.size)
+    if found is None:
+        return []
+    place = {"resolution": resolution, "nfe": nfe, "name": f"paper, {name}, COCO"}
+    return [place | dict(zip(("rfid", "psnr", "ssim"), found, strict=True))]
+
+
+def _other_key(config: ml_collections.ConfigDict) -> tuple:
+    """Of `OTHERS`."""
+    model, bottleneck = config.model, config.model.bottleneck
+    networks = model.encoder.name, model.decoder.name, bottleneck.name
+    return *networks, bottleneck.normalized_codes, model.encoder.f
+
+
+def _stage(config: ml_collections.ConfigDict) -> tuple[bool, int]:
+    """Whether a run started from another one, and the resolution that it trained at."""
+    return bool(config.init_from), config.data.resolution
+
+
+def _recipe(config: ml_collections.ConfigDict) -> tuple[str, int, float] | None:
+    """The ladder's rung that a run's recipe is, of `RUNGS`; None where it is another recipe.
+
+    A key that a run of an earlier version has not is as the paper's.
+    """
+    flat = flatten(config)
+    is_common = all(flat.get(key, value) == value for key, value in COMMON.items())
+    is_common &= flat["model.encoder.n_z"] == N_Z.get(flat["model.encoder.name"])
+    return RUNGS.get(tuple(flat[key] for key in RUNG_KEYS)) if is_common else None
 
 
 def _direct_rows(config: ml_collections.ConfigDict, resolution: int) -> list[dict]:
@@ -117,16 +202,15 @@ def _direct_rows(config: ml_collections.ConfigDict, resolution: int) -> list[dic
     size, bottleneck = model.decoder.size, model.bottleneck
     place = {"resolution": resolution, "nfe": 1}
     if model.decoder.name == "vae":
-        expected = ("lite", 16, 8, "none", 128, 128)
+        expected = ("lite", 16, 8, "none", 128)
         encoder = model.encoder.name, model.encoder.f, model.encoder.n_z
-        found = (*encoder, bottleneck.name, config.data.resolution, resolution)
-        if found != expected or size not in VAE_RFID:
+        found = (*encoder, bottleneck.name, config.data.resolution)
+        rfid = VAE_RFID.get(size, {}).get(resolution)
+        if found != expected or rfid is None:
             return []
         name = f"paper, VAE {size.upper()}, ImageNet"
-        return [place | {"name": name, "rfid": VAE_RFID[size], "psnr": None, "ssim": None}]
-    networks = model.encoder.name, model.decoder.name, bottleneck.name
-    key = *networks, bottleneck.normalized_codes, model.encoder.f
-    other, numbers = OTHERS.get(key, ("", {}))
+        return [place | {"name": name, "rfid": rfid, "psnr": None, "ssim": None}]
+    other, numbers = OTHERS.get(_other_key(config), ("", {}))
     return [
         place
         | {"name": f"paper, {other}, {table}, ImageNet"}
@@ -137,18 +221,13 @@ def _direct_rows(config: ml_collections.ConfigDict, resolution: int) -> list[dic
 
 
 def _denoising_rows(config: ml_collections.ConfigDict, resolution: int) -> list[dict]:
-    flat = flatten(config)
-    encoder, f, size = (
-        flat[f"model.{key}"] for key in ("encoder.name", "encoder.f", "decoder.size")
-    )
-    rung = RUNGS.get(tuple(flat[key] for key in RUNG_KEYS))
-    is_common = all(flat[key] == value for key, value in COMMON.items())
-    if rung is None or not is_common or flat["model.encoder.n_z"] != N_Z.get(encoder):
+    encoder, f, size = config.model.encoder.name, config.model.encoder.f, config.model.decoder.size
+    rung = _recipe(config)
+    if rung is None:
         return []
     letter, nfe, _ = rung
     what = f"{encoder} f {f}, {size.upper()}" if letter == "g" else f"ladder's {letter}"
-    stage = bool(flat["init_from"]), flat["data.resolution"]
-    found = _numbers(rung, (encoder, f), size, stage, resolution)
+    found = _numbers(rung, (encoder, f), size, _stage(config), resolution)
     if found["rfid"] is None:
         return []
     return [{"resolution": resolution, "nfe": nfe, "name": f"paper, {what}, ImageNet"} | found]
@@ -163,7 +242,7 @@ def _numbers(
 ) -> dict[str, float | None]:
     """'rfid', 'psnr' and 'ssim', or None for each.
 
-    `stage` says whether a run started from another one, and the resolution that it trained at.
+    `stage` is `_stage`'s.
     """
     rfid = psnr = ssim = None
     if rung[0] != "g":

@@ -70,6 +70,11 @@ class GeneratorObjective:
 
         return jax.vmap(draw_one)(jnp.arange(batch_size))
 
+    def probes(self, batch_size: int) -> dict[str, jax.Array]:
+        """None: there is one term."""
+        del batch_size
+        return {}
+
     def loss(
         self,
         params: dict,
@@ -78,16 +83,17 @@ class GeneratorObjective:
         batch: dict[str, jax.Array],
         draw: dict[str, jax.Array],
         step: jax.Array,
+        probes: dict[str, jax.Array] | None = None,
     ) -> tuple[jax.Array, tuple[None, dict[str, jax.Array]]]:
         """The mean squared error of the noise or the velocity; with it, metrics.
 
         Args:
           params: as `init`'s.
-          discriminator, frozen, step: nothing depends on them.
+          discriminator, frozen, step, probes: nothing depends on them.
           batch: as `batch_shapes`.
           draw: this batch's part of `self.draw`.
         """
-        del discriminator, frozen, step
+        del discriminator, frozen, step, probes
         generator, process, t = self.generator, self.generator.process, draw["t"]
         latents, label = batch["latents"], batch["label"]
         x_t = process.perturb(latents, draw["noise"], t)

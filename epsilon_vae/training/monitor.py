@@ -111,13 +111,23 @@ class MetricsWindow:
         self._done.append(values)
 
     def means(self) -> dict[str, float]:
-        """Means over the window, and the longest step; the window is then emptied."""
+        """Means over the window, and the longest step; the window is then emptied.
+
+        'accuracy/X' is weighted by 'pairs/X' where there is one: it is over all the window's pairs,
+        however they fall to its steps.
+        """
         self.settle()
-        means = {name: float(np.mean([m[name] for m in self._done])) for name in self._done[0]}
+        means = {name: self._mean(name) for name in self._done[0]}
         means["step_seconds"] = float(np.mean(self._step_seconds))
         means["step_seconds_max"] = max(self._step_seconds)
         self._done, self._step_seconds = [], []
         return means
+
+    def _mean(self, name: str) -> float:
+        values = [metrics[name] for metrics in self._done]
+        kind, _, rest = name.partition("/")
+        weights = [m.get(f"pairs/{rest}", 1.0) if kind == "accuracy" else 1.0 for m in self._done]
+        return float(np.average(values, weights=weights if sum(weights) > 0 else None))
 
 
 def memory_metrics() -> dict[str, float]:

@@ -15,6 +15,7 @@ from epsilon_vae.diffusion.path import Process
 from epsilon_vae.losses.adversarial import Denoising, NoGAN, TrajectoryGAN, adaptive_weight
 from epsilon_vae.losses.perceptual import LPIPS
 from epsilon_vae.models.autoencoder import Networks
+from epsilon_vae.parallel.sharding import shard_images
 
 DISTANCES = {"l2": lambda error: jnp.mean(error**2), "l1": lambda error: jnp.mean(jnp.abs(error))}
 
@@ -103,6 +104,7 @@ class Objective:
         batch: dict[str, jax.Array],
         draw: dict[str, jax.Array],
         step: jax.Array,
+        probes: dict[str, jax.Array] | None = None,
     ) -> tuple[jax.Array, tuple[Denoising, dict[str, jax.Array]]]:
         """The autoencoder's loss; with it, the denoising for the discriminator, and metrics.
 
@@ -113,7 +115,9 @@ class Objective:
           batch: as `batch_shapes`; its images are x0.
           draw: this batch's part of `self.draw`.
           step: number of the step, for the GAN's ramp.
+          probes: as `self.probes`; None for none.
         """
+        probes = probes or {}
         process, images, t, noise = self.process, batch["image"], draw["t"], draw["noise"]
         latents, cost, metrics = self.networks.training_latents(
             params, images, draw["latent_noise"]
@@ -145,20 +149,41 @@ class Objective:
         else:
             prediction = self.networks.predict(params, *decoder_inputs)
         denoising = denoise(prediction)
-        reconstruction, reconstruction_metrics = reconstruction_loss(denoising)
-        adversarial, adversarial_metrics = generator_loss(denoising)
+        reconstruction, reconstruction_metrics = self._reconstruction_loss(
+            frozen, denoising, probes
+        )
+        probed = denoising._replace(denoised=denoising.denoised + probes.get("adv", 0.0))
+        adversarial, adversarial_metrics = generator_loss(probed)
         loss = reconstruction + cost + weight * adversarial
         return loss, (denoising, metrics | reconstruction_metrics | adversarial_metrics)
 
+    def probes(self, batch_size: int) -> dict[str, jax.Array]:
+        """Zeros `[B, H, W, 3]` by term, each added to x0_hat where that term alone reads it.
+
+        The loss's gradient to a probe is the term's gradient at x0_hat, weight included, and costs
+        no further pass: what flows back through x0_hat anyway is told before it is summed. The flow
+        term reads the prediction, which is moved as x0_hat would be by it.
+        """
+        names = [self.process.term]
+        names += ["lpips"] if self.perceptual else []
+        names += ["adv"] if isinstance(self.adversary, TrajectoryGAN) else []
+        shape = (batch_size, *self._image_shape)
+        return {name: shard_images(jnp.zeros(shape)) for name in names}
+
     def _reconstruction_loss(
-        self, frozen: dict, denoising: Denoising
+        self, frozen: dict, denoising: Denoising, probes: dict | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Distance of the prediction from its target, and perceptual terms; metrics."""
+        probes, prediction, denoised = probes or {}, denoising.prediction, denoising.denoised
+        if self.process.term in probes:
+            change = self.process.prediction_change(probes[self.process.term], denoising.t)
+            prediction = prediction + change
         target = self.process.target(denoising.x0, denoising.noise)
-        loss = DISTANCES[self.distance](denoising.prediction - target)
+        loss = DISTANCES[self.distance](prediction - target)
         metrics = {f"loss/{self.process.term}": loss}
+        denoised = denoised + probes.get("lpips", 0.0)
         for term in self.perceptual:
-            distance = jnp.mean(term.distance(frozen["lpips"], denoising.denoised, denoising.x0))
+            distance = jnp.mean(term.distance(frozen["lpips"], denoised, denoising.x0))
             metrics["loss/lpips"] = distance
             loss += term.weight * distance
         return loss, metrics

@@ -1,4 +1,4 @@
-"""The optimizer of both networks: Adam at a constant rate after a linear warm-up (paper, C.2)."""
+"""The optimizer of each network: Adam at a constant rate after a linear warm-up (paper, C.2)."""
 
 import optax
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from epsilon_vae.losses.adversarial import Denoising
+from epsilon_vae.losses.adversarial import Denoising, paired_accuracy
 from epsilon_vae.parallel.sharding import gather_parameters
 from epsilon_vae.training.generator import GeneratorObjective
 from epsilon_vae.training.objective import Objective
@@ -57,11 +57,14 @@ class TrainStep:
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update of the networks and one of the discriminator, both from the old state.
 
-        The metrics are scalars: loss terms before weighting, and gradient norms before clipping.
+        The metrics are scalars: loss terms before weighting, gradient norms before clipping, the
+        discriminator's paired accuracy, and 'grad_x0/…', how strongly each weighted term pulls at
+        x0_hat: the norm of the gradient of an image's own loss, a mean over the batch's images.
         """
         key = jax.random.fold_in(jax.random.key(self.seed), state.step)
         draw = self.objective.draw(key, len(jax.tree.leaves(batch)[0]))
         grads, discriminator_grads, metrics = self._mean_gradients(state, frozen, batch, draw)
+        metrics = paired_accuracy(metrics)
         metrics[f"grad_norm/{self.objective.name}"] = optax.global_norm(grads)
         if state.discriminator:
             metrics["grad_norm/discriminator"] = optax.global_norm(discriminator_grads)
@@ -90,21 +93,27 @@ class TrainStep:
         self, state: TrainState, frozen: dict, batch: dict, draw: dict
     ) -> tuple[dict, dict, dict[str, jax.Array]]:
         """Gradients of the networks and of the discriminator, and metrics, of one batch."""
+        objective, batch_size = self.objective, len(jax.tree.leaves(batch)[0])
+        gather = functools.partial(gather_parameters, dtype=objective.dtype)
+        # The discriminator computes in float32, and its kernels stay in it.
+        gather_discriminator = functools.partial(gather_parameters, dtype=jnp.float32)
 
-        gather = functools.partial(gather_parameters, dtype=self.objective.dtype)
-
-        def networks_loss(trained: dict):
-            params = gather(state.params | trained)
-            discriminator = gather(state.discriminator)
-            return self.objective.loss(params, discriminator, frozen, batch, draw, state.step)
+        def networks_loss(trained: dict, probes: dict):
+            networks = gather(state.params | trained), gather_discriminator(state.discriminator)
+            return objective.loss(*networks, frozen, batch, draw, state.step, probes)
 
         def discriminator_loss(discriminator: dict, denoising: Denoising):
-            return self.objective.discriminator_loss(gather(discriminator), denoising, state.step)
+            params = gather_discriminator(discriminator)
+            return objective.discriminator_loss(params, denoising, state.step)
 
         value_and_grad = functools.partial(jax.value_and_grad, has_aux=True)
-        (_, (denoising, metrics)), grads = value_and_grad(networks_loss)(
-            self.objective.trained(state.params)
+        (_, (denoising, metrics)), (grads, at_x0) = value_and_grad(networks_loss, argnums=(0, 1))(
+            objective.trained(state.params), objective.probes(batch_size)
         )
+        for name, gradient in at_x0.items():
+            # The loss is a mean over the batch: times its size, a gradient is the image's own.
+            norms = jnp.sqrt(jnp.sum((batch_size * gradient) ** 2, axis=(1, 2, 3)))
+            metrics[f"grad_x0/{name}"] = jnp.mean(norms)
         (_, discriminator_metrics), discriminator_grads = value_and_grad(discriminator_loss)(
             state.discriminator, denoising
         )

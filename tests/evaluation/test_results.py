@@ -9,8 +9,8 @@ from epsilon_vae.evaluation import protocol, results
 from epsilon_vae.evaluation.paper import paper_rows
 
 
-def paper(config, *resolutions):
-    return paper_rows("run", config, resolutions)
+def paper(config, *resolutions, data=""):
+    return paper_rows("run", config, resolutions, data)
 
 
 def test_paper_rows_are_of_the_same_networks_and_resolution():
@@ -24,6 +24,8 @@ def test_paper_rows_are_of_the_same_networks_and_resolution():
     [row] = paper(second_stage, 128, 256)
     assert (row["rfid"], row["psnr"], row["ssim"]) == (0.47, 27.65, 0.841)
     assert paper(tiny.get_config(), 64, 128, 256) == []
+    lite = paper(lite_b.get_config(), 128, 256, 512)
+    assert [row["rfid"] for row in lite] == [6.24, 3.90, 2.06]
     [row] = paper(lite_b.get_config(), 128)
     assert (row["rfid"], row["nfe"], row["name"]) == (6.24, 3, "paper, lite f 16, B, ImageNet")
 
@@ -39,6 +41,10 @@ def test_paper_rows_are_of_the_same_networks_and_resolution():
         ("loss.lpips_weight", 0.0),
         ("loss.adv_weight", 0.0),
         ("loss.matching", "standard"),
+        ("loss.gan", "relativistic"),
+        ("loss.disc_start_step", 1000),
+        ("model.discriminator.name", "residual"),
+        ("model.discriminator.context_scale", 0.25),
         ("data.resolution", 64),
         ("init_from", "runs/other"),
     ],
@@ -70,7 +76,8 @@ def test_rungs_of_the_ladder_have_their_own_rows():
     ("config", "resolution", "expected"),
     [
         (common.vae("h"), 128, [("paper, VAE H, ImageNet", 7.12, None)]),
-        (common.vae("h"), 256, []),
+        (common.vae("h"), 256, [("paper, VAE H, ImageNet", 4.29, None)]),
+        (common.vae("h"), 64, []),
         (common.vae("h", f=8), 128, []),
         (
             common.sd_vae(),
@@ -92,6 +99,32 @@ def test_decoders_without_noise_have_their_own_rows(config, resolution, expected
     rows = paper(config, resolution)
     assert [(row["name"], row["rfid"], row["ssim"]) for row in rows] == expected
     assert {row["nfe"] for row in rows} <= {1}
+
+
+def test_images_of_coco_have_the_papers_numbers_of_coco():
+    """Of 5,000 images, at 256 px, for ε-VAE after the second stage alone."""
+    second_stage = sd_m_256.get_config("16")
+    second_stage.init_from = "runs/sd_m"
+    data = "tfds coco/2017 validation"
+    [row] = paper(second_stage, 128, 256, 512, data=data)
+    assert (row["rfid"], row["psnr"], row["ssim"]) == (6.12, 22.38, 0.718)
+    assert (row["num_images"], row["nfe"]) == (5_000, 3)
+    assert row["name"] == "paper, sd f 16, M, COCO"
+    [row] = paper(common.sd_vae(), 128, 256, data=data)
+    assert (row["rfid"], row["psnr"], row["name"]) == (4.45, 25.41, "paper, SD-VAE f 8, COCO")
+    for config in (sd_m.get_config(), common.vqgan(), common.vae("h"), ablation.get_config("e")):
+        assert paper(config, 128, 256, data=data) == []
+
+
+def test_a_run_of_an_earlier_version_has_its_row():
+    """Its config has not the keys that came later, whose only value then was the paper's."""
+    config = sd_m.get_config()
+    with config.unlocked():
+        del config.loss.disc_start_step
+        del config.model.discriminator.context_scale
+        del config.model.discriminator.name
+    [row] = paper(config, 128)
+    assert row["rfid"] == 1.58
 
 
 def test_table_has_the_paper_under_the_run_and_marks_what_is_biased():

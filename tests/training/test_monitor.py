@@ -42,6 +42,21 @@ def test_step_seconds_leave_out_pauses(monkeypatch):
     assert means == {"loss": 1.0, "step_seconds": 3.0, "step_seconds_max": 4.0}
 
 
+def test_accuracy_is_of_all_the_windows_pairs():
+    """A step without pairs in a bin does not count, nor one with few as much as one with many."""
+    window = MetricsWindow()
+    steps = [(0.5, 0.9, 0.0), (0.5, 0.5, 0.25), (0.5, 1.0, 0.75)]
+    for step, (loss, accuracy, pairs) in enumerate(steps):
+        names = ("loss/disc", "accuracy/disc_t0", "pairs/disc_t0", "accuracy/other")
+        values = map(jnp.asarray, (loss, accuracy, pairs, accuracy))
+        window.add(step, dict(zip(names, values, strict=True)))
+    means = window.means()
+    assert means["accuracy/disc_t0"] == 0.25 * 0.5 + 0.75 * 1.0
+    assert abs(means["accuracy/other"] - 0.8) < 1e-6 and means["loss/disc"] == 0.5
+    window.add(3, {"accuracy/disc_t0": jnp.asarray(0.75), "pairs/disc_t0": jnp.zeros(())})
+    assert window.means()["accuracy/disc_t0"] == 0.75
+
+
 def test_memory_of_this_process_is_plausible():
     assert 0.05 < memory_metrics()["memory/host_peak"] < 100
 

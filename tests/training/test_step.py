@@ -14,6 +14,7 @@ from epsilon_vae.losses.adversarial import NoGAN
 from epsilon_vae.models.encoder import LiteEncoder
 from epsilon_vae.training.flops import step_flops
 from epsilon_vae.training.objective import PerceptualTerm
+from epsilon_vae.training.optimizer import adam
 from tests.helpers import QUICK_COMPILE, make_training, state_shapes, training_images
 
 
@@ -189,12 +190,65 @@ def test_ema_follows_with_its_decay(training):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-8)
 
 
-def test_r1_comes_every_sixteen_steps(training):
-    def r1(number: int) -> float:
-        state = training.state.replace(step=jnp.asarray(number, jnp.int32))
-        return float(training.step(state, training.frozen, training.batch)[1]["loss/r1"])
+def test_gradients_at_x0_hat_are_the_weighted_terms(training, trained, objective):
+    """Each by a derivative of its own: of the loss by x0_hat, with all else held still."""
+    state, metrics = trained[0], {}
+    key = jax.random.fold_in(jax.random.key(training.config.seed), state.step)
+    draw = objective.draw(key, training.config.batch_size)
+    _, metrics = training.step(state, training.frozen, training.batch)
+    rest = training.frozen, training.batch, draw, state.step
+    _, (denoising, _) = jax.jit(objective.loss, compiler_options=QUICK_COMPILE)(
+        state.params, state.discriminator, *rest
+    )
 
-    assert r1(16) > 0 and r1(17) == 0
+    def term(name):
+        def loss(x0_hat):
+            t = draw["t"][:, None, None, None]
+            if name == "flow":  # the velocity whose estimate is x0_hat (Eq. 9)
+                velocity = (denoising.x_t - 0.6 * x0_hat) / t
+                return jnp.mean((velocity - (draw["noise"] - 0.6 * denoising.x0)) ** 2)
+            if name == "lpips":
+                distance = objective.perceptual[0].distance(
+                    training.frozen["lpips"], x0_hat, denoising.x0
+                )
+                return 0.5 * jnp.mean(distance)
+            changed = denoising._replace(denoised=x0_hat)
+            adversary, process = objective.adversary, objective.process
+            weight = adversary.generator_weight(state.step)
+            return weight * adversary.generator_loss(state.discriminator, process, changed)[0]
+
+        return jax.jit(jax.grad(loss), compiler_options=QUICK_COMPILE)(denoising.denoised)
+
+    size = training.config.batch_size
+    for name in ("flow", "lpips", "adv"):
+        norms = np.sqrt(np.sum((size * np.asarray(term(name))) ** 2, axis=(1, 2, 3)))
+        found = float(metrics[f"grad_x0/{name}"])
+        assert found > 0 and found == pytest.approx(np.mean(norms), rel=1e-3), name
+
+
+def test_discriminator_is_told_apart_by_logits_and_accuracy(training, trained):
+    """Its metrics are those of its own logits, on the forward pass of the step."""
+    metrics = {name: float(value) for name, value in trained[1].items()}
+    assert sum(metrics[f"pairs/disc_t{i}"] for i in range(3)) == pytest.approx(1)
+    assert all(0 <= metrics[f"accuracy/disc_t{i}"] <= 1 for i in range(3))
+    assert metrics["logits/real"] != metrics["logits/fake"]
+
+
+def test_discriminator_has_an_optimizer_of_its_own(small_config):
+    """Rate, moments' decays and warm-up are not those of the networks."""
+    changes = {"lr": 3e-3, "b1": 0.5, "b2": 0.75, "warmup_steps": 2}
+    small_config.optim.update({f"discriminator_{name}": x for name, x in changes.items()})
+    step = builders.train_step(small_config)
+    params, grads = {"w": jnp.zeros(2)}, {"w": jnp.array([1.0, -2.0])}
+    expected = adam(**changes)
+    for optimizer, is_equal in ((step.discriminator_optimizer, True), (step.optimizer, False)):
+        states = [optimizer.init(params), expected.init(params)]
+        for gradient in (grads, {"w": jnp.array([0.5, 3.0])}):
+            updates = []
+            for i, transform in enumerate((optimizer, expected)):
+                update, states[i] = transform.update(gradient, states[i], params)
+                updates.append(update["w"])
+        assert np.allclose(*updates, rtol=1e-6, atol=0) == is_equal
 
 
 def test_parameters_and_statistics_stay_float32(trained):

@@ -73,7 +73,7 @@ def report(name: str, compiled: bool) -> float:
     """Prints the table of a config, and returns the step's FLOPs over the sum of its parts."""
     config = importlib.import_module(f"configs.{name}").get_config()
     step = builders.train_step(config)
-    frozen = builders.frozen_weights(config)
+    frozen = builders.frozen_inputs(config)
     programs = parts(step, frozen, config.data.resolution)
     flops = {part: count_flops(*program, compiled) for part, program in programs.items()}
     whole = flops.pop("step")

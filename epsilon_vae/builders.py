@@ -6,6 +6,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
 from epsilon_vae.config import ConfigError, is_generator
@@ -334,11 +335,16 @@ def objective(config: ml_collections.ConfigDict) -> Objective | GeneratorObjecti
     )
 
 
-def frozen_weights(config: ml_collections.ConfigDict) -> dict:
-    """Weights that the step reads and never changes: `{'lpips': …}`, empty without LPIPS."""
-    if is_generator(config) or config.loss.lpips_weight == 0:
-        return {}
-    return {"lpips": registry.load(config.loss.lpips_net)}
+def frozen_inputs(config: ml_collections.ConfigDict) -> dict:
+    """What the step reads and never changes: `seed`, uint32, and LPIPS weights where there are.
+
+    As arguments of the compiled step: another seed compiles nothing, and XLA does not fold
+    convolutions over the weights for minutes.
+    """
+    frozen = {"seed": np.uint32(config.seed)}
+    if not is_generator(config) and config.loss.lpips_weight > 0:
+        frozen["lpips"] = registry.load(config.loss.lpips_net)
+    return frozen
 
 
 def optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
@@ -367,7 +373,6 @@ def train_step(config: ml_collections.ConfigDict) -> TrainStep:
         objective(config),
         optimizer(config),
         discriminator_optimizer(config),
-        config.seed,
         config.optim.ema_decay,
         config.optim.accumulate,
     )

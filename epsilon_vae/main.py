@@ -79,7 +79,7 @@ def dry_run(config) -> None:
     print(to_json(config), end="")
     for name, count in parameter_counts(step.objective).items():
         print(f"{name} parameters: {count}")
-    frozen = builders.frozen_weights(config)
+    frozen = builders.frozen_inputs(config)
     flops = step_flops(step, frozen, config.batch_size)
     print(f"FLOPs a step: {flops:.4g} ({flops / config.batch_size:.4g} an image)")
 

@@ -41,7 +41,7 @@ def make_training(config, compiler_options: dict | None = QUICK_COMPILE) -> Trai
     state = jax.jit(step.init, compiler_options=compiler_options)(jax.random.key(0))
     batch = {"image": training_images(config.batch_size, config.data.resolution)}
     jitted = jax.jit(step, compiler_options=compiler_options)
-    return Training(config, jitted, state, builders.frozen_weights(config), batch)
+    return Training(config, jitted, state, builders.frozen_inputs(config), batch)
 
 
 def state_shapes(config) -> TrainState:

@@ -104,7 +104,7 @@ def test_rung_has_its_terms(rung):
     step = builders.train_step(config)
     batch = step.objective.batch_shapes(2)
     state = state_shapes(config)
-    after, metrics = jax.eval_shape(step, state, builders.frozen_weights(config), batch)
+    after, metrics = jax.eval_shape(step, state, builders.frozen_inputs(config), batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     terms = {"flow"}
     terms |= {"lpips"} if rung >= "d" and rung != "baseline" else set()
@@ -163,7 +163,7 @@ def test_adaptive_weight_finds_the_last_layer(name):
     config.loss.adaptive_weight = True
     step = builders.train_step(config)
     batch = step.objective.batch_shapes(2)
-    frozen = builders.frozen_weights(config)
+    frozen = builders.frozen_inputs(config)
     _, metrics = jax.eval_shape(step, state_shapes(config), frozen, batch)
     assert "weight/adv" in metrics
 
@@ -203,6 +203,7 @@ def test_variant_of_sd_vae_trains(name, monkeypatch):
             "dtype": "bfloat16",
         },
         {"loss.matching": "standard"},
+        {"loss.gan": "relativistic", "model.discriminator.name": "residual"},
         {"model.decoder.name": "dit", "model.remat": "full"},
     ],
 )

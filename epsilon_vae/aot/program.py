@@ -72,7 +72,7 @@ def train_step(config: ml_collections.ConfigDict, topology: Topology) -> Program
     check(config, len(topology.devices))
     mesh = make_mesh(**config.mesh, devices=topology.devices)
     step = builders.train_step(config)
-    frozen = builders.frozen_weights(config)
+    frozen = builders.frozen_inputs(config)
     target = state_shapes(step, mesh)
     batch = batch_shapes(step, config.batch_size, mesh)
     model = jax.make_jaxpr(builders.train_step(_without_remat(config)))(target, frozen, batch)

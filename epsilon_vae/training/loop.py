@@ -66,7 +66,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
     with jax.set_mesh(mesh), StopSignal() as stop, contextlib.ExitStack() as to_close:
         # The parts, and the state: restored, or begun.
         train_step = builders.train_step(config)
-        frozen = jax.device_put(builders.frozen_weights(config), replicated(mesh))
+        frozen = jax.device_put(builders.frozen_inputs(config), replicated(mesh))
         shapes = batch_shapes(train_step, config.batch_size, mesh)
         places = batch_places(of_batch(mesh), config.batch_size)
         batches = open_batches(config, places)

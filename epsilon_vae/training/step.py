@@ -1,4 +1,4 @@
-"""The train step: a pure function of the state, the frozen weights and a batch.
+"""The train step: a pure function of the state, the frozen inputs and a batch.
 
 Randomness comes from `fold_in(seed, step)` alone, so that any step can be replayed. One forward
 pass serves both updates: the discriminator learns on the x0_hat that the autoencoder's loss saw.
@@ -23,11 +23,13 @@ from epsilon_vae.training.state import TrainState
 class TrainStep:
     """`(state, frozen, batch) -> (state, metrics)`; a batch is what the objective takes.
 
+    `frozen` holds what no step changes: `seed`, uint32, of all noise and times, and `lpips`, the
+    weights of LPIPS, where the objective has it.
+
     Attributes:
       objective: the losses.
       optimizer, discriminator_optimizer: of what is trained of `state.params`, and of
         `state.discriminator`.
-      seed: of all noise and times.
       ema_decay: of `state.ema`, 0.999 in the paper.
       accumulate: the batch is worked through in so many parts, whose gradients are averaged.
     """
@@ -35,7 +37,6 @@ class TrainStep:
     objective: Objective | GeneratorObjective
     optimizer: optax.GradientTransformation
     discriminator_optimizer: optax.GradientTransformation
-    seed: int
     ema_decay: float
     accumulate: int = 1
 
@@ -61,7 +62,7 @@ class TrainStep:
         discriminator's paired accuracy, and 'grad_x0/…', how strongly each weighted term pulls at
         x0_hat: the norm of the gradient of an image's own loss, a mean over the batch's images.
         """
-        key = jax.random.fold_in(jax.random.key(self.seed), state.step)
+        key = jax.random.fold_in(jax.random.key(frozen["seed"]), state.step)
         draw = self.objective.draw(key, len(jax.tree.leaves(batch)[0]))
         grads, discriminator_grads, metrics = self._mean_gradients(state, frozen, batch, draw)
         metrics = paired_accuracy(metrics)

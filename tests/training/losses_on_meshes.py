@@ -44,7 +44,7 @@ def train(shape: tuple[int, int, int]) -> dict:
     with jax.set_mesh(mesh):
         target = state_shapes(train_step, mesh)
         state = make_state(train_step, config.seed, target)
-        frozen = jax.device_put(builders.frozen_weights(config), replicated(mesh))
+        frozen = jax.device_put(builders.frozen_inputs(config), replicated(mesh))
         step = jit_step(train_step, target, mesh)
         images_at = image_sharding(mesh)
         places = batch_places(images_at, BATCH_SIZE)

@@ -112,7 +112,7 @@ def test_a_shard_map_counts_on_every_device():
 def test_the_whole_step_is_xlas_but_for_its_element_wise_operations():
     config = tiny.get_config()
     config.data.resolution = 32
-    step, frozen = builders.train_step(config), builders.frozen_weights(config)
+    step, frozen = builders.train_step(config), builders.frozen_inputs(config)
     ours = step_flops(step, frozen, 4)
     xlas = xla_flops(step, state_shapes(config), frozen, step.objective.batch_shapes(4))
     assert 0.97 < ours / xlas < 1
@@ -125,7 +125,7 @@ def test_accumulation_and_remat():
     for remat, parts in (("none", 1), ("none", 2), ("convs", 1), ("full", 1)):
         config.model.remat, config.optim.accumulate = remat, parts
         step = builders.train_step(config)
-        frozen = builders.frozen_weights(config)
+        frozen = builders.frozen_inputs(config)
         counts[remat, parts] = step_flops(step, frozen, 4)
     plain = counts["none", 1]
     assert np.isclose(counts["none", 2], plain, rtol=1e-6)

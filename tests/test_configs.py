@@ -203,6 +203,7 @@ def test_variant_of_sd_vae_trains(name, monkeypatch):
             "dtype": "bfloat16",
         },
         {"loss.matching": "standard"},
+        {"loss.gan": "relativistic", "model.discriminator.name": "residual"},
         {"model.decoder.name": "dit", "model.remat": "full"},
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from epsilon_vae.diffusion.path import DDPM, RectifiedFlow
 from epsilon_vae.diffusion.sampler import image_keys, sample
 from epsilon_vae.diffusion.time import respaced, reversed_log, uniform_spacing
-from tests import WITHOUT_EMITTERS
+from tests.helpers import QUICK_COMPILE
 
 SHAPE = (2, 8, 8, 3)
 X0 = jax.random.uniform(jax.random.key(1), SHAPE, minval=-0.9, maxval=0.9)
@@ -91,8 +91,8 @@ def test_images_with_keys_of_their_own_are_the_same_in_any_batch():
         keys = image_keys(seed, jnp.array(indices))
         shape = (len(indices), 4, 4, 2)
 
-        # As XLA compiles by default: the tests' own flags leave the last digit to the batch's size.
-        @functools.partial(jax.jit, compiler_options=dict.fromkeys(WITHOUT_EMITTERS, True))
+        # Not optimized: vector instructions leave the last digit to the batch's size.
+        @functools.partial(jax.jit, compiler_options=QUICK_COMPILE)
         def generate(keys):
             return sample(DDPM(), lambda x, t: jnp.tanh(x), respaced(5), keys, shape)
 

@@ -95,7 +95,7 @@ if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
     sharding.MIN_SHARDED_SIZE = 2**10  # so that fsdp shards the small networks' kernels too
     result = {name: train(shape) for name, shape in MESHES.items()}
-    result["activation_bytes"] = [activation_bytes((1, 1, space)) for space in (1, 4)]
+    result["activation_bytes"] = [activation_bytes((1, 1, space)) for space in (1, 4, 8)]
     for decoder in ("adm", "dit"):
         one, several = reconstruct(decoder, (1, 1, 1)), reconstruct(decoder, (2, 1, 4))
         result[f"{decoder}_std"] = float(np.std(one))

@@ -33,7 +33,7 @@ def test_fsdp_alone_shards_the_state(trained):
 
 
 def test_one_images_activations_spread_over_space(trained):
-    """On eight devices to under 0.35: 0.26 with JAX 0.10, 0.32 with 0.12, which needs less whole."""
+    """On eight devices 0.26 with JAX 0.10, 0.32 with 0.12, where the whole takes less."""
     whole, quarter, eighth = trained["activation_bytes"]
     assert eighth < 0.35 * whole and eighth < quarter < 0.5 * whole
 

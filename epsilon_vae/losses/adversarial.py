@@ -153,10 +153,10 @@ def pair_counts(real_logits: jax.Array, fake_logits: jax.Array, t: jax.Array) ->
       t: `[B]`.
     """
     ranked = jnp.mean(real_logits > fake_logits, axis=(1, 2, 3))
-    place = jnp.clip(jnp.floor(3 * t), 0, 2)
+    time_bin = jnp.clip(jnp.floor(3 * t), 0, 2)
     counts = {}
     for number, name in enumerate(TIME_BINS):
-        is_here = (place == number).astype(jnp.float32)
+        is_here = (time_bin == number).astype(jnp.float32)
         counts |= {f"pairs/{name}": jnp.mean(is_here), f"ranked/{name}": jnp.mean(is_here * ranked)}
     return counts
 

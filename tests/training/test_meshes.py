@@ -33,9 +33,14 @@ def test_fsdp_alone_shards_the_state(trained):
 
 
 def test_one_images_activations_spread_over_space(trained):
-    """On eight devices 0.26 with JAX 0.10, 0.32 with 0.12, where the whole takes less."""
+    """On four devices to under three of its widest feature maps: 0.4 of the whole with JAX 0.10.
+
+    The whole takes a fifth less with JAX 0.12, a part as much as before.
+    """
     whole, quarter, eighth = trained["activation_bytes"]
-    assert eighth < 0.35 * whole and eighth < quarter < 0.5 * whole
+    feature_map = 256 * 256 * 32 * 4
+    assert quarter < 3 * feature_map and 6 * feature_map < whole
+    assert eighth < 0.35 * whole
 
 
 @pytest.mark.parametrize("decoder", ["adm", "dit"])

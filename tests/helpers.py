@@ -123,6 +123,6 @@ def assert_same_state(one, other, step: int = STEPS) -> None:
     """A step of two runs is the same to the bit: parameters, moments, EMA, discriminator."""
     a = jax.tree_util.tree_leaves_with_path(load_state(one, step))
     b = jax.tree_util.tree_leaves_with_path(load_state(other, step))
-    assert [path for path, _ in a] == [path for path, _ in b] and len(a) > 80
+    assert [path for path, _ in a] == [path for path, _ in b] and len(a) > 100
     for (path, x), (_, y) in zip(a, b, strict=True):
         np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))

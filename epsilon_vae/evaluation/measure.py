@@ -13,14 +13,18 @@ import numpy as np
 
 from epsilon_vae.data.pipeline import BadRecords
 from epsilon_vae.data.records import Record
+from epsilon_vae.data.sources import evenly_spaced
 from epsilon_vae.evaluation.batches import Batch, batches
 from epsilon_vae.evaluation.measures import Measures
+from epsilon_vae.evaluation.protocol import CROPS, Protocol, noisy
 from epsilon_vae.evaluation.subjects import Subject
 from epsilon_vae.metrics.frechet import FeatureStatistics
 from epsilon_vae.parallel import hosts
 from epsilon_vae.versions import devices
 
 SAVE_EVERY_SECONDS = 60
+# Images whose latents say what noise of one standard deviation is.
+DEVIATION_IMAGES = 256
 # Rows of features that are added to their moments at once: 2048 of them long, 4 take as long as 32.
 ROWS = 512
 
@@ -157,8 +161,7 @@ def measure(
     source: Sequence[Record],
     resolution: int,
     steps: Sequence[int],
-    crop: str,
-    seed: int,
+    protocol: Protocol,
     measures: Measures,
     file: pathlib.Path,
     advance: Callable[[int], None],
@@ -171,8 +174,7 @@ def measure(
       source: of the images.
       resolution: of the crops.
       steps: NFEs.
-      crop: one of `transforms.EVALUATION_CROPS`.
-      seed: of the noise.
+      protocol: says the crops, the noise's seed, and the noise of latents.
       measures: what is measured.
       file: of the progress, saved every minute; what is there is gone on from.
       advance: called with numbers of images that are done.
@@ -191,6 +193,12 @@ def measure(
     start = hosts.from_first(len(progress.names) if progress else 0)
     advance(start)
     bad_records = BadRecords(0, len(source), "replace it, or take it out of --data")
+    crop, seed = CROPS[protocol.crop], protocol.seed
+    if protocol.latent_noise:
+        some = evenly_spaced(len(source), DEVIATION_IMAGES)
+        for subject in subjects:
+            seen = batches(source, some, measures.batch_size, resolution, crop, bad_records)
+            subject.learn_deviation(subject.encode(batch)[: batch.count] for batch in seen)
     saved_at, warm = time.monotonic(), False
     rest = range(start, len(source))
     for batch in batches(source, rest, measures.batch_size, resolution, crop, bad_records):
@@ -207,9 +215,15 @@ def measure(
                 seconds = (time.perf_counter() - begin) / len(pictures)
                 if keep:
                     keep(batch, (subject.name, nfe), pictures)
+                features = measures.features(pictures)
+                for tau in protocol.latent_noise:
+                    noisy_code = subject.add_noise(code, tau, batch, seed)
+                    if noisy_code is not None:
+                        found = measures.features(subject.decode(noisy_code, nfe, seed))
+                        features |= {noisy(name, tau): array for name, array in found.items()}
                 results[subject.name, nfe] = (
                     batch.cut(measures.compare(batch.images, pictures)),
-                    batch.cut(measures.features(pictures)),
+                    batch.cut(features),
                     (seconds,) if subject.decodes else (),
                 )
         warm = True

@@ -10,6 +10,7 @@ from epsilon_vae.evaluation.features import DESCRIPTIONS, FEATURES
 from epsilon_vae.pretrained.registry import REGISTRY
 
 CROPS = {"adm": "center_crop_adm", "bicubic": "center_crop_bicubic"}
+_NOISE = "_noise"
 SPACINGS = ("run", "reversed_log", "uniform")
 
 # What is the same in all protocols, in the words that results carry.
@@ -24,6 +25,8 @@ FIXED = {
     "devices together; median over batches, without the first ones, which compile",
     "frechet": "float64, unbiased covariance",
     "noise": "decoding starts from the same noise, the seed's, for all images",
+    "latent_noise_unit": "standard deviation of each channel, over the latents of 256 images, "
+    "evenly spaced, or of all",
 }
 
 
@@ -43,6 +46,8 @@ class Protocol:
       spacing: of the decoder's times, 'reversed_log', 'uniform', or 'run': as the run's config.
       seed: of the noise that decoding starts from.
       num_images: evenly spaced over the data; 0 for all.
+      latent_noise: each tau adds a Fréchet distance of images decoded from `z + tau std(z) n`, n
+        normal: how well a decoder bears the errors of a latent diffusion model.
     """
 
     name: str
@@ -52,6 +57,7 @@ class Protocol:
     spacing: str = "run"
     seed: int = 0
     num_images: int = 0
+    latent_noise: tuple[float, ...] = ()
 
     def stamp(self) -> dict:
         """All of it, what its features are, and what is the same in all protocols, for JSON."""
@@ -69,9 +75,23 @@ PROTOCOLS = {
 }
 
 
+def noisy(features: str, tau: float) -> str:
+    """What features are called that are of images decoded from noisy latents."""
+    return f"{features}{_NOISE}{tau:g}"
+
+
+def noiseless(features: str) -> str:
+    """What the features of the originals are called that `noisy` ones are compared with."""
+    return features.partition(_NOISE)[0]
+
+
 def distance_name(features: str, fid: str = "rfid") -> str:
-    """`fid` over Inception's features; over others 'fd_' and their name, which is no FID."""
-    return fid if features == "inception" else f"fd_{features}"
+    """`fid` over Inception's features; over others 'fd_' and their name, which is no FID.
+
+    Of `noisy` features with their end, as `rfid_noise0.1`.
+    """
+    name, *noise = features.partition(_NOISE)
+    return "".join([fid if name == "inception" else f"fd_{name}", *noise])
 
 
 def parse(text: str) -> Protocol:
@@ -122,6 +142,16 @@ def _features(value: str) -> tuple[str, ...]:
     return names
 
 
+def _latent_noise(value: str) -> tuple[float, ...]:
+    try:
+        levels = tuple(dict.fromkeys(map(float, value.split("+"))))
+    except ValueError:
+        levels = (0.0,)
+    if not all(0 < level < float("inf") for level in levels):
+        raise ValueError("expected numbers above 0, as 0.1+0.3")
+    return levels
+
+
 def _whole_number(value: str) -> int:
     if not value.isdecimal() or int(value) >= 2**32:
         raise ValueError("expected a whole number of at least 0, below 2**32")
@@ -135,6 +165,7 @@ _READERS = {
     "spacing": _one_of(*SPACINGS),
     "seed": _whole_number,
     "num_images": _whole_number,
+    "latent_noise": _latent_noise,
 }
 
 

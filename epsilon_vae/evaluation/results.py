@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from epsilon_vae.evaluation.measure import ORIGINALS, Key, Tally
-from epsilon_vae.evaluation.protocol import distance_name
+from epsilon_vae.evaluation.protocol import distance_name, noiseless
 from epsilon_vae.evaluation.tables import results_table
 from epsilon_vae.metrics.frechet import frechet_distance
 
@@ -34,7 +34,9 @@ def _row(key: Key, resolution: int, tally: Tally, originals: Tally) -> dict:
         if num_images < 2:
             found[name] = None
             continue
-        found[name] = frechet_distance(references[features].gaussian(), statistics.gaussian())
+        found[name] = frechet_distance(
+            references[noiseless(features)].gaussian(), statistics.gaussian()
+        )
     found |= tally.means()
     found["decode_seconds"] = float(np.median(tally.seconds)) if tally.seconds else None
     return found | {"notes": notes}

@@ -4,7 +4,7 @@ import abc
 import hashlib
 import importlib.metadata
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,17 @@ class Subject(abc.ABC):
         """Raises `SubjectError` for a resolution, or as many images, that it cannot take."""
         del resolution, num_images
 
+    def add_noise(self, code: Any, tau: float, batch: Batch, seed: int) -> Any:
+        """What `decode` takes, of latents with noise of `tau` standard deviations; None of others.
+
+        An image's noise depends on its index and the seed alone.
+        """
+        del code, tau, batch, seed
+
+    def learn_deviation(self, codes: Iterable[Any]) -> None:
+        """Takes what the standard deviations of `add_noise` are worked out from: images' codes."""
+        del codes
+
     @abc.abstractmethod
     def encode(self, batch: Batch) -> Any:
         """What `decode` takes, of originals.
@@ -83,6 +94,7 @@ class Run(Subject):
         nfes: Sequence[int] | None = None,
     ):
         self._nfes = nfes
+        self._deviation: np.ndarray | None = None  # of latents, [n_z]
         spacing = None if protocol.spacing == "run" else protocol.spacing
         self.autoencoder = restore_on(mesh, workdir, step, protocol.weights, spacing)
         self.name = workdir.rstrip("/").rsplit("/", 1)[-1]
@@ -113,6 +125,16 @@ class Run(Subject):
     def encode(self, batch: Batch) -> np.ndarray:
         """Latents."""
         return self.autoencoder.encode(batch.images)
+
+    def learn_deviation(self, codes: Iterable[np.ndarray]) -> None:
+        """Of each channel of the latents `[B, h, w, n_z]`."""
+        latents = np.concatenate([code.reshape(-1, code.shape[-1]) for code in codes])
+        self._deviation = latents.std(axis=0, dtype=np.float64)
+
+    def add_noise(self, code: np.ndarray, tau: float, batch: Batch, seed: int) -> np.ndarray:
+        """`z + tau std(z) n`."""
+        noise = np.stack([_noise(seed, index, code.shape[1:]) for index in batch.indices])
+        return (code + tau * self._deviation * noise).astype(np.float32)
 
     def decode(self, code: np.ndarray, nfe: int, seed: int) -> np.ndarray:
         """uint8 pictures of latents."""
@@ -200,6 +222,11 @@ class PictureFolder(Subject):
         return np.stack(code)
 
 
+def _noise(seed: int, index: int, shape: Sequence[int]) -> np.ndarray:
+    """Normal noise of the latents of an image, whatever its batch."""
+    return np.random.default_rng([seed, index]).standard_normal(shape)
+
+
 def stem(name: str) -> str:
     """'dog' of 'photos/val/dog.jpg': what pictures of an image are called."""
     return pathlib.PurePosixPath(name).stem
@@ -266,6 +293,19 @@ class DiffusersVAE(Subject):
         if self._device == "cuda":
             self._torch.cuda.synchronize()  # or the time of decoding would hold what is pending
         return code
+
+    def learn_deviation(self, codes: Iterable[list]) -> None:
+        """Of each channel of its latents `[1, n_z, h, w]`."""
+        latents = self._torch.cat([z for code in codes for z in code])
+        self._deviation = latents.std(dim=(0, 2, 3), correction=0, keepdim=True)
+
+    def add_noise(self, code: list, tau: float, batch: Batch, seed: int) -> list:
+        """`z + tau std(z) n`."""
+        noise = [
+            self._torch.from_numpy(_noise(seed, index, z.shape[1:])).to(z)
+            for z, index in zip(code, batch.indices, strict=True)
+        ]
+        return [z + tau * self._deviation * n for z, n in zip(code, noise, strict=True)]
 
     def decode(self, code: list, nfe: None, seed: int) -> np.ndarray:
         """uint8 pictures of its latents."""

@@ -11,13 +11,14 @@ from skimage.metrics import peak_signal_noise_ratio
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.records import Record
 from epsilon_vae.data.sources import Photos
-from epsilon_vae.evaluation import measure, results
+from epsilon_vae.evaluation import measure, protocol, results
 from epsilon_vae.evaluation.measures import Measures
 from epsilon_vae.evaluation.subjects import Subject
 from epsilon_vae.parallel.mesh import make_mesh
 from tests.processes import ROOT
 
 SIZE, STEPS = 32, (1, 3)
+LOCAL = protocol.parse("local")
 
 
 class Darker(Subject):
@@ -48,20 +49,31 @@ class Stops(Darker):
         return super().encode(batch)
 
 
+class Noisy(Darker):
+    """Its latents take noise: of one deviation, which is that of the first 14 images."""
+
+    def learn_deviation(self, codes):
+        codes = list(codes)
+        assert sum(map(len, codes)) == 14
+        self.deviation = np.concatenate(codes).std()
+
+    def add_noise(self, code, tau, batch, seed):
+        return code + tau * self.deviation
+
+
 @pytest.fixture(scope="module")
 def measures():
     return Measures(("alexnet",), ("alexnet",), make_mesh())
 
 
-def run(subject, measures, file, source=None):
+def run(subject, measures, file, source=None, asked=LOCAL):
     """Of 14 images, without a `source`: three batches of 4, and one of 2, filled up."""
     return measure.measure(
         [subject],
         source or Photos("train"),
         SIZE,
         STEPS,
-        "center_crop_adm",
-        0,
+        asked,
         measures,
         file,
         lambda count: None,
@@ -82,6 +94,19 @@ def test_each_image_counts_once(measured):
     assert [(row["nfe"], row["num_images"]) for row in rows] == [(1, 14), (3, 14)]
     assert rows[0]["psnr"] > rows[1]["psnr"] and 0 < rows[0]["fd_alexnet"] < rows[1]["fd_alexnet"]
     assert "256 features of 14 images, which are too few" in rows[0]["notes"][0]
+
+
+def test_latent_noise_adds_distances_and_changes_no_other(measured, measures, tmp_path):
+    asked = protocol.parse("local,latent_noise=0.5+1")
+    found = run(Noisy(), measures, tmp_path / "noisy.npz", asked=asked)
+    plain, noisy = (results.rows(SIZE, x.tallies) for x in (measured, found))
+    names = ["fd_alexnet_noise0.5", "fd_alexnet_noise1"]
+    for row, other in zip(plain, noisy, strict=True):
+        assert other["fd_alexnet"] == row["fd_alexnet"] < other[names[0]] < other[names[1]]
+        assert [name for name in other if name not in row] == names
+        assert len(other["notes"]) == 3
+    pictures = run(Darker(), measures, tmp_path / "pictures.npz", asked=asked)
+    assert results.rows(SIZE, pictures.tallies)[0].keys() == plain[0].keys()
 
 
 def test_values_are_of_the_named_image(measured):
@@ -146,8 +171,7 @@ def test_an_image_that_cannot_be_read_is_named(measures, tmp_path):
             source,
             SIZE,
             STEPS,
-            "center_crop_adm",
-            0,
+            LOCAL,
             measures,
             tmp_path / "progress.npz",
             lambda count: None,
@@ -159,7 +183,7 @@ import json, pathlib, sys, tempfile
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
 from epsilon_vae.data.sources import Photos
-from epsilon_vae.evaluation import measure, results
+from epsilon_vae.evaluation import measure, protocol, results
 from epsilon_vae.evaluation.measures import Measures
 from epsilon_vae.parallel.mesh import make_mesh
 from tests.evaluation.test_measure import SIZE, Darker, Stops, run

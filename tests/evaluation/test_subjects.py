@@ -30,6 +30,19 @@ def test_pictures_go_by_name_or_by_what_save_images_calls_them(tmp_path):
     assert pictures[:, 0, 0, 0].tolist() == [30, 40]
 
 
+def test_noise_of_latents_is_of_their_deviation_and_of_the_image(finished_run):
+    [subject] = open_subjects([str(finished_run)], None, LOCAL, make_mesh())
+    latents = np.random.default_rng(0).normal(2, (1, 3, 1, 1, 1, 1, 1, 1), (2, 64, 64, 8))
+    subject.learn_deviation([latents[:1], latents[1:]])
+    deviation = latents.std(axis=(0, 1, 2))
+    noise = subject.add_noise(latents, 0.5, BATCH, seed=0) - latents
+    np.testing.assert_allclose(noise.std(axis=(0, 1, 2)) / deviation, 0.5, rtol=0.05)
+    alone = BATCH._replace(indices=BATCH.indices[1:])
+    again = subject.add_noise(latents[1:], 0.5, alone, seed=0) - latents[1:]
+    np.testing.assert_array_equal(again, noise[1:])
+    assert PictureFolder.add_noise(subject, latents, 0.5, BATCH, 0) is None
+
+
 def test_what_does_not_fit_is_named(tmp_path):
     write(tmp_path / "a.png", 1)
     with pytest.raises(SubjectError, match=r"no picture for photos/b.jpg; expected b.png, or 0000"):

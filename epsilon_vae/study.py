@@ -24,12 +24,12 @@ from etils import epath
 from epsilon_vae import builders, checkpoint, command_line
 from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.command_line import PREEMPTED, UsageError, exit_codes, exit_with, one_line
-from epsilon_vae.config import ConfigError, check
+from epsilon_vae.config import ConfigError, check, flatten
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.evaluation import protocol, study_results
 from epsilon_vae.evaluation.evaluation import evaluate, held_out_data
 from epsilon_vae.evaluation.protocol import ProtocolError
-from epsilon_vae.evaluation.subjects import Run, SubjectError
+from epsilon_vae.evaluation.subjects import Decoding, Run, SubjectError
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained.weights import WeightsError
@@ -38,6 +38,8 @@ from epsilon_vae.training.workdir import WorkdirError, write_whole
 
 # What a budget comes to is rounded down to so many steps, and is at least that.
 STEPS_UNIT = 100
+# Keys that say how a variant decodes; training does not depend on them.
+DECODING = ("flow.spacing", "flow.nfe")
 # The part of a budget that is for training; the rest is for compiling and evaluating.
 TRAINING_SHARE = 0.7
 
@@ -102,8 +104,8 @@ def main(argv: Sequence[str]) -> None:
         folder = pathlib.Path(WORKDIR.value)
         num_steps = _num_steps(folder, variants)
         for seed in range(SEEDS.value):
-            for name, variant in variants.items():
-                _train(variant.config, run_folder(folder, name, seed), seed, num_steps)
+            for name in dict.fromkeys(trained_as(variants).values()):
+                _train(variants[name].config, run_folder(folder, name, seed), seed, num_steps)
         _evaluate(folder, variants, asked)
 
 
@@ -117,6 +119,19 @@ def open_study(name: str | None, scale: str) -> dict:
     if name not in studies.STUDIES:
         raise UsageError(f"--study={name}: there are {', '.join(studies.STUDIES)}")
     return studies.STUDIES[name](scale)
+
+
+def trained_as(variants: dict) -> dict[str, str]:
+    """Name of each variant → of the first one with the same training.
+
+    Variants that differ in how they decode, as the ladder's f and g, share a run.
+    """
+    first: dict[str, str] = {}
+    found = {}
+    for name, variant in variants.items():
+        training = {k: v for k, v in flatten(variant.config).items() if k not in DECODING}
+        found[name] = first.setdefault(json.dumps(training, sort_keys=True), name)
+    return found
 
 
 def run_folder(folder: pathlib.Path, name: str, seed: int) -> pathlib.Path:
@@ -171,8 +186,8 @@ def _steps_within_budget(folder: pathlib.Path, variants: dict) -> int:
     They are as many as the first row of its metrics.csv takes.
     """
     seconds = 0.0
-    for name, variant in variants.items():
-        workdir = run_folder(folder, name, 0)
+    for name in set(trained_as(variants).values()):
+        variant, workdir = variants[name], run_folder(folder, name, 0)
         _train(variant.config, workdir, 0, variant.config.log.every_steps)
         with (workdir / "metrics.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
@@ -211,11 +226,12 @@ def _is_trained(workdir: pathlib.Path, num_steps: int) -> bool:
 def _evaluate(folder: pathlib.Path, variants: dict, asked: protocol.Protocol) -> None:
     """Writes `evaluation/`, and from its results the study's own table and plot."""
     mesh = make_mesh()
-    subjects, nfes = [], set()
+    subjects, nfes, trained = [], set(), trained_as(variants)
     for seed in range(SEEDS.value):
         for name, variant in variants.items():
-            workdir = str(run_folder(folder, name, seed))
-            subjects.append(Run(workdir, None, asked, mesh, variant.nfes))
+            workdir = str(run_folder(folder, trained[name], seed))
+            decoding = f"{name}-seed{seed}", variant.config.flow.spacing, variant.nfes
+            subjects.append(Run(workdir, None, asked, mesh, Decoding(*decoding)))
             nfes |= {*variant.nfes}
     config = subjects[0].autoencoder.config
     data, output = held_out_data(config), folder / "evaluation"

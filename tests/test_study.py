@@ -2,11 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from configs import studies
 from epsilon_vae import builders
+from epsilon_vae import study as study_command
 from epsilon_vae.config import check
+from epsilon_vae.evaluation import protocol
+from epsilon_vae.evaluation.subjects import Decoding, Run
+from epsilon_vae.parallel.mesh import make_mesh
 from tests.helpers import read_metrics
 from tests.processes import finish, start_alone
 
@@ -28,6 +33,31 @@ def test_every_variant_can_run(name, scale):
     for variant in variants.values():
         check(variant.config)
         builders.networks(variant.config)
+
+
+def test_variants_that_only_decode_otherwise_share_a_run():
+    trained = study_command.trained_as(studies.ladder("small"))
+    assert trained == {name: name for name in trained} | {"g": "f"}
+    assert study_command.trained_as(studies.nfe("paper")) == dict.fromkeys(
+        ("uniform", "reversed_log"), "uniform"
+    )
+
+
+def test_a_variant_decodes_as_its_own_config_says(finished_run):
+    asked, mesh = protocol.parse("local"), make_mesh()
+    found = {}
+    for name, spacing in (("f-seed0", "uniform"), ("g-seed0", "reversed_log")):
+        run = Run(str(finished_run), None, asked, mesh, Decoding(name, spacing, (3,)))
+        assert (run.name, run.facts["spacing"]) == (name, spacing)
+        assert run.autoencoder.config.flow.spacing == spacing
+        assert run.nfes((1, 2)) == (3,)
+        found[spacing] = run.decode(np.ones((1, 8, 8, 8), np.float32), 3, 0)
+    assert (found["uniform"] != found["reversed_log"]).any()
+    uniform = protocol.parse("local,spacing=uniform")
+    run = Run(str(finished_run), None, uniform, mesh, Decoding("g-seed0", "reversed_log", (3,)))
+    np.testing.assert_array_equal(
+        run.decode(np.ones((1, 8, 8, 8), np.float32), 3, 0), found["uniform"]
+    )
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import hashlib
 import importlib.metadata
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
@@ -71,6 +71,14 @@ class Subject(abc.ABC):
         """uint8 pictures `[B, H, W, 3]`."""
 
 
+class Decoding(NamedTuple):
+    """How one of the variants decodes that were trained as one run, and what it is called."""
+
+    name: str
+    spacing: str
+    nfes: tuple[int, ...]
+
+
 class Run(Subject):
     """A run of `epsilon_vae.main`.
 
@@ -79,7 +87,8 @@ class Run(Subject):
       step: of the checkpoint; None for the newest.
       protocol: says which weights and which spacing.
       mesh: of one process or all.
-      nfes: that it is evaluated at; None for those that are asked for.
+      decoding: what it is called and how it decodes; None for the folder's name, its config's
+        spacing and the NFEs that are asked for.
 
     Raises:
       CheckpointError: no checkpoint there, or not of this step.
@@ -91,13 +100,18 @@ class Run(Subject):
         step: int | None,
         protocol: Protocol,
         mesh: Mesh,
-        nfes: Sequence[int] | None = None,
+        decoding: Decoding | None = None,
     ):
-        self._nfes = nfes
+        self._nfes = decoding.nfes if decoding else None
         self._deviation: np.ndarray | None = None  # of latents, [n_z]
         spacing = None if protocol.spacing == "run" else protocol.spacing
         self.autoencoder = restore_on(mesh, workdir, step, protocol.weights, spacing)
-        self.name = workdir.rstrip("/").rsplit("/", 1)[-1]
+        if decoding:  # as if the variant had a run of its own
+            config = self.autoencoder.config.copy_and_resolve_references()
+            config.flow.spacing = decoding.spacing
+            self.autoencoder.config = config
+            self.autoencoder.spacing = spacing or decoding.spacing
+        self.name = decoding.name if decoding else workdir.rstrip("/").rsplit("/", 1)[-1]
         config = to_json(self.autoencoder.config)
         self.facts = {
             "kind": "run",

@@ -51,6 +51,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.decoder.size = "m"
     config.model.decoder.patch = 4  # of dit; or 8
     config.model.decoder.conditioning = "concat"  # paper
+    config.model.decoder.input_skip = False  # paper; or True, for networks too small to copy noise
 
     config.model.discriminator = ml_collections.ConfigDict()
     config.model.discriminator.name = "patch"  # paper: VQGAN's; or residual, without norms

@@ -20,6 +20,7 @@ SMALL = (
     "data",
     "model.encoder",
     "model.decoder.size",
+    "model.decoder.input_skip",
     "model.discriminator",
     "loss.gan",
     "loss.r1_",
@@ -126,8 +127,9 @@ def _scaled(scale: str, config: ml_collections.ConfigDict, changes: dict):
         config.update_from_flattened_dict({k: v for k, v in laptop.items() if k.startswith(SMALL)})
         config.model.encoder.f = 8
         config.data.resolution = 32
-        config.batch_size = 16
-        config.optim.ema_decay = 0.995  # over more steps than tiny has
+        config.optim.ema_decay = 0.998  # over more steps than tiny has
+        if config.flow.process == "direct":
+            config.model.decoder.input_skip = False
         config.eval.every_steps, config.eval.num_images = 1_000_000, 8  # the study evaluates
     config.update_from_flattened_dict(changes)
     return config

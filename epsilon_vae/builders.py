@@ -21,6 +21,7 @@ from epsilon_vae.models.discriminator import DISCRIMINATORS
 from epsilon_vae.models.dit import ClassDiT, DiT, DiTDecoder
 from epsilon_vae.models.encoder import LiteEncoder, SDEncoder
 from epsilon_vae.models.generator import Generator
+from epsilon_vae.models.input_skip import InputSkip
 from epsilon_vae.models.litevae import LiteVAEEncoder
 from epsilon_vae.models.omni import OmniDecoder, OmniEncoder
 from epsilon_vae.models.unet import UNet
@@ -222,6 +223,11 @@ def _decoder(
             f"config.flow.process = {config.flow.process!r}: decoder.name = {decoder.name!r} "
             f"{denoises}; 'direct' is for {', '.join(DIRECT_DECODERS)}, and only for them"
         )
+    if decoder.input_skip and decoder.name in DIRECT_DECODERS:
+        raise ConfigError(
+            f"config.model.decoder.input_skip = True: decoder.name = {decoder.name!r} has no noisy "
+            "input; False would do"
+        )
     if decoder.name in DIRECT_DECODERS:
         make, sizes = DIRECT_DECODERS[decoder.name]
         if decoder.name == "omni":
@@ -235,6 +241,12 @@ def _decoder(
         if decoder.name != "vae":
             arguments["conv_channels"] = _post_quant_channels(config)
         return make(**arguments), 1
+    network, stride = _denoiser(decoder, common)
+    return (InputSkip(network) if decoder.input_skip else network), stride
+
+
+def _denoiser(decoder: ml_collections.ConfigDict, common: dict) -> tuple[nn.Module, int]:
+    """As `_decoder`, of those that denoise."""
     if decoder.name == "dit":
         dit = DiT(**_size(decoder, DIT_SIZES), patch=decoder.patch, out_channels=3, **common)
         return DiTDecoder(dit), decoder.patch

@@ -227,8 +227,15 @@ def to_json(config: ml_collections.ConfigDict) -> str:
 
 
 def from_dict(values: dict) -> ml_collections.ConfigDict:
-    """A locked config from nested dictionaries, as a checkpoint holds them."""
+    """A locked config from nested dictionaries, as a checkpoint holds them.
+
+    Keys that are newer than the checkpoint are as it was trained (`keys.SINCE`).
+    """
     config = ml_collections.ConfigDict(values)
+    if not is_generator(config):
+        known = flatten(config)
+        added = {key: value for key, value in keys.SINCE.items() if key not in known}
+        config.update_from_flattened_dict(added)
     config.lock()
     return config
 

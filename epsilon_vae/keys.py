@@ -100,6 +100,7 @@ AUTOENCODER: dict[str, Key] = {
     "model.decoder.size": _one_of("micro", "tiny", "s", "b", "m", "l", "xl", "h"),
     "model.decoder.patch": Key(int, lambda value: value in (4, 8), "4 or 8"),
     "model.decoder.conditioning": _one_of("concat", "adagn"),
+    "model.decoder.input_skip": _FLAG,
     "model.discriminator.name": _one_of("patch", "residual"),
     "model.discriminator.context_scale": _number(0),
     "model.discriminator.channels": Key(
@@ -128,6 +129,9 @@ AUTOENCODER: dict[str, Key] = {
     "optim.discriminator_warmup_steps": _integer(0),
     "eval.crop": _one_of("center_crop_adm", "center_crop_bicubic"),
 }
+
+# What a run of an earlier version, whose config has no such key, was trained with.
+SINCE: dict[str, object] = {"model.decoder.input_skip": False}
 
 GENERATOR: dict[str, Key] = {
     "init.generator": _one_of("ema", "raw"),

@@ -51,7 +51,7 @@ def test_shapes_and_types(vae, images):
 
 def test_without_noise_steps_and_seed_change_nothing(images):
     config = tiny.get_config()
-    config.model.decoder.name = "vae"
+    config.model.decoder.name, config.model.decoder.input_skip = "vae", False
     config.flow.process = "direct"
     networks = builders.networks(config)
     params = jax.jit(networks.init, static_argnums=1)(jax.random.key(0), 32)

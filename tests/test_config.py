@@ -137,6 +137,7 @@ def test_encoder_names_its_factors():
         ("flow.process", "rectified_flow", "decoder.name = 'vae' gives the image itself"),
         ("model.decoder.name", "adm", "decoder.name = 'adm' denoises; 'direct' is for vae, sd"),
         ("model.decoder.conditioning", "adagn", "only decoder.name = 'adm' has AdaGN"),
+        ("model.decoder.input_skip", True, "decoder.name = 'vae' has no noisy input"),
     ],
 )
 def test_decoder_without_noise_has_nothing_of_a_diffusion(key, value, words):

@@ -23,12 +23,12 @@ import ml_collections
 import numpy as np
 import optax
 
-from epsilon_vae import builders
 from epsilon_vae.autoencoder import restore
 from epsilon_vae.config import check, check_override, flatten
 from epsilon_vae.data.named import open_data
 from epsilon_vae.data.pipeline import BadRecords, TrainingBatches
 from epsilon_vae.losses.adversarial import Denoising, paired_accuracy
+from epsilon_vae.training.build import build_discriminator_optimizer, build_objective
 from epsilon_vae.training.monitor import MetricsWindow
 from epsilon_vae.training.objective import Objective
 
@@ -98,8 +98,8 @@ def learn(
       fakes: (x0, x_t, t) → fakes, `[B, H, W, 3]`.
       compiler_options: for `jax.jit`.
     """
-    objective = builders.objective(config)
-    optimizer = builders.discriminator_optimizer(config)
+    objective = build_objective(config)
+    optimizer = build_discriminator_optimizer(config)
     first_step = objective.adversary.discriminator_start_step
 
     def update(carry: tuple, images: jax.Array, step: jax.Array) -> tuple[tuple, dict]:

@@ -20,10 +20,11 @@ import numpy as np
 
 from benchmarks.step_flops import count_flops
 from configs import latent_diffusion
-from epsilon_vae import builders
 from epsilon_vae.autoencoder import decode_latents
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.diffusion.time import SPACINGS, respaced
+from epsilon_vae.models.build import build_generator, build_networks, build_process
+from epsilon_vae.models.dit import DIT_SIZES
 from epsilon_vae.parallel.batch import in_groups
 
 RESOLUTION, STEPS, ROUNDS = 256, 250, 3
@@ -36,13 +37,13 @@ class System:
         module, *argument = name.split(":")
         config = importlib.import_module(f"configs.{module}").get_config(*argument)
         config.data.resolution = RESOLUTION
-        self.networks, self.process = builders.networks(config), builders.process(config)
+        self.networks, self.process = build_networks(config), build_process(config)
         self.times = SPACINGS[config.flow.spacing](config.flow.nfe)
         side, n_z = RESOLUTION // self.networks.f, config.model.encoder.n_z
         self.shape = (side, side, n_z)  # of latents
         dit = latent_diffusion.dit(size, patch=2, f=self.networks.f)
         dit.autoencoder.n_z = n_z
-        self.generator = builders.generator(dit)
+        self.generator = build_generator(dit)
         key = jax.eval_shape(lambda: jax.random.key(0))
         self.dit_params = jax.eval_shape(lambda key: self.generator.init(key, self.shape), key)
         params = jax.eval_shape(lambda key: self.networks.init(key, RESOLUTION), key)
@@ -118,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     default = ["sd_vae:8", "sd_m:8", "sd_m:16", "sd_m:32"]
     parser.add_argument("configs", nargs="*", default=default, help="NAME:ARGUMENT in configs/")
-    parser.add_argument("--size", default="xl", choices=builders.DIT_SIZES, help="of the DiT")
+    parser.add_argument("--size", default="xl", choices=DIT_SIZES, help="of the DiT")
     parser.add_argument("--time", action="store_true", help="on a CPU too")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--timed_steps", type=int, default=STEPS)

@@ -15,9 +15,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from epsilon_vae import builders
 from epsilon_vae.checkpoint import Checkpointer
 from epsilon_vae.parallel.mesh import make_mesh
+from epsilon_vae.training.build import build_train_step
 from epsilon_vae.training.sharded import state_shapes
 
 ROUNDS = 3
@@ -26,7 +26,7 @@ ROUNDS = 3
 def random_state(config):
     """The state's arrays, of random numbers, on the first device."""
     mesh = make_mesh(devices=jax.devices()[:1])
-    shapes = state_shapes(builders.train_step(config), mesh)
+    shapes = state_shapes(build_train_step(config), mesh)
     rng = np.random.default_rng(0)
 
     def fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:

@@ -12,8 +12,8 @@ import importlib
 import jax
 import jax.numpy as jnp
 
-from epsilon_vae import builders
 from epsilon_vae.losses.adversarial import generator_loss, r1_penalty
+from epsilon_vae.training.build import build_train_step, frozen_inputs
 
 BATCH_SIZE = 2
 
@@ -72,8 +72,8 @@ def count_flops(function, arguments, compiled: bool) -> float:
 def report(name: str, compiled: bool) -> float:
     """Prints the table of a config, and returns the step's FLOPs over the sum of its parts."""
     config = importlib.import_module(f"configs.{name}").get_config()
-    step = builders.train_step(config)
-    frozen = builders.frozen_inputs(config)
+    step = build_train_step(config)
+    frozen = frozen_inputs(config)
     programs = parts(step, frozen, config.data.resolution)
     flops = {part: count_flops(*program, compiled) for part, program in programs.items()}
     whole = flops.pop("step")

@@ -12,12 +12,13 @@ import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from epsilon_vae import builders, checkpoint
+from epsilon_vae import checkpoint
 from epsilon_vae.config import ConfigError, is_generator
 from epsilon_vae.data.transforms import to_float, to_uint8
 from epsilon_vae.diffusion.path import Direct, Process
 from epsilon_vae.diffusion.time import SPACINGS
 from epsilon_vae.models.autoencoder import Networks
+from epsilon_vae.models.build import build_networks, build_process
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.batch import in_groups, share_images
 from epsilon_vae.parallel.mesh import make_mesh, replicated
@@ -245,7 +246,7 @@ def restore_on(
     config = checkpoint.load_config(step_directory)
     if is_generator(config):
         raise ConfigError(f"{workdir}: is the run of a generator; name that of an autoencoder")
-    networks = builders.networks(config)
+    networks = build_networks(config)
     key = jax.random.key(0)
     shapes = jax.eval_shape(lambda k: networks.init(k, config.data.resolution), key)
     target = jax.tree.map(
@@ -255,7 +256,7 @@ def restore_on(
     params = checkpoint.load_parts(step_directory, {field: target})[field]
     return Autoencoder(
         networks,
-        builders.process(config),
+        build_process(config),
         spacing or config.flow.spacing,
         params,
         config,

@@ -1,7 +1,8 @@
 """Checks of configs, with one clear line for what is wrong; and what configs are asked.
 
 `configs/common.py` and `configs/latent_diffusion.py` hold the values, `keys.py` what they may be. A
-config is an `ml_collections.ConfigDict`; it stops at the builders, no network or loss sees one.
+config is an `ml_collections.ConfigDict`; it stops at `models.build` and `training.build`: neither
+networks nor losses see one.
 """
 
 import difflib

@@ -10,19 +10,20 @@ import ml_collections
 import numpy as np
 from flax import traverse_util
 
-from epsilon_vae import builders
 from epsilon_vae.autoencoder import Autoencoder, restore
 from epsilon_vae.checkpoint import Checkpointer, CheckpointError, saved_steps
 from epsilon_vae.config import ConfigError, check_values, from_dict, is_generator, to_json
 from epsilon_vae.data.latents import Facts
 from epsilon_vae.models.autoencoder import Networks
 from epsilon_vae.models.bottleneck import KLBottleneck, VQBottleneck
+from epsilon_vae.models.build import latents_shape
 from epsilon_vae.models.decoder import SDDecoder
 from epsilon_vae.models.encoder import SDEncoder
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained import dit_layouts, layouts
 from epsilon_vae.pretrained.weight_file import DIFFUSERS_FILE, read_weights, write_safetensors
 from epsilon_vae.pretrained.weights import WeightsError
+from epsilon_vae.training.build import build_train_step
 from epsilon_vae.training.sharded import make_state, state_shapes
 from epsilon_vae.training.state import TrainState
 from epsilon_vae.versions import versions
@@ -60,7 +61,7 @@ def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | 
             raise WeightsError(f"{path}: says no config; name one, as --config=configs/sd_vae.py")
         config = from_dict(json.loads(metadata["config"]))
     check_values(config)
-    train_step = builders.train_step(config)
+    train_step = build_train_step(config)
     mesh = make_mesh(devices=jax.local_devices()[:1])
     target = state_shapes(train_step, mesh)
     data = {"position": 0}
@@ -93,7 +94,7 @@ def _public_latents(config: ml_collections.ConfigDict) -> Facts:
             "config.autoencoder.workdir = '': name the run of the autoencoder that decodes what "
             "these weights generate, as --from made it of SD-VAE's"
         )
-    shape, vae = builders.latents_shape(config), restore(workdir)
+    shape, vae = latents_shape(config), restore(workdir)
     f, n_z, bottleneck = vae.networks.f, vae.networks.encoder.n_z, vae.config.model.bottleneck.name
     if (f, n_z, bottleneck) != (config.autoencoder.f, config.autoencoder.n_z, "kl"):
         raise ConfigError(

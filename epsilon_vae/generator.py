@@ -5,11 +5,12 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from epsilon_vae import builders, checkpoint
+from epsilon_vae import checkpoint
 from epsilon_vae.config import ConfigError, is_generator
 from epsilon_vae.data.latents import Facts
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.diffusion.time import SPACINGS
+from epsilon_vae.models.build import build_generator, latents_shape
 from epsilon_vae.models.generator import Generator
 from epsilon_vae.parallel.batch import in_groups, share_images
 from epsilon_vae.parallel.mesh import replicated
@@ -115,7 +116,7 @@ def restore_generator(
     config = checkpoint.load_config(step_directory)
     if not is_generator(config):
         raise ConfigError(f"{workdir}: is the run of an autoencoder; name that of a generator")
-    generator, shape = builders.generator(config), builders.latents_shape(config)
+    generator, shape = build_generator(config), latents_shape(config)
     key = jax.random.key(0)
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),

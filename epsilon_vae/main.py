@@ -16,13 +16,14 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from epsilon_vae import builders, command_line
+from epsilon_vae import command_line
 from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.command_line import PREEMPTED, UsageError, exit_codes, exit_with, one_line
 from epsilon_vae.config import ConfigError, check, to_json
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.parallel import hosts
 from epsilon_vae.training import loop
+from epsilon_vae.training.build import build_objective, build_train_step, frozen_inputs
 from epsilon_vae.training.flops import parameter_counts, step_flops
 from epsilon_vae.training.workdir import WorkdirError
 
@@ -69,17 +70,17 @@ def train(config: ml_collections.ConfigDict) -> signal.Signals | None:
     check(config, jax.device_count())
     if not hosts.same_everywhere(to_json(config)):
         raise ConfigError("config: not the same for all processes; give them all the same flags")
-    builders.objective(config)
+    build_objective(config)
     return loop.train(config, WORKDIR.value)
 
 
 def dry_run(config) -> None:
     """Prints the resolved config, the parameter counts and the FLOPs of a step."""
-    step = builders.train_step(config)
+    step = build_train_step(config)
     print(to_json(config), end="")
     for name, count in parameter_counts(step.objective).items():
         print(f"{name} parameters: {count}")
-    frozen = builders.frozen_inputs(config)
+    frozen = frozen_inputs(config)
     flops = step_flops(step, frozen, config.batch_size)
     print(f"FLOPs a step: {flops:.4g} ({flops / config.batch_size:.4g} an image)")
 

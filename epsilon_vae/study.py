@@ -21,7 +21,7 @@ import numpy as np
 from absl import app, flags, logging
 from etils import epath
 
-from epsilon_vae import builders, checkpoint, command_line
+from epsilon_vae import checkpoint, command_line
 from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.command_line import PREEMPTED, UsageError, exit_codes, exit_with, one_line
 from epsilon_vae.config import ConfigError, check, flatten
@@ -30,6 +30,7 @@ from epsilon_vae.evaluation import protocol, study_results
 from epsilon_vae.evaluation.evaluation import evaluate, held_out_data
 from epsilon_vae.evaluation.protocol import ProtocolError
 from epsilon_vae.evaluation.subjects import Decoding, Run, SubjectError
+from epsilon_vae.models.build import build_networks
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained.weights import WeightsError
@@ -100,7 +101,7 @@ def main(argv: Sequence[str]) -> None:
         for variant in variants.values():
             _choose_data(variant.config)
             check(variant.config, jax.device_count())
-            builders.networks(variant.config)
+            build_networks(variant.config)
         folder = pathlib.Path(WORKDIR.value)
         num_steps = _num_steps(folder, variants)
         for seed in range(SEEDS.value):

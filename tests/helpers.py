@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from epsilon_vae import builders
 from epsilon_vae.data.pipeline import BadRecords, TrainingBatches, evaluation_batches
 from epsilon_vae.data.sources import Photos
 from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.training import sharded
+from epsilon_vae.training.build import build_train_step, frozen_inputs
 from epsilon_vae.training.state import TrainState
 from tests import WITHOUT_EMITTERS, as_flags
 
@@ -37,17 +37,17 @@ class Training(NamedTuple):
 
 def make_training(config, compiler_options: dict | None = QUICK_COMPILE) -> Training:
     """A jitted, not yet compiled step on crops of real photos; it donates nothing."""
-    step = builders.train_step(config)
+    step = build_train_step(config)
     state = jax.jit(step.init, compiler_options=compiler_options)(jax.random.key(0))
     batch = {"image": training_images(config.batch_size, config.data.resolution)}
     jitted = jax.jit(step, compiler_options=compiler_options)
-    return Training(config, jitted, state, builders.frozen_inputs(config), batch)
+    return Training(config, jitted, state, frozen_inputs(config), batch)
 
 
 def state_shapes(config) -> TrainState:
     """Shapes of a config's state, as a checkpoint is asked for them."""
     mesh = make_mesh(devices=jax.devices()[:1])
-    return sharded.state_shapes(builders.train_step(config), mesh)
+    return sharded.state_shapes(build_train_step(config), mesh)
 
 
 def training_images(batch_size: int, resolution: int) -> np.ndarray:

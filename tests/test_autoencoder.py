@@ -9,10 +9,11 @@ import pytest
 
 import epsilon_vae
 from configs import tiny
-from epsilon_vae import builders
 from epsilon_vae.autoencoder import Autoencoder
 from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.data.transforms import to_float
+from epsilon_vae.models.build import build_networks, build_process
+from epsilon_vae.models.unet import UNET_SIZES
 from tests.helpers import STEPS, held_out_images
 from tests.processes import ROOT
 
@@ -53,9 +54,9 @@ def test_without_noise_steps_and_seed_change_nothing(images):
     config = tiny.get_config()
     config.model.decoder.name, config.model.decoder.input_skip = "vae", False
     config.flow.process = "direct"
-    networks = builders.networks(config)
+    networks = build_networks(config)
     params = jax.jit(networks.init, static_argnums=1)(jax.random.key(0), 32)
-    direct = Autoencoder(networks, builders.process(config), config.flow.spacing, params)
+    direct = Autoencoder(networks, build_process(config), config.flow.spacing, params)
     first, other = direct.reconstruct(images), direct.reconstruct(images, steps=1, seed=7)
     np.testing.assert_array_equal(first, other)
     assert direct.nfe(3) == 1 and first.std() > 1
@@ -90,8 +91,8 @@ def test_any_size_comes_back(vae, size):
 
 def test_latents_of_a_decoder_with_a_larger_stride(small_config, monkeypatch):
     """f 4 and stride 8, as f 8 and stride 16 in `sd`: padded to be decoded, and cut to size."""
-    monkeypatch.setitem(builders.UNET_SIZES["micro"], "multipliers", (1, 1, 1, 1))
-    networks, process = builders.networks(small_config), builders.process(small_config)
+    monkeypatch.setitem(UNET_SIZES["micro"], "multipliers", (1, 1, 1, 1))
+    networks, process = build_networks(small_config), build_process(small_config)
     assert (networks.f, networks.decoder_stride) == (4, 8)
     params = jax.jit(networks.init, static_argnums=1)(jax.random.key(0), 32)
     vae = Autoencoder(networks, process, "uniform", params)

@@ -3,8 +3,8 @@
 import pytest
 
 from configs import common, latent_diffusion, tiny
-from epsilon_vae import builders
 from epsilon_vae.config import ConfigError, check, check_override, differences, mesh_shape
+from epsilon_vae.models.build import build_networks
 
 WRONG = [
     ("batch_size", 0, "at least 1"),
@@ -119,14 +119,14 @@ def test_image_size_must_suit_the_networks():
     config = tiny.get_config()
     config.data.resolution = 66
     with pytest.raises(ConfigError, match="config.data.resolution = 66: .* 64 would do"):
-        builders.networks(config)
+        build_networks(config)
 
 
 def test_encoder_names_its_factors():
     config = common.get_config()
     config.model.encoder.f = 12
     with pytest.raises(ConfigError, match="config.model.encoder.f = 12: .* 8, 16, 32"):
-        builders.networks(config)
+        build_networks(config)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_decoder_without_noise_has_nothing_of_a_diffusion(key, value, words):
     config.update_from_flattened_dict({key: value})
     with pytest.raises(ConfigError) as error:
         check(config)
-        builders.networks(config)
+        build_networks(config)
     assert words in str(error.value)
 
 
@@ -155,32 +155,32 @@ def test_decoder_names_its_sizes():
     with pytest.raises(
         ConfigError, match="config.model.decoder.size = 'h': .*'sd' has micro, tiny, m"
     ):
-        builders.networks(config)
+        build_networks(config)
 
 
 def test_dit_has_no_adagn_and_sizes_of_its_own():
     config = common.dit_decoder("b")
     config.model.decoder.conditioning = "adagn"
     with pytest.raises(ConfigError, match="only decoder.name = 'adm' has AdaGN"):
-        builders.networks(config)
+        build_networks(config)
     with pytest.raises(ConfigError, match="size = 'h': .*'dit' has micro, tiny, s, b, l, xl"):
-        builders.networks(common.dit_decoder("h"))
+        build_networks(common.dit_decoder("h"))
     with pytest.raises(ConfigError, match="config.model.decoder.patch = 5: expected 4 or 8"):
         check(common.dit_decoder("b", 5))
     config = common.dit_decoder("b", 8)
     config.model.encoder.f, config.data.resolution = 4, 132
     with pytest.raises(ConfigError, match="take multiples of 8"):
-        builders.networks(config)
+        build_networks(config)
 
 
 def test_omni_has_no_levels_and_one_factor():
     config = common.omni_vae()
     config.model.decoder.name = "sd"
     with pytest.raises(ConfigError, match="'sd': has the encoder's levels, .*'omni' would do"):
-        builders.networks(config)
+        build_networks(config)
     config.model.encoder.f = 16
     with pytest.raises(ConfigError, match="encoder.f = 16: encoder omni has f of 8"):
-        builders.networks(config)
+        build_networks(config)
 
 
 def test_mesh_shape_fills_what_is_left():

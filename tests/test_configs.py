@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from configs import ablation, common, latent_diffusion
-from epsilon_vae import builders, keys
+from epsilon_vae import keys
 from epsilon_vae.config import check, flatten, is_generator
+from epsilon_vae.models.build import ENCODERS, build_networks
 from epsilon_vae.models.litevae import LiteVAEEncoder
-from epsilon_vae.models.omni import OmniEncoder
+from epsilon_vae.models.omni import OMNI_SIZES, OmniEncoder
+from epsilon_vae.training.build import build_objective, build_train_step, frozen_inputs
 from epsilon_vae.training.flops import parameter_counts
 from tests import micro
 from tests.helpers import make_training, state_shapes
@@ -38,7 +40,7 @@ def test_common_holds_every_key_and_no_other():
 def test_config_is_valid_and_its_networks_take_its_images(name):
     config = load(name)
     check(config)
-    counts = parameter_counts(builders.objective(config))
+    counts = parameter_counts(build_objective(config))
     networks = ["generator"] if is_generator(config) else ["encoder", "decoder"]
     assert all(counts[network] > 0 for network in networks)
 
@@ -46,7 +48,7 @@ def test_config_is_valid_and_its_networks_take_its_images(name):
 @pytest.mark.parametrize("f", [8, 16, 32])
 def test_sd_argument_is_the_downsampling_factor(f):
     config = load("sd_m", str(f))
-    networks = builders.networks(config)
+    networks = build_networks(config)
     images = jax.ShapeDtypeStruct((1, 128, 128, 3), np.float32)
     params = jax.eval_shape(lambda key: networks.init(key, 128), jax.random.key(0))
     latents = jax.eval_shape(networks.encode, params, images)
@@ -101,10 +103,10 @@ def train_a_little(config, steps: int = 3):
 def test_rung_has_its_terms(rung):
     """Traced, not compiled: a rung that takes no step of its own differs in constants alone."""
     config = shrink(load("ablation", rung))
-    step = builders.train_step(config)
+    step = build_train_step(config)
     batch = step.objective.batch_shapes(2)
     state = state_shapes(config)
-    after, metrics = jax.eval_shape(step, state, builders.frozen_inputs(config), batch)
+    after, metrics = jax.eval_shape(step, state, frozen_inputs(config), batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     terms = {"flow"}
     terms |= {"lpips"} if rung >= "d" and rung != "baseline" else set()
@@ -138,8 +140,8 @@ def test_autoencoder_without_noise_trains(config, terms, monkeypatch):
     encoder = config.model.encoder.name
     config = shrink(config)
     if encoder == "omni":
-        small = functools.partial(OmniEncoder, **builders.OMNI_SIZES["micro"])
-        monkeypatch.setitem(builders.ENCODERS, "omni", (small, {8: None}))
+        small = functools.partial(OmniEncoder, **OMNI_SIZES["micro"])
+        monkeypatch.setitem(ENCODERS, "omni", (small, {8: None}))
         config.model.encoder.name, config.model.encoder.f = "omni", 8
     else:
         config.model.bottleneck.vq_channels = 32
@@ -161,9 +163,9 @@ def test_adaptive_weight_finds_the_last_layer(name):
     """Of decoders that are not trained with it above."""
     config = shrink(load(name))
     config.loss.adaptive_weight = True
-    step = builders.train_step(config)
+    step = build_train_step(config)
     batch = step.objective.batch_shapes(2)
-    frozen = builders.frozen_inputs(config)
+    frozen = frozen_inputs(config)
     _, metrics = jax.eval_shape(step, state_shapes(config), frozen, batch)
     assert "weight/adv" in metrics
 
@@ -177,7 +179,7 @@ def without_multipliers(encoder):
 def test_variant_of_sd_vae_trains(name, monkeypatch):
     """By L1 alone, since LPIPS and GAN are SD-VAE's; LiteVAE with UNets of one level."""
     config = load(name)
-    losses = builders.objective(config)
+    losses = build_objective(config)
     assert losses.distance == "l1" and losses.adversary.gan == "hinge"
     assert losses.perceptual[0].weight == 1.0
     encoder, config = config.model.encoder, shrink(config.copy_and_resolve_references())
@@ -185,7 +187,7 @@ def test_variant_of_sd_vae_trains(name, monkeypatch):
     if name == "litevae_s":
         config.model.encoder.name, config.model.encoder.f = encoder.name, encoder.f
         encoder = functools.partial(LiteVAEEncoder, extractor=(16,), aggregator=(16,))
-        monkeypatch.setitem(builders.ENCODERS, name, (without_multipliers(encoder), {8: (1,) * 4}))
+        monkeypatch.setitem(ENCODERS, name, (without_multipliers(encoder), {8: (1,) * 4}))
     config.loss.lpips_weight = config.loss.adv_weight = 0.0
     config.optim.lr = 1e-3
     history = train_a_little(config)

@@ -13,18 +13,21 @@ import safetensors
 from flax import traverse_util
 
 from configs import common, dit_xl_2
-from epsilon_vae import builders
 from epsilon_vae.autoencoder import restore
 from epsilon_vae.checkpoint import Checkpointer, CheckpointError
 from epsilon_vae.config import ConfigError, to_json
 from epsilon_vae.conversion import diffusers_config, export_weights, import_weights
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.generator import restore_generator
+from epsilon_vae.models.build import ENCODERS, build_networks
+from epsilon_vae.models.decoder import SD_SIZES
+from epsilon_vae.models.dit import DIT_SIZES
 from epsilon_vae.models.encoder import SDEncoder
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained import dit_layouts, layouts
 from epsilon_vae.pretrained.weight_file import read_weights, write_safetensors
 from epsilon_vae.pretrained.weights import WeightsError
+from epsilon_vae.training.build import build_train_step
 from tests import micro
 from tests.helpers import state_shapes
 from tests.pretrained.test_torch_file import Evil, zipped
@@ -42,8 +45,8 @@ def small_sd():
     config.data.resolution = 32
     config.dtype = "float32"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(builders.ENCODERS, "sd", (encoder, {8: (1, 1, 2, 2)}))
-        patch.setitem(builders.SD_SIZES, "tiny", small | {"blocks": 2})
+        patch.setitem(ENCODERS, "sd", (encoder, {8: (1, 1, 2, 2)}))
+        patch.setitem(SD_SIZES, "tiny", small | {"blocks": 2})
         yield config
 
 
@@ -114,7 +117,7 @@ def test_a_run_begins_with_them_as_training_would(small_sd, params, imported):
     assert_equal(state.ema, params)
     assert all(not np.any(x) for x in jax.tree.leaves(state.opt_state))
     _, key = jax.random.split(jax.random.key(small_sd.seed))
-    adversary = builders.train_step(small_sd).objective.adversary
+    adversary = build_train_step(small_sd).objective.adversary
     fresh = jax.jit(adversary.init, static_argnums=1)(key, 32)
     leaves = map(jax.tree.leaves, (state.discriminator, fresh))
     assert all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
@@ -210,14 +213,14 @@ def test_diffusers_folder(params, imported, tmp_path):
 )
 def test_networks_that_diffusers_has_not(config, words):
     with pytest.raises(ConfigError, match=words):
-        diffusers_config(builders.networks(config))
+        diffusers_config(build_networks(config))
 
 
 def test_decoder_that_does_not_mirror_its_encoder():
     config = common.vqgan()
     config.model.decoder.size = "tiny"
     with pytest.raises(ConfigError, match=r"decoder.size: diffusers' decoders mirror"):
-        diffusers_config(builders.networks(config))
+        diffusers_config(build_networks(config))
 
 
 def test_missing_run_is_one_line_and_code_2():
@@ -253,7 +256,7 @@ def dit_config(imported):
     config.model.generator.num_classes = 3
     config.model.generator.learned_sigma = True
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(builders.DIT_SIZES, "tiny", {"depth": 2, "width": 16, "heads": 2})
+        patch.setitem(DIT_SIZES, "tiny", {"depth": 2, "width": 16, "heads": 2})
         yield config
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from configs import studies
-from epsilon_vae import builders
 from epsilon_vae import study as study_command
 from epsilon_vae.config import check
 from epsilon_vae.evaluation import protocol
 from epsilon_vae.evaluation.subjects import Decoding, Run
+from epsilon_vae.models.build import build_networks
 from epsilon_vae.parallel.mesh import make_mesh
 from tests.helpers import read_metrics
 from tests.processes import finish, start_alone
@@ -32,7 +32,7 @@ def test_every_variant_can_run(name, scale):
     assert len(variants) > 1
     for variant in variants.values():
         check(variant.config)
-        builders.networks(variant.config)
+        build_networks(variant.config)
 
 
 def test_variants_that_only_decode_otherwise_share_a_run():

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import jax
 import ml_collections
 
-from epsilon_vae import builders
 from epsilon_vae.aot.chips import Topology
 from epsilon_vae.aot.program import bytes_on_a_chip
 from epsilon_vae.aot.report import GIB
 from epsilon_vae.parallel.mesh import make_mesh
+from epsilon_vae.training.build import build_train_step
 from epsilon_vae.training.sharded import state_shapes
 
 
@@ -128,7 +128,7 @@ def _state_bytes(
     config: ml_collections.ConfigDict, topology: Topology, fsdp: int, space: int
 ) -> dict[str, int]:
     """Bytes on a chip: of the whole state, of gradients, of kernels that fsdp gathers."""
-    step = builders.train_step(config)
+    step = build_train_step(config)
     mesh = make_mesh(-1, fsdp, space, devices=topology.devices)
     state = state_shapes(step, mesh)
     networks = (step.objective.trained(state.params), state.discriminator)

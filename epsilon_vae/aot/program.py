@@ -13,14 +13,15 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from epsilon_vae import builders
 from epsilon_vae.aot.chips import Topology
 from epsilon_vae.autoencoder import decode_latents, encode_images
 from epsilon_vae.config import check
 from epsilon_vae.diffusion.time import SPACINGS
+from epsilon_vae.models.build import build_networks, build_process
 from epsilon_vae.parallel.batch import in_groups, jit_shared
 from epsilon_vae.parallel.mesh import make_mesh, replicated
 from epsilon_vae.parallel.sharding import BATCH_AXES
+from epsilon_vae.training.build import build_train_step, frozen_inputs
 from epsilon_vae.training.flops import jaxpr_flops, parameter_counts
 from epsilon_vae.training.sharded import batch_shapes, jit_step, state_shapes
 
@@ -71,11 +72,11 @@ def train_step(config: ml_collections.ConfigDict, topology: Topology) -> Program
     """
     check(config, len(topology.devices))
     mesh = make_mesh(**config.mesh, devices=topology.devices)
-    step = builders.train_step(config)
-    frozen = builders.frozen_inputs(config)
+    step = build_train_step(config)
+    frozen = frozen_inputs(config)
     target = state_shapes(step, mesh)
     batch = batch_shapes(step, config.batch_size, mesh)
-    model = jax.make_jaxpr(builders.train_step(_without_remat(config)))(target, frozen, batch)
+    model = jax.make_jaxpr(build_train_step(_without_remat(config)))(target, frozen, batch)
     frozen = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), frozen
     )
@@ -109,7 +110,7 @@ def reconstruction(
     Raises:
       ConfigError: a config that cannot run on so many chips.
     """
-    networks, process = builders.networks(config), builders.process(config)
+    networks, process = build_networks(config), build_process(config)
     width = math.ceil((width or config.data.resolution) / networks.multiple) * networks.multiple
     check(config, len(topology.devices))
     mesh = make_mesh(**config.mesh, devices=topology.devices)
@@ -154,7 +155,7 @@ def prepare_reconstruction(
       ConfigError: the encoder has no such f.
     """
     config = copy.deepcopy(config)
-    multiple = builders.networks(config).multiple
+    multiple = build_networks(config).multiple
     config.data.resolution = math.ceil(height / multiple) * multiple
     config.batch_size, config.optim.accumulate = batch_size, 1
     return config

@@ -4,13 +4,13 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from epsilon_vae import builders
 from epsilon_vae.autoencoder import Autoencoder
 from epsilon_vae.data.pipeline import BadRecords
 from epsilon_vae.data.sources import evenly_spaced, open_source
 from epsilon_vae.evaluation.batches import Batch, batches
 from epsilon_vae.evaluation.measure import Tally
 from epsilon_vae.evaluation.measures import Measures
+from epsilon_vae.models.build import build_networks, build_process
 
 GRID_IMAGES = 8
 GRID_STEPS = (1, 3)
@@ -35,7 +35,7 @@ class HeldOutEvaluation:
 
     def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
         self._nfe = config.flow.nfe
-        self._parts = builders.networks(config), builders.process(config), config.flow.spacing
+        self._parts = build_networks(config), build_process(config), config.flow.spacing
         self._autoencoder: Autoencoder | None = None
         self._measures = Measures((config.loss.lpips_net,), (), mesh)
         self.names = self._measures.names

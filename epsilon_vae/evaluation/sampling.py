@@ -6,12 +6,12 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from epsilon_vae import builders
 from epsilon_vae.autoencoder import Autoencoder, restore_on, step_for
 from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.diffusion.time import SPACINGS
 from epsilon_vae.generator import LatentSampler
+from epsilon_vae.models.build import build_generator
 from epsilon_vae.training.batches import Batches
 
 
@@ -49,7 +49,7 @@ class SampleEvaluation:
         config = self._config
         if self._sampler is None:
             self._sampler = LatentSampler(
-                builders.generator(config),
+                build_generator(config),
                 self._batches.facts,
                 SPACINGS[config.flow.spacing](config.flow.nfe),
                 Guidance(config.eval.guidance),

@@ -23,6 +23,28 @@ from epsilon_vae.models.layers import (
 )
 from epsilon_vae.parallel.sharding import shard_images
 
+# Widths and depths; the VAE's are those of the paper's decoders, `unet.UNET_SIZES` (Table 8).
+VAE_SIZES = {
+    "micro": {"channels": 16, "blocks": 0, "groups": 8},
+    "tiny": {"channels": 32, "blocks": 1, "groups": 8},
+    "b": {"channels": 64, "blocks": 2},
+    "m": {"channels": 96, "blocks": 2},
+    "l": {"channels": 128, "blocks": 2},
+    "xl": {"channels": 128, "blocks": 4},
+    "h": {"channels": 256, "blocks": 2},
+}
+SD_SIZES = {
+    "micro": {"channels": 16, "blocks": 0, "groups": 8},
+    "tiny": {"channels": 40, "blocks": 1, "groups": 8},
+    "m": {},  # SD-VAE's own
+}
+ASYM_SIZES = {  # Asym-VAE's public ones, 1.5 and 2 times as wide as SD-VAE's
+    "micro": {"channels": 16, "blocks": 0, "groups": 8},
+    "tiny": {"channels": 32, "blocks": 1, "groups": 8},
+    "l": {"channels": 192, "blocks": 4},
+    "xl": {"channels": 256, "blocks": 6},
+}
+
 
 class VAEDecoder(nn.Module):
     """The paper's "VAE (B…H)" (Table 8): the mirror of `LiteEncoder`, in MaskGIT's layout.

@@ -29,6 +29,16 @@ SINUSOID_DIM = 256  # of the time embedding
 embedding_init = nn.initializers.normal(0.02)
 
 
+DIT_SIZES = {  # as published; micro and tiny are ours
+    "micro": {"depth": 1, "width": 16, "heads": 2},
+    "tiny": {"depth": 4, "width": 112, "heads": 4},
+    "s": {"depth": 12, "width": 384, "heads": 6},
+    "b": {"depth": 12, "width": 768, "heads": 12},
+    "l": {"depth": 24, "width": 1024, "heads": 16},
+    "xl": {"depth": 28, "width": 1152, "heads": 16},
+}
+
+
 class AdaLN(nn.Module):
     """`parts` linear maps of SiLU(conditioning) `[B, E]`, zero at the start: `[B, 1, width]` each.
 

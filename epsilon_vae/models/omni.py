@@ -40,6 +40,13 @@ def layer_norm(x: jax.Array, use_bias: bool, name: str) -> jax.Array:
     return norm(x).astype(x.dtype)
 
 
+OMNI_SIZES = {
+    "micro": {"width": 16, "heads": 2, "depth": 1},
+    "tiny": {"width": 32, "heads": 2, "depth": 2},
+    "m": {},  # OmniTokenizer's own
+}
+
+
 class GlobalAttention(nn.Module):
     """Cosine attention of all of `[B, h, w, C]` with rotary positions: "t" of the public code.
 

@@ -26,6 +26,37 @@ from epsilon_vae.models.layers import (
 )
 from epsilon_vae.parallel.sharding import shard_images
 
+# Widths and depths of the paper's decoders (Table 6), with attention derived from the published
+# parameter counts. `tiny` is ours, of 0.8 to 1.1 M parameters as the other decoders' `tiny`, for a
+# small study of them. `micro` is for tests of all but the networks: the least that is one, to be
+# compiled in two seconds.
+UNET_SIZES = {
+    "micro": {
+        "channels": 16,
+        "blocks": 0,
+        "attention_factors": (),
+        "multipliers": (1,),
+        "head_dim": 16,
+        "groups": 8,
+    },
+    "tiny": {
+        "channels": 32,
+        "blocks": 1,
+        "attention_factors": (4,),
+        "multipliers": (1, 1, 2),
+        "head_dim": 32,
+        "groups": 8,
+    },
+    "b": {"channels": 64, "blocks": 2, "attention_factors": (8,)},
+    "m": {"channels": 96, "blocks": 2, "attention_factors": (8, 16)},
+    "l": {"channels": 128, "blocks": 2, "attention_factors": (4, 8, 16)},
+    "xl": {"channels": 128, "blocks": 4, "attention_factors": (4, 8, 16)},
+    "h": {"channels": 256, "blocks": 2, "attention_factors": (4, 8, 16)},
+}
+
+# What makes the UNet the one of the paper's ablation instead of ADM's: Ho et al. 2020.
+DDPM_UNET = {"adaptive_norm": False, "resample_in_blocks": False, "head_dim": None}
+
 
 class UNetBlock(nn.Module):
     """A residual block with time (and, for AdaGN conditioning, latents) in its second norm.

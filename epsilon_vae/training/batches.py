@@ -8,7 +8,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from epsilon_vae import builders, checkpoint
+from epsilon_vae import checkpoint
 from epsilon_vae.autoencoder import Autoencoder, restore_on
 from epsilon_vae.config import ConfigError, is_generator
 from epsilon_vae.data.decode import DataError
@@ -17,6 +17,7 @@ from epsilon_vae.data.pipeline import BadRecords, Batch, TrainingBatches, evalua
 from epsilon_vae.data.records import Record
 from epsilon_vae.data.sources import Subset, evenly_spaced, open_source
 from epsilon_vae.encoding import IMAGES_A_DEVICE, ChannelStatistics
+from epsilon_vae.models.build import latents_shape
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
 
@@ -138,7 +139,7 @@ def _measure(
 
 def _check_facts(config: ml_collections.ConfigDict, facts: Facts, path: str) -> None:
     """Raises `ConfigError` where latents are not those that the config is for."""
-    shape = builders.latents_shape(config)
+    shape = latents_shape(config)
     if tuple(facts.shape) != shape:
         found, expected = ("x".join(map(str, x)) for x in (facts.shape, shape))
         raise ConfigError(

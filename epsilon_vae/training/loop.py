@@ -13,7 +13,6 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from epsilon_vae import builders
 from epsilon_vae.checkpoint import (
     OTHER_RUN,
     Checkpointer,
@@ -29,6 +28,7 @@ from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh, of_batch, replicated
 from epsilon_vae.parallel.sharding import batch_places, global_batch
 from epsilon_vae.training.batches import Batches, open_batches
+from epsilon_vae.training.build import build_train_step, frozen_inputs
 from epsilon_vae.training.logging import NoLog, RunLog, write_run_files
 from epsilon_vae.training.monitor import (
     SPEED_METRICS,
@@ -65,8 +65,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.space)
     with jax.set_mesh(mesh), StopSignal() as stop, contextlib.ExitStack() as to_close:
         # The parts, and the state: restored, or begun.
-        train_step = builders.train_step(config)
-        frozen = jax.device_put(builders.frozen_inputs(config), replicated(mesh))
+        train_step = build_train_step(config)
+        frozen = jax.device_put(frozen_inputs(config), replicated(mesh))
         shapes = batch_shapes(train_step, config.batch_size, mesh)
         places = batch_places(of_batch(mesh), config.batch_size)
         batches = open_batches(config, places)

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from epsilon_vae import builders
 from epsilon_vae.models.discriminator import DISCRIMINATORS, PatchConv, StridedConv, convolve
+from epsilon_vae.training.build import build_objective
 from tests import micro
 from tests.helpers import QUICK_COMPILE
 
@@ -105,7 +105,7 @@ def test_computes_in_float32_whatever_the_others_compute_in(name):
     """No array of less than 32 bits in the whole program, of a config in bfloat16."""
     config = micro.get_config()
     config.dtype, config.model.discriminator.name = "bfloat16", name
-    adversary = builders.objective(config).adversary
+    adversary = build_objective(config).adversary
     params = jax.eval_shape(lambda key: adversary.init(key, 32), jax.random.key(0))
     x, t = jnp.zeros((1, 32, 32, 6)), jnp.zeros((1,))
     program = jax.make_jaxpr(adversary.discriminator.apply)({"params": params}, x, t)

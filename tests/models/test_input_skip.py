@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from epsilon_vae import builders
 from epsilon_vae.config import ConfigError, from_dict
+from epsilon_vae.models.build import build_networks
 from epsilon_vae.models.input_skip import InputSkip
 from tests import micro
 
@@ -15,7 +15,7 @@ from tests import micro
 @pytest.fixture(scope="module")
 def parts():
     """A decoder of the smallest size with a skip, its parameters, and inputs at two times."""
-    networks = builders.networks(micro.get_config())
+    networks = build_networks(micro.get_config())
     keys = jax.random.split(jax.random.key(0), 4)
     x = jax.random.normal(keys[0], (2, 32, 32, 3))
     latents = jax.random.normal(keys[1], (2, 8, 8, 8))
@@ -59,9 +59,9 @@ def test_decoders_without_noisy_input_have_none():
     config = micro.get_config()
     config.model.decoder.name, config.flow.process = "vae", "direct"
     with pytest.raises(ConfigError, match="input_skip = True: decoder.name = 'vae' has no noisy"):
-        builders.networks(config)
+        build_networks(config)
     config.model.decoder.name, config.flow.process = "dit", "rectified_flow"
-    assert isinstance(builders.networks(config).decoder, InputSkip)
+    assert isinstance(build_networks(config).decoder, InputSkip)
 
 
 def test_a_config_of_before_has_none():
@@ -69,4 +69,4 @@ def test_a_config_of_before_has_none():
     del values["model"]["decoder"]["input_skip"]
     config = from_dict(values)
     assert config.model.decoder.input_skip is False and config.is_locked
-    assert not isinstance(builders.networks(config).decoder, InputSkip)
+    assert not isinstance(build_networks(config).decoder, InputSkip)

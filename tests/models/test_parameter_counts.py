@@ -5,16 +5,16 @@ import jax.numpy as jnp
 import pytest
 
 from configs import common
-from epsilon_vae import builders
 from epsilon_vae.diffusion.path import DDPM
-from epsilon_vae.models.dit import ClassDiT, DiT
+from epsilon_vae.models.dit import DIT_SIZES, ClassDiT, DiT
 from epsilon_vae.models.encoder import SDEncoder
 from epsilon_vae.models.generator import Generator
+from epsilon_vae.training.build import build_objective
 from epsilon_vae.training.flops import parameter_counts
 
 
 def count(config) -> dict[str, int]:
-    return parameter_counts(builders.objective(config))
+    return parameter_counts(build_objective(config))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_dit_decoder(size, patch, parameters):
 )
 def test_class_conditional_dit(size, parameters):
     """Patch 2, 4 channels, a learned variance; there, 16 × 16 positions are parameters too."""
-    dit = DiT(**builders.DIT_SIZES[size], patch=2, out_channels=8)
+    dit = DiT(**DIT_SIZES[size], patch=2, out_channels=8)
     generator = Generator(ClassDiT(dit, 1000), DDPM())
     shapes = jax.eval_shape(lambda key: generator.init(key, (32, 32, 4)), jax.random.key(0))
     counted = sum(leaf.size for leaf in jax.tree.leaves(shapes))

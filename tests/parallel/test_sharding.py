@@ -10,7 +10,6 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
-from epsilon_vae import builders
 from epsilon_vae.parallel.mesh import AXES, image_sharding, make_mesh
 from epsilon_vae.parallel.sharding import (
     batch_places,
@@ -20,6 +19,7 @@ from epsilon_vae.parallel.sharding import (
     shard_images,
     sharding_table,
 )
+from epsilon_vae.training.build import build_train_step
 from epsilon_vae.training.sharded import state_shapes
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
@@ -28,7 +28,7 @@ POD = AbstractMesh((2, 8, 1), AXES, axis_types=(AxisType.Auto,) * 3)
 
 def shapes_of(name: str):
     config = importlib.import_module(f"configs.{name}").get_config()
-    return state_shapes(builders.train_step(config), POD)
+    return state_shapes(build_train_step(config), POD)
 
 
 def specs(tree) -> list[P]:

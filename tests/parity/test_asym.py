@@ -6,9 +6,9 @@ import pytest
 from flax import traverse_util
 
 from configs import common
-from epsilon_vae import builders
 from epsilon_vae.models.decoder import SDDecoder
 from epsilon_vae.pretrained.layouts import DIFFUSERS
+from epsilon_vae.training.build import build_objective
 from epsilon_vae.training.flops import parameter_counts
 from tests import golden_params
 from tests.helpers import state_shapes
@@ -74,7 +74,7 @@ def test_public_sizes_have_as_many_parameters(size, channels, blocks):
     """Those of cross-attention/asymmetric-autoencoder-kl-x-1-5 and -x-2."""
     with torch.device("meta"):
         network = build(channels, blocks)
-    counts = parameter_counts(builders.objective(common.asym_vae(size)))
+    counts = parameter_counts(build_objective(common.asym_vae(size)))
     total = sum(parameter.numel() for parameter in network.parameters())
     assert counts["encoder"] + counts["decoder"] == total
 

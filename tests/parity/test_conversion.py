@@ -8,8 +8,10 @@ import pytest
 from flax import traverse_util
 
 from configs import common
-from epsilon_vae import builders, restore
+from epsilon_vae import restore
 from epsilon_vae.conversion import export_weights, import_weights
+from epsilon_vae.models.build import ENCODERS, build_networks
+from epsilon_vae.models.decoder import SD_SIZES
 from epsilon_vae.models.encoder import SDEncoder
 from epsilon_vae.pretrained.layouts import DIFFUSERS, LATENT_DIFFUSION
 from epsilon_vae.pretrained.weight_file import read_weights
@@ -30,8 +32,8 @@ def small_networks(monkeypatch):
     """The encoders of SD-VAE and VQGAN at 32 channels, decoders to match as size 'tiny'."""
     for name, has_attention in (("sd", False), ("vqgan", True)):
         encoder = functools.partial(SDEncoder, blocks=1, last_attention=has_attention, **SMALL)
-        monkeypatch.setitem(builders.ENCODERS, name, (encoder, {8: MULTIPLIERS}))
-    monkeypatch.setitem(builders.SD_SIZES, "tiny", SMALL | {"blocks": 2})
+        monkeypatch.setitem(ENCODERS, name, (encoder, {8: MULTIPLIERS}))
+    monkeypatch.setitem(SD_SIZES, "tiny", SMALL | {"blocks": 2})
 
 
 def shrink(config):
@@ -145,7 +147,7 @@ def test_latent_diffusions_names_as_diffusers_converts_them(small_networks, tmp_
     network = theirs(diffusers.AutoencoderKL)
     network.save_pretrained(tmp_path / "theirs")
     arrays, _ = read_weights(str(tmp_path / "theirs"))
-    networks = builders.networks(shrink(common.sd_vae()))
+    networks = build_networks(shrink(common.sd_vae()))
     shapes = jax.eval_shape(lambda key: networks.init(key, 32), jax.random.key(0))
     shapes = {k: x.shape for k, x in traverse_util.flatten_dict(shapes, sep="/").items()}
     state = LATENT_DIFFUSION.state_dict(DIFFUSERS.parameters(arrays, shapes))

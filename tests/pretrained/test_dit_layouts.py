@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from epsilon_vae import builders
-from epsilon_vae.models.dit import ClassDiT, DiT, sincos_positions
+from epsilon_vae.models.dit import DIT_SIZES, ClassDiT, DiT, sincos_positions
 from epsilon_vae.pretrained import dit_layouts
 from epsilon_vae.pretrained.layouts import DIFFUSERS, DIT
 from tests.pretrained.test_layouts import read_shapes
@@ -29,9 +28,7 @@ def small_state(layout=DIT) -> dict[str, np.ndarray]:
 
 
 def test_names_and_shapes_are_those_of_the_public_xl_2():
-    params = {
-        p: np.broadcast_to(np.float32(0), x) for p, x in shapes(builders.DIT_SIZES["xl"]).items()
-    }
+    params = {p: np.broadcast_to(np.float32(0), x) for p, x in shapes(DIT_SIZES["xl"]).items()}
     ours = {name: x.shape for name, x in dit_layouts.state_dict(DIT, params, 2).items()}
     theirs = read_shapes("dit_xl_2")
     assert dit_layouts.detect(theirs) is DIT

@@ -13,7 +13,7 @@ import pytest
 from flax import traverse_util
 
 from configs import common
-from epsilon_vae import builders
+from epsilon_vae.models.build import build_networks
 from epsilon_vae.pretrained import layouts
 from epsilon_vae.pretrained.layouts import DIFFUSERS, LATENT_DIFFUSION, LLAMAGEN
 from tests.golden_params import GOLDEN
@@ -35,7 +35,7 @@ def read_shapes(name: str) -> dict[str, tuple[int, ...]]:
 
 def zeros(config) -> dict[str, np.ndarray]:
     """Our parameters of a config by path, without their memory."""
-    networks = builders.networks(config)
+    networks = build_networks(config)
     shapes = jax.eval_shape(lambda key: networks.init(key, 128), jax.random.key(0))
     flat = traverse_util.flatten_dict(shapes, sep="/")
     return {path: np.broadcast_to(np.float32(0), x.shape) for path, x in flat.items()}

@@ -9,13 +9,14 @@ import jax
 import numpy as np
 
 from configs import tiny
-from epsilon_vae import builders
 from epsilon_vae.autoencoder import Autoencoder
 from epsilon_vae.data.pipeline import BadRecords, TrainingBatches
 from epsilon_vae.data.sources import Photos
+from epsilon_vae.models.build import build_networks, build_process
 from epsilon_vae.parallel import sharding
 from epsilon_vae.parallel.mesh import image_sharding, make_mesh, replicated
 from epsilon_vae.parallel.sharding import batch_places, global_batch
+from epsilon_vae.training.build import build_train_step, frozen_inputs
 from epsilon_vae.training.sharded import jit_step, make_state, state_shapes
 from tests import micro
 
@@ -35,7 +36,7 @@ def train(shape: tuple[int, int, int]) -> dict:
     """Metrics of each step, and how many arrays of the state are sharded."""
     config = micro.get_config()
     size = config.data.resolution
-    train_step = builders.train_step(config)
+    train_step = build_train_step(config)
     batches = TrainingBatches(
         Photos("train"), BATCH_SIZE, size, 0, "random_resized", True, True, BadRecords(0, 1)
     )
@@ -44,7 +45,7 @@ def train(shape: tuple[int, int, int]) -> dict:
     with jax.set_mesh(mesh):
         target = state_shapes(train_step, mesh)
         state = make_state(train_step, config.seed, target)
-        frozen = jax.device_put(builders.frozen_inputs(config), replicated(mesh))
+        frozen = jax.device_put(frozen_inputs(config), replicated(mesh))
         step = jit_step(train_step, target, mesh)
         images_at = image_sharding(mesh)
         places = batch_places(images_at, BATCH_SIZE)
@@ -60,7 +61,7 @@ def train(shape: tuple[int, int, int]) -> dict:
 
 def activation_bytes(shape: tuple[int, int, int]) -> int:
     """Temporaries of a device while one image of 256 px is encoded and denoised once."""
-    networks = builders.networks(tiny.get_config())
+    networks = build_networks(tiny.get_config())
     mesh = make_mesh(*shape, devices=jax.devices()[: shape[2]])
 
     def predict(params, images):
@@ -80,13 +81,13 @@ def reconstruct(decoder: str, shape: tuple[int, int, int]) -> np.ndarray:
     """Three images of 128 px, by random weights of which none is zero."""
     config = tiny.get_config()
     config.model.decoder.name = decoder
-    networks = builders.networks(config)
+    networks = build_networks(config)
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda key: networks.init(key, 32), jax.random.key(0))
     params = jax.tree.map(lambda x: 0.05 * rng.standard_normal(x.shape, np.float32), shapes)
     num_devices = shape[0] * shape[1] * shape[2]
     mesh = make_mesh(*shape, devices=jax.devices()[:num_devices])
-    process = builders.process(config)
+    process = build_process(config)
     autoencoder = Autoencoder(networks, process, config.flow.spacing, params, mesh=mesh)
     return autoencoder.reconstruct(rng.uniform(-1, 1, (3, 128, 128, 3)).astype(np.float32))
 

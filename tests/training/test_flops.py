@@ -8,8 +8,8 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from configs import tiny
-from epsilon_vae import builders
-from epsilon_vae.models.dit import ClassDiT, DiT
+from epsilon_vae.models.dit import DIT_SIZES, ClassDiT, DiT
+from epsilon_vae.training.build import build_train_step, frozen_inputs
 from epsilon_vae.training.flops import jaxpr_flops, step_flops
 from tests.helpers import state_shapes
 
@@ -112,7 +112,7 @@ def test_a_shard_map_counts_on_every_device():
 def test_the_whole_step_is_xlas_but_for_its_element_wise_operations():
     config = tiny.get_config()
     config.data.resolution = 32
-    step, frozen = builders.train_step(config), builders.frozen_inputs(config)
+    step, frozen = build_train_step(config), frozen_inputs(config)
     ours = step_flops(step, frozen, 4)
     xlas = xla_flops(step, state_shapes(config), frozen, step.objective.batch_shapes(4))
     assert 0.97 < ours / xlas < 1
@@ -124,8 +124,8 @@ def test_accumulation_and_remat():
     config.data.resolution = 32
     for remat, parts in (("none", 1), ("none", 2), ("convs", 1), ("full", 1)):
         config.model.remat, config.optim.accumulate = remat, parts
-        step = builders.train_step(config)
-        frozen = builders.frozen_inputs(config)
+        step = build_train_step(config)
+        frozen = frozen_inputs(config)
         counts[remat, parts] = step_flops(step, frozen, 4)
     plain = counts["none", 1]
     assert np.isclose(counts["none", 2], plain, rtol=1e-6)
@@ -136,7 +136,7 @@ def test_accumulation_and_remat():
 
 def test_dit_xl_2_costs_what_is_published():
     """118.6 GMACs at 32 × 32 latents (Peebles & Xie, Table 1, which calls them Gflops)."""
-    dit = DiT(**builders.DIT_SIZES["xl"], patch=2, out_channels=8)
+    dit = DiT(**DIT_SIZES["xl"], patch=2, out_channels=8)
     module, key = ClassDiT(dit, 1000), jax.eval_shape(lambda: jax.random.key(0))
     inputs = (
         jax.ShapeDtypeStruct((1, 32, 32, 4), jnp.float32),

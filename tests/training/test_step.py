@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from configs import tiny
-from epsilon_vae import builders
 from epsilon_vae.losses.adversarial import NoGAN
+from epsilon_vae.models.build import ENCODERS
 from epsilon_vae.models.encoder import LiteEncoder
+from epsilon_vae.models.unet import UNET_SIZES
+from epsilon_vae.training.build import build_objective, build_train_step, frozen_inputs
 from epsilon_vae.training.flops import step_flops
 from epsilon_vae.training.objective import PerceptualTerm
 from epsilon_vae.training.optimizer import adam
@@ -143,7 +145,7 @@ def test_a_bottlenecks_cost_is_part_of_the_loss(small_config):
     small_config.model.bottleneck.name = "kl"
     small_config.model.bottleneck.kl_weight = 100.0
     small_config.loss.lpips_weight = small_config.loss.adv_weight = 0.0
-    objective = builders.objective(small_config)
+    objective = build_objective(small_config)
     params, _ = jax.jit(objective.init, compiler_options=QUICK_COMPILE)(jax.random.key(0))
     batch, draw = {"image": training_images(4, 32)}, objective.draw(jax.random.key(1), 4)
     losses = jax.jit(objective.loss, compiler_options=QUICK_COMPILE)
@@ -172,8 +174,8 @@ def test_accumulation_equals_the_whole_batch(training):
 def test_remat_changes_neither_parameters_nor_gradients(small_config, monkeypatch):
     """With residual blocks in both networks."""
     encoder = functools.partial(LiteEncoder, channels=16, blocks=1, groups=8)
-    monkeypatch.setitem(builders.ENCODERS, "micro", (encoder, {4: (1, 1, 1)}))
-    monkeypatch.setitem(builders.UNET_SIZES["micro"], "blocks", 1)
+    monkeypatch.setitem(ENCODERS, "micro", (encoder, {4: (1, 1, 1)}))
+    monkeypatch.setitem(UNET_SIZES["micro"], "blocks", 1)
     small_config.loss.lpips_weight = 0.0
     whole = make_training(small_config)
     for remat in ("convs", "full"):
@@ -247,7 +249,7 @@ def test_discriminator_has_an_optimizer_of_its_own(small_config):
     """Rate, moments' decays and warm-up are not those of the networks."""
     changes = {"lr": 3e-3, "b1": 0.5, "b2": 0.75, "warmup_steps": 2}
     small_config.optim.update({f"discriminator_{name}": x for name, x in changes.items()})
-    step = builders.train_step(small_config)
+    step = build_train_step(small_config)
     params, grads = {"w": jnp.zeros(2)}, {"w": jnp.array([1.0, -2.0])}
     expected = adam(**changes)
     for optimizer, is_equal in ((step.discriminator_optimizer, True), (step.optimizer, False)):
@@ -269,7 +271,7 @@ def test_frozen_encoder_costs_neither_backward_pass_nor_moments(training):
     """Of `tiny`, whose encoder is a good part of a step; nothing is compiled."""
     config = tiny.get_config()
     config.loss.gan = "non_saturating"  # a relativistic one has a pass more, and so a dearer step
-    step, params = builders.train_step(config), state_shapes(config).params
+    step, params = build_train_step(config), state_shapes(config).params
     objective = dataclasses.replace(step.objective, encoder_frozen=True)
     frozen = dataclasses.replace(step, objective=objective)
     batch_size = config.batch_size
@@ -292,9 +294,9 @@ def test_frozen_encoder_costs_neither_backward_pass_nor_moments(training):
 def test_terms_of_weight_zero_leave_no_trace(small_config):
     small_config.loss.lpips_weight = 0.0
     small_config.loss.adv_weight = 0.0
-    objective = builders.objective(small_config)
+    objective = build_objective(small_config)
     assert objective.perceptual == () and isinstance(objective.adversary, NoGAN)
-    assert builders.frozen_inputs(small_config).keys() == {"seed"}
+    assert frozen_inputs(small_config).keys() == {"seed"}
 
 
 def test_perceptual_weight_is_the_papers(objective):

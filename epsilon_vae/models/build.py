@@ -1,4 +1,4 @@
-"""From a config to the parts: the only place where a ConfigDict becomes named arguments."""
+"""From a config to networks and processes: where a ConfigDict becomes named arguments."""
 
 import functools
 from collections.abc import Callable
@@ -6,94 +6,19 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
-import optax
 
-from epsilon_vae.config import ConfigError, is_generator
+from epsilon_vae.config import ConfigError
 from epsilon_vae.diffusion.path import DDPM, Direct, Process, RectifiedFlow
-from epsilon_vae.diffusion.time import TIME_SAMPLINGS
-from epsilon_vae.losses.adversarial import NoGAN, TrajectoryGAN
-from epsilon_vae.losses.perceptual import LPIPS
 from epsilon_vae.models.autoencoder import Networks
 from epsilon_vae.models.bottleneck import KLBottleneck, VQBottleneck
-from epsilon_vae.models.decoder import SDDecoder, VAEDecoder
-from epsilon_vae.models.discriminator import DISCRIMINATORS
-from epsilon_vae.models.dit import ClassDiT, DiT, DiTDecoder
+from epsilon_vae.models.decoder import ASYM_SIZES, SD_SIZES, VAE_SIZES, SDDecoder, VAEDecoder
+from epsilon_vae.models.dit import DIT_SIZES, ClassDiT, DiT, DiTDecoder
 from epsilon_vae.models.encoder import LiteEncoder, SDEncoder
 from epsilon_vae.models.generator import Generator
 from epsilon_vae.models.input_skip import InputSkip
 from epsilon_vae.models.litevae import LiteVAEEncoder
-from epsilon_vae.models.omni import OmniDecoder, OmniEncoder
-from epsilon_vae.models.unet import UNet
-from epsilon_vae.pretrained import registry
-from epsilon_vae.training.generator import GeneratorObjective
-from epsilon_vae.training.objective import Objective, PerceptualTerm
-from epsilon_vae.training.optimizer import adam
-from epsilon_vae.training.step import TrainStep
-
-# Widths and depths of the paper's decoders (Table 6), with attention derived from the published
-# parameter counts; the VAE it compares with has the same (Table 8). `tiny` is ours: a decoder of
-# 0.8 to 1.1 M parameters, whichever it is, for a small study of them. `micro` is for tests of all
-# but the networks: the least that is one, to be compiled in two seconds.
-UNET_SIZES = {
-    "micro": {
-        "channels": 16,
-        "blocks": 0,
-        "attention_factors": (),
-        "multipliers": (1,),
-        "head_dim": 16,
-        "groups": 8,
-    },
-    "tiny": {
-        "channels": 32,
-        "blocks": 1,
-        "attention_factors": (4,),
-        "multipliers": (1, 1, 2),
-        "head_dim": 32,
-        "groups": 8,
-    },
-    "b": {"channels": 64, "blocks": 2, "attention_factors": (8,)},
-    "m": {"channels": 96, "blocks": 2, "attention_factors": (8, 16)},
-    "l": {"channels": 128, "blocks": 2, "attention_factors": (4, 8, 16)},
-    "xl": {"channels": 128, "blocks": 4, "attention_factors": (4, 8, 16)},
-    "h": {"channels": 256, "blocks": 2, "attention_factors": (4, 8, 16)},
-}
-VAE_SIZES = {
-    "micro": {"channels": 16, "blocks": 0, "groups": 8},
-    "tiny": {"channels": 32, "blocks": 1, "groups": 8},
-    "b": {"channels": 64, "blocks": 2},
-    "m": {"channels": 96, "blocks": 2},
-    "l": {"channels": 128, "blocks": 2},
-    "xl": {"channels": 128, "blocks": 4},
-    "h": {"channels": 256, "blocks": 2},
-}
-SD_SIZES = {
-    "micro": {"channels": 16, "blocks": 0, "groups": 8},
-    "tiny": {"channels": 40, "blocks": 1, "groups": 8},
-    "m": {},  # SD-VAE's own
-}
-ASYM_SIZES = {  # Asym-VAE's public ones, 1.5 and 2 times as wide as SD-VAE's
-    "micro": {"channels": 16, "blocks": 0, "groups": 8},
-    "tiny": {"channels": 32, "blocks": 1, "groups": 8},
-    "l": {"channels": 192, "blocks": 4},
-    "xl": {"channels": 256, "blocks": 6},
-}
-OMNI_SIZES = {
-    "micro": {"width": 16, "heads": 2, "depth": 1},
-    "tiny": {"width": 32, "heads": 2, "depth": 2},
-    "m": {},  # OmniTokenizer's own
-}
-DIT_SIZES = {  # as published; micro and tiny are ours
-    "micro": {"depth": 1, "width": 16, "heads": 2},
-    "tiny": {"depth": 4, "width": 112, "heads": 4},
-    "s": {"depth": 12, "width": 384, "heads": 6},
-    "b": {"depth": 12, "width": 768, "heads": 12},
-    "l": {"depth": 24, "width": 1024, "heads": 16},
-    "xl": {"depth": 28, "width": 1152, "heads": 16},
-}
-
-# What makes the UNet the one of the paper's ablation instead of ADM's: Ho et al. 2020.
-DDPM_UNET = {"adaptive_norm": False, "resample_in_blocks": False, "head_dim": None}
+from epsilon_vae.models.omni import OMNI_SIZES, OmniDecoder, OmniEncoder
+from epsilon_vae.models.unet import DDPM_UNET, UNET_SIZES, UNet
 
 # Module and sizes of each decoder that gives the image itself.
 DIRECT_DECODERS = {
@@ -148,7 +73,7 @@ ENCODERS = {
 }
 
 
-def networks(config: ml_collections.ConfigDict) -> Networks:
+def build_networks(config: ml_collections.ConfigDict) -> Networks:
     """Encoder and decoder.
 
     Raises:
@@ -271,7 +196,7 @@ def _size(decoder: ml_collections.ConfigDict, sizes: dict[str, dict]) -> dict:
     return sizes[decoder.size]
 
 
-def process(config: ml_collections.ConfigDict) -> Process:
+def build_process(config: ml_collections.ConfigDict) -> Process:
     """The diffusion process."""
     if config.flow.process == "ddpm":
         return DDPM()
@@ -280,7 +205,7 @@ def process(config: ml_collections.ConfigDict) -> Process:
     return RectifiedFlow(config.flow.gamma, config.flow.normalization)
 
 
-def generator(config: ml_collections.ConfigDict) -> Generator:
+def build_generator(config: ml_collections.ConfigDict) -> Generator:
     """A latent diffusion model's network and process."""
     model, n_z = config.model.generator, config.autoencoder.n_z
     dit = DiT(
@@ -302,89 +227,3 @@ def latents_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
     """`(h, w, n_z)` of what a generator generates."""
     side = config.data.resolution // config.autoencoder.f
     return side, side, config.autoencoder.n_z
-
-
-def objective(config: ml_collections.ConfigDict) -> Objective | GeneratorObjective:
-    """The losses; a term whose weight is 0 is left out, and its network with it."""
-    if is_generator(config):
-        return GeneratorObjective(
-            generator(config),
-            latents_shape(config),
-            TIME_SAMPLINGS[config.flow.time_sampling],
-            config.loss.label_dropout,
-            jnp.dtype(config.dtype),
-        )
-    dtype, loss = jnp.dtype(config.dtype), config.loss
-    perceptual = ()
-    if loss.lpips_weight > 0:
-        perceptual = (PerceptualTerm(LPIPS(loss.lpips_net, dtype), loss.lpips_weight),)
-    adversary = NoGAN()
-    if loss.adv_weight > 0:
-        discriminator = config.model.discriminator
-        adversary = TrajectoryGAN(
-            DISCRIMINATORS[discriminator.name](discriminator.channels),
-            loss.matching,
-            loss.gan,
-            loss.adv_weight,
-            loss.adaptive_weight,
-            loss.adv_start_step,
-            loss.adv_ramp_steps,
-            loss.disc_start_step,
-            loss.r1_weight,
-            loss.r1_every_steps,
-            discriminator.context_scale,
-        )
-    return Objective(
-        networks(config),
-        process(config),
-        config.data.resolution,
-        TIME_SAMPLINGS[config.flow.time_sampling],
-        perceptual,
-        adversary,
-        loss.distance,
-        config.model.encoder.frozen,
-        dtype,
-    )
-
-
-def frozen_inputs(config: ml_collections.ConfigDict) -> dict:
-    """What the step reads and never changes: `seed`, uint32, and LPIPS weights where there are.
-
-    As arguments of the compiled step: another seed compiles nothing, and XLA does not fold
-    convolutions over the weights for minutes.
-    """
-    frozen = {"seed": np.uint32(config.seed)}
-    if not is_generator(config) and config.loss.lpips_weight > 0:
-        frozen["lpips"] = registry.load(config.loss.lpips_net)
-    return frozen
-
-
-def optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """Of encoder and decoder, or of a latent diffusion model."""
-    optim = config.optim
-    return adam(optim.lr, optim.warmup_steps, optim.b1, optim.b2, optim.clip_norm)
-
-
-def discriminator_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """Of the discriminator; where there is none, of nothing."""
-    if is_generator(config):
-        return optimizer(config)
-    optim = config.optim
-    return adam(
-        optim.discriminator_lr,
-        optim.discriminator_warmup_steps,
-        optim.discriminator_b1,
-        optim.discriminator_b2,
-        optim.clip_norm,
-    )
-
-
-def train_step(config: ml_collections.ConfigDict) -> TrainStep:
-    """The whole step."""
-    return TrainStep(
-        objective(config),
-        optimizer(config),
-        discriminator_optimizer(config),
-        config.optim.ema_decay,
-        config.optim.accumulate,
-    )

@@ -1,0 +1,111 @@
+"""From a config to the losses, the optimizers and the whole step."""
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from epsilon_vae.config import is_generator
+from epsilon_vae.diffusion.time import TIME_SAMPLINGS
+from epsilon_vae.losses.adversarial import NoGAN, TrajectoryGAN
+from epsilon_vae.losses.perceptual import LPIPS
+from epsilon_vae.models.build import (
+    build_generator,
+    build_networks,
+    build_process,
+    latents_shape,
+)
+from epsilon_vae.models.discriminator import DISCRIMINATORS
+from epsilon_vae.pretrained import registry
+from epsilon_vae.training.generator import GeneratorObjective
+from epsilon_vae.training.objective import Objective, PerceptualTerm
+from epsilon_vae.training.optimizer import adam
+from epsilon_vae.training.step import TrainStep
+
+
+def build_objective(config: ml_collections.ConfigDict) -> Objective | GeneratorObjective:
+    """The losses; a term whose weight is 0 is left out, and its network with it."""
+    if is_generator(config):
+        return GeneratorObjective(
+            build_generator(config),
+            latents_shape(config),
+            TIME_SAMPLINGS[config.flow.time_sampling],
+            config.loss.label_dropout,
+            jnp.dtype(config.dtype),
+        )
+    dtype, loss = jnp.dtype(config.dtype), config.loss
+    perceptual = ()
+    if loss.lpips_weight > 0:
+        perceptual = (PerceptualTerm(LPIPS(loss.lpips_net, dtype), loss.lpips_weight),)
+    adversary = NoGAN()
+    if loss.adv_weight > 0:
+        discriminator = config.model.discriminator
+        adversary = TrajectoryGAN(
+            DISCRIMINATORS[discriminator.name](discriminator.channels),
+            loss.matching,
+            loss.gan,
+            loss.adv_weight,
+            loss.adaptive_weight,
+            loss.adv_start_step,
+            loss.adv_ramp_steps,
+            loss.disc_start_step,
+            loss.r1_weight,
+            loss.r1_every_steps,
+            discriminator.context_scale,
+        )
+    return Objective(
+        build_networks(config),
+        build_process(config),
+        config.data.resolution,
+        TIME_SAMPLINGS[config.flow.time_sampling],
+        perceptual,
+        adversary,
+        loss.distance,
+        config.model.encoder.frozen,
+        dtype,
+    )
+
+
+def frozen_inputs(config: ml_collections.ConfigDict) -> dict:
+    """What the step reads and never changes: `seed`, uint32, and LPIPS weights where there are.
+
+    As arguments of the compiled step: another seed compiles nothing, and XLA does not fold
+    convolutions over the weights for minutes.
+    """
+    frozen = {"seed": np.uint32(config.seed)}
+    if not is_generator(config) and config.loss.lpips_weight > 0:
+        frozen["lpips"] = registry.load(config.loss.lpips_net)
+    return frozen
+
+
+def build_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    """Of encoder and decoder, or of a latent diffusion model."""
+    optim = config.optim
+    return adam(optim.lr, optim.warmup_steps, optim.b1, optim.b2, optim.clip_norm)
+
+
+def build_discriminator_optimizer(
+    config: ml_collections.ConfigDict,
+) -> optax.GradientTransformation:
+    """Of the discriminator; where there is none, of nothing."""
+    if is_generator(config):
+        return build_optimizer(config)
+    optim = config.optim
+    return adam(
+        optim.discriminator_lr,
+        optim.discriminator_warmup_steps,
+        optim.discriminator_b1,
+        optim.discriminator_b2,
+        optim.clip_norm,
+    )
+
+
+def build_train_step(config: ml_collections.ConfigDict) -> TrainStep:
+    """The whole step."""
+    return TrainStep(
+        build_objective(config),
+        build_optimizer(config),
+        build_discriminator_optimizer(config),
+        config.optim.ema_decay,
+        config.optim.accumulate,
+    )

@@ -68,7 +68,7 @@ def decoded_fakes(workdir: str) -> Fakes:
     def fakes(images: jax.Array, x_t: jax.Array, t: jax.Array) -> jax.Array:
         latents = networks.encode(params, images)
         prediction = networks.predict(params, process.network_input(x_t, t), t, latents)
-        return process.denoised(x_t, prediction, t)
+        return process.predict_x0(x_t, prediction, t)
 
     return fakes
 

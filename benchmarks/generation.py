@@ -25,7 +25,7 @@ from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.diffusion.time import SPACINGS, respaced
 from epsilon_vae.models.build import build_generator, build_networks, build_process
 from epsilon_vae.models.dit import DIT_SIZES
-from epsilon_vae.parallel.batch import in_groups
+from epsilon_vae.parallel.batch import in_chunks
 
 RESOLUTION, STEPS, ROUNDS = 256, 250, 3
 
@@ -69,7 +69,7 @@ class System:
 
     def decode_singly(self, params: dict, latents: jax.Array) -> jax.Array:
         """Images of latents, one by one."""
-        decode = in_groups(functools.partial(decode_latents, self.networks, self.process), 1)
+        decode = in_chunks(functools.partial(decode_latents, self.networks, self.process), 1)
         return decode((params, self.times, 0), latents)
 
 

@@ -18,7 +18,7 @@ from epsilon_vae.data.pipeline import BadRecords
 from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.evaluation.batches import batches
-from epsilon_vae.evaluation.measures import Measures
+from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
 from epsilon_vae.generator import restore_generator
 from epsilon_vae.metrics.frechet import FeatureStatistics, Gaussian, frechet_distance
 from epsilon_vae.parallel.mesh import make_mesh
@@ -27,7 +27,7 @@ FEATURE = "alexnet"
 BATCH = 64
 
 
-def gaussian(measures: Measures, image_batches: Iterator[np.ndarray]) -> Gaussian:
+def gaussian(measures: ReconstructionMetrics, image_batches: Iterator[np.ndarray]) -> Gaussian:
     """Of uint8 images `[B, H, W, 3]`."""
     statistics = None
     for images in image_batches:
@@ -46,7 +46,7 @@ def main() -> None:
     config, facts = trained.config, trained.facts
     autoencoder = restore_on(mesh, config.autoencoder.workdir)
     facts.check_encoder(autoencoder.encoder_fingerprint())
-    measures = Measures((), (FEATURE,), mesh)
+    measures = ReconstructionMetrics((), (FEATURE,), mesh)
     source = open_data(photos, "train").source
     size = config.data.resolution, "center_crop_adm"
     bad_records = BadRecords(0, len(source))

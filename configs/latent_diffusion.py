@@ -23,7 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.data = shared.data
     del config.data.val_split
-    config.data.source = "latents"  # of epsilon_vae.encode; or images, encoded as they come
+    config.data.source = "latents"  # of epsilon_vae.encode; or images, encoded on the fly
     config.data.resolution = 256  # paper, of the images
     config.autoencoder = ml_collections.ConfigDict()
     config.autoencoder.workdir = ""  # of its run: needed to encode images, and for pictures

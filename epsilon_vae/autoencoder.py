@@ -17,10 +17,10 @@ from epsilon_vae.config import ConfigError, is_generator
 from epsilon_vae.data.transforms import to_float, to_uint8
 from epsilon_vae.diffusion.path import Direct, Process
 from epsilon_vae.diffusion.time import SPACINGS
-from epsilon_vae.models.autoencoder import Networks
+from epsilon_vae.models.autoencoder_model import AutoencoderModel
 from epsilon_vae.models.build import build_networks, build_process
 from epsilon_vae.parallel import hosts
-from epsilon_vae.parallel.batch import in_groups, share_images
+from epsilon_vae.parallel.batch import in_chunks, share_images
 from epsilon_vae.parallel.mesh import make_mesh, replicated
 
 
@@ -44,7 +44,7 @@ class Autoencoder:
 
     def __init__(
         self,
-        networks: Networks,
+        networks: AutoencoderModel,
         process: Process,
         spacing: str,
         params: dict,
@@ -60,10 +60,10 @@ class Autoencoder:
         encode = functools.partial(encode_images, networks)
         decode = functools.partial(decode_latents, networks, process)
         self._encode, self._decode = (
-            share_images(in_groups(function, group_size), mesh, group_size)
+            share_images(in_chunks(function, group_size), mesh, group_size)
             for function in (encode, decode)
         )
-        self._follow = jax.jit(functools.partial(follow_latents, networks, process))
+        self._follow = jax.jit(functools.partial(decode_trajectory, networks, process))
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Latents, float32 `[(B,) h, w, n_z]`.
@@ -164,13 +164,13 @@ class Autoencoder:
         return SPACINGS[self.spacing](self.nfe(steps))
 
 
-def encode_images(networks: Networks, params: dict, images: jax.Array) -> jax.Array:
+def encode_images(networks: AutoencoderModel, params: dict, images: jax.Array) -> jax.Array:
     """Latents `[B, h, w, n_z]` of images `[B, H, W, 3]` in [-1, 1], of sizes the networks take."""
     return networks.encode(params, images)
 
 
 def decode_latents(
-    networks: Networks,
+    networks: AutoencoderModel,
     process: Process,
     whole: tuple[dict, jax.Array, jax.Array],
     latents: jax.Array,
@@ -188,8 +188,8 @@ def decode_latents(
     return networks.decode(params, process, latents, times, key)
 
 
-def follow_latents(
-    networks: Networks,
+def decode_trajectory(
+    networks: AutoencoderModel,
     process: Process,
     whole: tuple[dict, jax.Array, jax.Array],
     latents: jax.Array,
@@ -200,7 +200,7 @@ def follow_latents(
     """
     params, times, seed = whole
     states, estimates = networks.trajectory(params, process, latents, times, jax.random.key(seed))
-    return states.at[-1].set(process.final(states[-1])), estimates
+    return states.at[-1].set(process.unscale(states[-1])), estimates
 
 
 def restore(workdir: str, step: int | None = None, space: int = 1) -> Autoencoder:
@@ -241,7 +241,7 @@ def restore_on(
       ConfigError: the run of a generator.
     """
     if step is None and mesh.is_multi_process:  # a run that goes on may save one in between
-        step = hosts.from_first(int(checkpoint.find_step(workdir).name))
+        step = hosts.broadcast_from_first(int(checkpoint.find_step(workdir).name))
     step_directory = checkpoint.find_step(workdir, step)
     config = checkpoint.load_config(step_directory)
     if is_generator(config):
@@ -282,7 +282,7 @@ def step_for(latents: Mapping[str, Any], workdir: str) -> int:
     newest, step = int(checkpoint.find_step(workdir).name), latents["step"]
     is_same = workdir.rstrip("/") == latents["workdir"].rstrip("/")
     is_there = is_same and step in checkpoint.saved_steps(workdir)
-    return hosts.from_first(step if is_there else newest)
+    return hosts.broadcast_from_first(step if is_there else newest)
 
 
 def _local_mesh(space: int) -> Mesh:

@@ -123,7 +123,7 @@ class Checkpointer:
                 number = len(list(damaged.iterdir()))
                 (self.directory / str(step)).rename(damaged / f"{step}-{number}")
         if steps:
-            hosts.meet("damaged checkpoints moved aside")
+            hosts.barrier("damaged checkpoints moved aside")
             self._manager.reload()
 
 
@@ -182,18 +182,18 @@ def load_data(step_directory: epath.Path) -> dict:
     return _read(step_directory, data=ocp.args.JsonRestore())["data"]
 
 
-def load_parts(step_directory: epath.Path, target: dict, way_out: str = OTHER_RUN) -> dict:
+def load_parts(step_directory: epath.Path, target: dict, hint: str = OTHER_RUN) -> dict:
     """Some parts of a saved train state, such as `{'ema': {'encoder': …}}`, and no other bytes.
 
     Args:
       step_directory: of `find_step`.
       target: path, as 'ema' or 'ema/encoder' → tree of `jax.ShapeDtypeStruct` with shardings.
-      way_out: what to do where a part does not fit, for the message.
+      hint: what to do where a part does not fit, for the message.
 
     Raises:
       CheckpointError: a shape or a name differs.
     """
-    _check_fits(step_directory, target, tuple(f"{path}/" for path in target), way_out)
+    _check_fits(step_directory, target, tuple(f"{path}/" for path in target), hint)
     tree = traverse_util.unflatten_dict(target, sep="/")
     args = ocp.args.PyTreeRestore(
         item=tree,
@@ -204,7 +204,7 @@ def load_parts(step_directory: epath.Path, target: dict, way_out: str = OTHER_RU
 
 
 def _check_fits(
-    step_directory: epath.Path, target: Any, within: tuple[str, ...], way_out: str
+    step_directory: epath.Path, target: Any, within: tuple[str, ...], hint: str
 ) -> None:
     """Raises `CheckpointError` that names each leaf whose name or shape differs.
 
@@ -224,7 +224,7 @@ def _check_fits(
         lines = "\n  ".join(problems)
         raise CheckpointError(
             f"checkpoint {step_directory} does not fit the config, in "
-            f"{len(problems)} parameters (take its own config, or {way_out}):\n  {lines}"
+            f"{len(problems)} parameters (take its own config, or {hint}):\n  {lines}"
         )
 
 

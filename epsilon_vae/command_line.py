@@ -1,4 +1,4 @@
-"""What doors share: flags of a config, checked before absl reads them, and of several processes;
+"""What commands share: flags of a config, checked before absl reads them, and of several processes;
 and how errors become one line and an exit code.
 """
 
@@ -82,9 +82,9 @@ def exit_codes(*usage_errors: type[Exception]) -> Iterator[None]:
 
 
 def exit_with(code: int, message: str, wait: bool = True) -> NoReturn:
-    """Ends this process, as `hosts.leave` does, with a line on stderr."""
+    """Ends this process, as `hosts.exit_process` does, with a line on stderr."""
     print(f"epsilon_vae: {message}", file=sys.stderr)
-    hosts.leave(code, wait)
+    hosts.exit_process(code, wait)
 
 
 def check_overrides(argv: Sequence[str]) -> None:
@@ -98,7 +98,7 @@ def check_overrides(argv: Sequence[str]) -> None:
 
 
 def read_flags(argv: Sequence[str]) -> list[str]:
-    """absl's flags, parsed, for doors with a `--config`; what is left of the command line.
+    """absl's flags, parsed, for commands with a `--config`; what is left of the command line.
 
     Raises:
       ConfigError, UsageError, flags.Error: an override that is wrong, or another flag.
@@ -121,8 +121,8 @@ def parse(
 
     Args:
       argv: the command line.
-      config: the door's `--config`.
-      check: of the door's other flags; raises `UsageError`.
+      config: the command's `--config`.
+      check: of the command's other flags; raises `UsageError`.
       example: of a config file, for the message.
 
     Raises:

@@ -13,8 +13,8 @@ from flax import traverse_util
 from epsilon_vae.autoencoder import Autoencoder, restore
 from epsilon_vae.checkpoint import Checkpointer, CheckpointError, saved_steps
 from epsilon_vae.config import ConfigError, check_values, from_dict, is_generator, to_json
-from epsilon_vae.data.latents import Facts
-from epsilon_vae.models.autoencoder import Networks
+from epsilon_vae.data.latents import LatentMetadata
+from epsilon_vae.models.autoencoder_model import AutoencoderModel
 from epsilon_vae.models.bottleneck import KLBottleneck, VQBottleneck
 from epsilon_vae.models.build import latents_shape
 from epsilon_vae.models.decoder import SDDecoder
@@ -81,7 +81,7 @@ def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | 
     return title
 
 
-def _public_latents(config: ml_collections.ConfigDict) -> Facts:
+def _public_latents(config: ml_collections.ConfigDict) -> LatentMetadata:
     """Of the latents that DiT's public weights generate: those of `config.autoencoder.workdir`.
 
     Raises:
@@ -103,7 +103,7 @@ def _public_latents(config: ml_collections.ConfigDict) -> Facts:
             f"{config.autoencoder.n_z}, kl"
         )
     mean, std = [0.0] * shape[-1], [1 / LATENT_SCALE] * shape[-1]
-    return Facts(list(shape), mean, std, [], vae.provenance(workdir))
+    return LatentMetadata(list(shape), mean, std, [], vae.provenance(workdir))
 
 
 def _to_generator(
@@ -135,7 +135,11 @@ def _check_finite(path: str, flat: dict[str, np.ndarray]) -> None:
 
 
 def _to_parameters(
-    path: str, arrays: dict[str, np.ndarray], is_ours: bool, networks: Networks, target: TrainState
+    path: str,
+    arrays: dict[str, np.ndarray],
+    is_ours: bool,
+    networks: AutoencoderModel,
+    target: TrainState,
 ) -> tuple[str, dict]:
     """What the arrays are, in words; and `{'encoder': …, 'decoder': …}`, float32.
 
@@ -214,7 +218,7 @@ def export_weights(
     return vae
 
 
-def _check_is_latent_diffusions(networks: Networks) -> None:
+def _check_is_latent_diffusions(networks: AutoencoderModel) -> None:
     """Raises `ConfigError` unless they are those that other projects have."""
     encoder = getattr(networks.encoder, "encoder", None)
     if not isinstance(encoder, SDEncoder) or not isinstance(networks.decoder, SDDecoder):
@@ -224,7 +228,7 @@ def _check_is_latent_diffusions(networks: Networks) -> None:
         )
 
 
-def diffusers_config(networks: Networks) -> dict:
+def diffusers_config(networks: AutoencoderModel) -> dict:
     """The `config.json` of the `AutoencoderKL` or `VQModel` that is our networks.
 
     Raises:

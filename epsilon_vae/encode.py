@@ -19,7 +19,7 @@ from epsilon_vae.config import ConfigError
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.named import open_data
 from epsilon_vae.data.transforms import EVALUATION_CROPS
-from epsilon_vae.encoding import IMAGES_A_DEVICE, encode_data
+from epsilon_vae.encoding import IMAGES_PER_DEVICE, encode_data
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
 
@@ -93,10 +93,10 @@ def _encode() -> tuple[dict, int]:
     data = open_data(DATA.value, SPLIT.value)
     step = STEP.value
     if step is None:  # a run that goes on may save one before another process looks
-        step = hosts.from_first(int(checkpoint.find_step(WORKDIR.value).name))
+        step = hosts.broadcast_from_first(int(checkpoint.find_step(WORKDIR.value).name))
     # Each process encodes on its own, for its own shards.
     mesh = make_mesh(devices=jax.local_devices())
-    autoencoder = restore_on(mesh, WORKDIR.value, step, group_size=IMAGES_A_DEVICE)
+    autoencoder = restore_on(mesh, WORKDIR.value, step, group_size=IMAGES_PER_DEVICE)
     return encode_data(
         autoencoder,
         WORKDIR.value,

@@ -43,7 +43,7 @@ from epsilon_vae.training.workdir import is_seen
 from epsilon_vae.versions import versions
 
 # Images that a device encodes in one call, each with its mirror image.
-IMAGES_A_DEVICE = 16
+IMAGES_PER_DEVICE = 16
 # A record's bytes besides its latents.
 RECORD_OVERHEAD = 256
 # What a folder's latents must have been begun with, to be gone on with.
@@ -145,7 +145,7 @@ def encode_data(
     if hosts.is_first():
         save_json(folder / INDEX, index)
         (folder / UNFINISHED).unlink()
-    hosts.meet("latents written")
+    hosts.barrier("latents written")
     return index, num_missing
 
 
@@ -222,7 +222,7 @@ def _check_folder(folder: pathlib.Path, plan: dict[str, Any]) -> bool:
     """Whether process 0 finds finished latents of this plan; raises on all for those of another."""
     same = {k: plan[k] for k in FIXED} | {"checkpoint": plan["checkpoint"]}
     same["data"] = plan["data"]["source"]  # files' times may differ where each host has its own
-    if not hosts.same_everywhere(json.dumps(same)):
+    if not hosts.all_equal(json.dumps(same)):
         raise DataError("not the same flags, data or checkpoint for all processes")
     reason, is_done = "", False
     if hosts.is_first():
@@ -230,12 +230,12 @@ def _check_folder(folder: pathlib.Path, plan: dict[str, Any]) -> bool:
         reason = _difference(folder, plan)
     if not hosts.all_agree(not reason):
         raise DataError(reason or f"{folder}: cannot be gone on with; process 0 says why")
-    return bool(hosts.from_first(int(is_done)))
+    return bool(hosts.broadcast_from_first(int(is_done)))
 
 
 def _difference(folder: pathlib.Path, plan: dict[str, Any]) -> str:
     """Why what is in the folder cannot be gone on with; empty if it can."""
-    way_out = "name another --output"
+    hint = "name another --output"
     for path in (folder / INDEX, folder / UNFINISHED):
         if not path.exists():
             continue
@@ -245,22 +245,22 @@ def _difference(folder: pathlib.Path, plan: dict[str, Any]) -> str:
             other = checkpoint["encoder_sha256"] != plan["checkpoint"]["encoder_sha256"]
             changed = [key for key in FIXED if before.get(key) != plan[key]]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            return f"{path}: not written by epsilon_vae.encode ({error}); {way_out}"
+            return f"{path}: not written by epsilon_vae.encode ({error}); {hint}"
         if other:
             return (
                 f"{folder}: latents of another checkpoint, {checkpoint['workdir']} step "
                 f"{checkpoint['step']}; name it, with --checkpoint_step={checkpoint['step']}, or "
-                f"{way_out}"
+                f"{hint}"
             )
         if changed:
             key = changed[0]
             return (
                 f"{folder}: was begun with {key} = {before.get(key)!r}, now it is {plan[key]!r}; "
-                f"{way_out}"
+                f"{hint}"
             )
         return ""
     if any(folder.glob("*.array_record")):
-        return f"{folder}: has shards, but no {INDEX} that says of what; {way_out}"
+        return f"{folder}: has shards, but no {INDEX} that says of what; {hint}"
     return ""
 
 
@@ -273,7 +273,7 @@ def _begin(folder: pathlib.Path, plan: dict[str, Any]) -> None:
         save_json(path, plan)
         (folder / INDEX).unlink(missing_ok=True)
         checksum = zlib.crc32(path.read_bytes())
-    checksum = hosts.from_first(checksum)
+    checksum = hosts.broadcast_from_first(checksum)
     seen = is_seen(lambda: path.exists() and zlib.crc32(path.read_bytes()) == checksum)
     if not hosts.all_agree(seen):
         raise DataError(
@@ -301,7 +301,7 @@ def _encode(
 ) -> Iterator[LatentRecord]:
     """Records of all images, in order."""
     bad_records = BadRecords(0, len(source), "replace it, or take it out of --data")
-    size = IMAGES_A_DEVICE * jax.local_device_count()
+    size = IMAGES_PER_DEVICE * jax.local_device_count()
     crop = plan["resolution"], plan["crop"]
     dtype = jnp.dtype(plan["dtype"])
     for batch in evaluation_batches(source, size, *crop, bad_records, workers):

@@ -20,8 +20,8 @@ from epsilon_vae.command_line import UsageError, exit_codes, exit_with, one_line
 from epsilon_vae.config import DDPM_STEPS, ConfigError, check_guidance, flatten
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.diffusion.guidance import Guidance
-from epsilon_vae.generation import begun, generate_images, plan_generation
-from epsilon_vae.generator import IMAGES_A_DEVICE, TrainedGenerator, restore_generator
+from epsilon_vae.generation import existing_plan, generate_images, plan_generation
+from epsilon_vae.generator import IMAGES_PER_DEVICE, TrainedGenerator, restore_generator
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
 
@@ -108,7 +108,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _generate() -> int:
     mesh = make_mesh(devices=jax.local_devices())
-    before = begun(OUTPUT.value) if hosts.is_first() else {}
+    before = existing_plan(OUTPUT.value) if hosts.is_first() else {}
     step = _step(WORKDIR.value, STEP.value, before.get("generator", {}))
     trained = restore_generator(mesh, WORKDIR.value, step)
     _check_sampling(trained)
@@ -118,7 +118,7 @@ def _generate() -> int:
     step = AUTOENCODER_STEP.value
     if step is None:
         step = step_for(trained.facts.made_by, workdir)
-    autoencoder = restore_on(mesh, workdir, step, group_size=IMAGES_A_DEVICE)
+    autoencoder = restore_on(mesh, workdir, step, group_size=IMAGES_PER_DEVICE)
     plan = plan_generation(
         trained,
         autoencoder,
@@ -144,8 +144,8 @@ def _step(workdir: str, step: int | None, before: dict) -> int:
     if step is not None:
         return step
     if before.get("workdir") == workdir:
-        return hosts.from_first(before["step"])
-    return hosts.from_first(int(checkpoint.find_step(workdir).name))
+        return hosts.broadcast_from_first(before["step"])
+    return hosts.broadcast_from_first(int(checkpoint.find_step(workdir).name))
 
 
 def _check_sampling(trained: TrainedGenerator) -> None:

@@ -23,7 +23,7 @@ from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.evaluation.image_set import ImageSet
 from epsilon_vae.evaluation.sampling import grid
-from epsilon_vae.generator import IMAGES_A_DEVICE, TrainedGenerator
+from epsilon_vae.generator import IMAGES_PER_DEVICE, TrainedGenerator
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.training.workdir import is_seen
@@ -113,13 +113,13 @@ def generate_images(
             for i in missing:
                 images = [image for batch in _batches(parts[i]) for image in draw(batch, bar)]
                 _write_part(_part_folder(folder, i), parts[i], images)
-    hosts.meet("images written")
+    hosts.barrier("images written")
     if hosts.is_first():
         if not is_done:
             _finish(folder, plan)
         if (folder / NPZ).exists():
             shutil.rmtree(folder / "images", ignore_errors=True)
-    hosts.meet("generation finished")
+    hosts.barrier("generation finished")
     return num_missing
 
 
@@ -153,7 +153,7 @@ def _drawing(
 
 
 def _batches(indices: np.ndarray) -> Iterator[np.ndarray]:
-    size = IMAGES_A_DEVICE * jax.local_device_count()
+    size = IMAGES_PER_DEVICE * jax.local_device_count()
     for start in range(0, len(indices), size):
         yield indices[start : start + size]
 
@@ -163,7 +163,7 @@ def _part_folder(folder: pathlib.Path, part: int) -> pathlib.Path:
     return folder / "images" / f"part-{part:05d}"
 
 
-def begun(output: str) -> dict[str, Any]:
+def existing_plan(output: str) -> dict[str, Any]:
     """The plan of images that are in the folder, finished or not; empty where there are none."""
     path = pathlib.Path(output) / PLAN
     try:
@@ -174,7 +174,7 @@ def begun(output: str) -> dict[str, Any]:
 
 def _check_folder(folder: pathlib.Path, plan: dict[str, Any]) -> None:
     """Makes the folder, or sees that it holds images of the same plan."""
-    if not hosts.same_everywhere(json.dumps(plan)):
+    if not hosts.all_equal(json.dumps(plan)):
         raise DataError("not the same flags or checkpoints for all processes")
     reason = ""
     if hosts.is_first():
@@ -237,7 +237,7 @@ def _join(images: ImageSet, path: pathlib.Path, shape: Sequence[int]) -> None:
             archive.open("arr_0.npy", "w", force_zip64=True) as file,
         ):
             np.lib.format.write_array_header_1_0(file, header)
-            for batch in images.batches(IMAGES_A_DEVICE):
+            for batch in images.batches(IMAGES_PER_DEVICE):
                 file.write(batch.tobytes())
         partial.replace(path)
     finally:

@@ -7,16 +7,16 @@ from jax.sharding import Mesh
 
 from epsilon_vae import checkpoint
 from epsilon_vae.config import ConfigError, is_generator
-from epsilon_vae.data.latents import Facts
+from epsilon_vae.data.latents import LatentMetadata
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.diffusion.time import SPACINGS
 from epsilon_vae.models.build import build_generator, latents_shape
 from epsilon_vae.models.generator import Generator
-from epsilon_vae.parallel.batch import in_groups, share_images
+from epsilon_vae.parallel.batch import in_chunks, share_images
 from epsilon_vae.parallel.mesh import replicated
 
 # Images that a device generates in one call, always so many: another number may change a digit.
-IMAGES_A_DEVICE = 16
+IMAGES_PER_DEVICE = 16
 
 
 class LatentSampler:
@@ -36,11 +36,11 @@ class LatentSampler:
     def __init__(
         self,
         generator: Generator,
-        facts: Facts,
+        facts: LatentMetadata,
         times: np.ndarray,
         guidance: Guidance,
         mesh: Mesh,
-        images_a_device: int = IMAGES_A_DEVICE,
+        images_a_device: int = IMAGES_PER_DEVICE,
     ):
         self._no_label, self._facts, self._times = generator.no_label, facts, times
         shape = tuple(facts.shape)
@@ -49,7 +49,7 @@ class LatentSampler:
             params, times, seed = whole
             return generator.generate(params, seed, indices, labels, shape, times, guidance)
 
-        grouped = in_groups(generate, images_a_device)
+        grouped = in_chunks(generate, images_a_device)
         self._generate = share_images(grouped, mesh, images_a_device)
 
     def __call__(
@@ -84,7 +84,7 @@ class TrainedGenerator:
         self,
         generator: Generator,
         params: dict,
-        facts: Facts,
+        facts: LatentMetadata,
         config: ml_collections.ConfigDict,
         step: int,
     ):
@@ -125,5 +125,5 @@ def restore_generator(
     field = {"ema": "ema", "raw": "params"}[weights]
     path = f"{field}/generator"
     params = checkpoint.load_parts(step_directory, {path: target})[field]["generator"]
-    facts = Facts(**checkpoint.load_data(step_directory)["latents"])
+    facts = LatentMetadata(**checkpoint.load_data(step_directory)["latents"])
     return TrainedGenerator(generator, params, facts, config, int(step_directory.name))

@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
 def train(config: ml_collections.ConfigDict) -> signal.Signals | None:
     """Checks the config on all processes, and trains."""
     check(config, jax.device_count())
-    if not hosts.same_everywhere(to_json(config)):
+    if not hosts.all_equal(to_json(config)):
         raise ConfigError("config: not the same for all processes; give them all the same flags")
     build_objective(config)
     return loop.train(config, WORKDIR.value)

@@ -195,7 +195,7 @@ def _steps_within_budget(folder: pathlib.Path, variants: dict) -> int:
         times = [float(row["step_seconds"]) for row in rows if row["step_seconds"]]
         seconds += float(np.median(times)) * SEEDS.value
     steps = int(60 * TRAINING_SHARE * BUDGET.value / seconds)
-    return hosts.from_first(max(steps // STEPS_UNIT, 1) * STEPS_UNIT)
+    return hosts.broadcast_from_first(max(steps // STEPS_UNIT, 1) * STEPS_UNIT)
 
 
 def _train(
@@ -221,7 +221,7 @@ def _is_trained(workdir: pathlib.Path, num_steps: int) -> bool:
         step = int(checkpoint.find_step(str(workdir)).name)
     except CheckpointError:
         step = 0
-    return hosts.from_first(step) >= num_steps
+    return hosts.broadcast_from_first(step) >= num_steps
 
 
 def _evaluate(folder: pathlib.Path, variants: dict, asked: protocol.Protocol) -> None:

@@ -26,14 +26,14 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("key", "value", "way_out"), WRONG)
-def test_bad_value_names_key_value_and_way_out(key, value, way_out):
+@pytest.mark.parametrize(("key", "value", "hint"), WRONG)
+def test_bad_value_names_key_value_and_way_out(key, value, hint):
     config = common.get_config()
     config.update_from_flattened_dict({key: value})
     with pytest.raises(ConfigError) as error:
         check(config)
     message = str(error.value)
-    assert f"config.{key}" in message and repr(value) in message and way_out in message
+    assert f"config.{key}" in message and repr(value) in message and hint in message
     assert "\n" not in message
 
 

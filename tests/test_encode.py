@@ -17,7 +17,7 @@ from epsilon_vae.autoencoder import Autoencoder, restore_on
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.latents import Latents
 from epsilon_vae.data.named import open_data
-from epsilon_vae.encoding import IMAGES_A_DEVICE, encode_data
+from epsilon_vae.encoding import IMAGES_PER_DEVICE, encode_data
 from epsilon_vae.parallel.mesh import make_mesh
 from tests.helpers import NUM_IMAGES
 from tests.processes import finish, start_together
@@ -29,7 +29,7 @@ MODULE = "epsilon_vae.encode"
 def autoencoder(finished_run) -> Autoencoder:
     """As the command restores it: encoded in groups, a digit may be another than one by one."""
     mesh = make_mesh(devices=jax.devices()[:1])
-    return restore_on(mesh, str(finished_run), group_size=IMAGES_A_DEVICE)
+    return restore_on(mesh, str(finished_run), group_size=IMAGES_PER_DEVICE)
 
 
 @pytest.fixture(scope="module")

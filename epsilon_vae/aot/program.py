@@ -18,7 +18,7 @@ from epsilon_vae.autoencoder import decode_latents, encode_images
 from epsilon_vae.config import check
 from epsilon_vae.diffusion.time import SPACINGS
 from epsilon_vae.models.build import build_networks, build_process
-from epsilon_vae.parallel.batch import in_groups, jit_shared
+from epsilon_vae.parallel.batch import in_chunks, jit_shared
 from epsilon_vae.parallel.mesh import make_mesh, replicated
 from epsilon_vae.parallel.sharding import BATCH_AXES
 from epsilon_vae.training.build import build_train_step, frozen_inputs
@@ -117,8 +117,8 @@ def reconstruction(
     times = SPACINGS[config.flow.spacing](config.flow.nfe)
 
     def reconstruct(whole: tuple, images: jax.Array) -> jax.Array:
-        encode = in_groups(functools.partial(encode_images, networks), 1)
-        decode = in_groups(functools.partial(decode_latents, networks, process), 1)
+        encode = in_chunks(functools.partial(encode_images, networks), 1)
+        decode = in_chunks(functools.partial(decode_latents, networks, process), 1)
         return decode(whole, encode(whole[0], images))
 
     def shape_of(x, *spec) -> jax.ShapeDtypeStruct:

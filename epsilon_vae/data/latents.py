@@ -61,7 +61,7 @@ def unpack_latents(data: bytes, shape: Sequence[int], dtype: np.dtype, title: st
         raise DataError(f"{title}: not a record of epsilon_vae.encode ({error})") from error
 
 
-class Facts(NamedTuple):
+class LatentMetadata(NamedTuple):
     """What must be known of latents to train on them, and to decode what is like them.
 
     Attributes:
@@ -85,7 +85,7 @@ class Facts(NamedTuple):
         """Back to float32 as the decoder takes them."""
         return (latents.astype(np.float64) * self._scale() + self.mean).astype(np.float32)
 
-    def continuing(self, before: "Facts") -> "Facts":
+    def continuing(self, before: "LatentMetadata") -> "LatentMetadata":
         """These, by the mean and deviation of a run that began on `before` and goes on on these.
 
         Raises:
@@ -136,7 +136,7 @@ class Latents(Sequence[LatentRecord]):
         self.path = path.rstrip("/")
         index = _read_index(self.path)
         facts = (index[name] for name in ("shape", "mean", "std", "classes", "checkpoint"))
-        self.facts = Facts(*facts)
+        self.facts = LatentMetadata(*facts)
         self._dtype = jnp.dtype(index["dtype"])
         self._records = ShardRecords(path, index["shards"], path, "epsilon_vae.encode")
 
@@ -181,7 +181,7 @@ class LatentBatches(EndlessBatches):
       batch_size: B, of all processes together.
       seed: of order and flips.
       flip: every second record, by chance, is the mirror image's.
-      places: which P places of each batch, in 0 … B - 1, this process reads; None for all.
+      local_indices: which P places of each batch, in 0 … B - 1, this process reads; None for all.
 
     Attributes:
       facts: of the latents.
@@ -198,11 +198,11 @@ class LatentBatches(EndlessBatches):
         batch_size: int,
         seed: int,
         flip: bool = True,
-        places: Sequence[int] | None = None,
+        local_indices: Sequence[int] | None = None,
     ):
         self._source, self._seed, self._flip = source, seed, flip
         self.facts = source.facts
-        super().__init__(self._element, batch_size, places=places)
+        super().__init__(self._element, batch_size, local_indices=local_indices)
 
     def _element(self, position: int) -> Batch:
         epoch, index = record_at(position, len(self._source), self._seed)
@@ -222,5 +222,5 @@ class LatentBatches(EndlessBatches):
         Raises:
           DataError: the state is of another encoder's latents.
         """
-        self.facts = self.facts.continuing(Facts(**state["latents"]))
+        self.facts = self.facts.continuing(LatentMetadata(**state["latents"]))
         super().set_state(state)

@@ -41,16 +41,16 @@ Batch = dict[str, np.ndarray]
 class Positions(Sequence[int]):
     """Global positions of the images that one process reads, from `start` on, without an end."""
 
-    def __init__(self, batch_size: int, places: Sequence[int], start: int = 0):
+    def __init__(self, batch_size: int, local_indices: Sequence[int], start: int = 0):
         self._batch_size, self._start = batch_size, start
-        self._places = [int(place) for place in places]
+        self._local_indices = [int(place) for place in local_indices]
 
     def __len__(self) -> int:
         return 2**60
 
     def __getitem__(self, index: int) -> int:
-        batch, i = divmod(index, len(self._places))
-        return self._start + batch * self._batch_size + self._places[i]
+        batch, i = divmod(index, len(self._local_indices))
+        return self._start + batch * self._batch_size + self._local_indices[i]
 
 
 class BadRecords:
@@ -61,16 +61,16 @@ class BadRecords:
     Args:
       max_share: of the data set that may be bad; 0 raises at the first.
       num_records: of the data set.
-      way_out: what to do about the first, where none may be bad; for the message.
+      hint: what to do about the first, where none may be bad; for the message.
     """
 
     def __init__(
         self,
         max_share: float,
         num_records: int,
-        way_out: str = "replace it, or set config.data.on_bad_record = skip",
+        hint: str = "replace it, or set config.data.on_bad_record = skip",
     ):
-        self._max_share, self._num_records, self._way_out = max_share, num_records, way_out
+        self._max_share, self._num_records, self._way_out = max_share, num_records, hint
         self._messages: set[str] = set()
 
     def __len__(self) -> int:
@@ -102,7 +102,7 @@ class EndlessBatches(Iterator[Batch]):
       load: position → element, which may use `record_at`; batches are elements, stacked.
       batch_size: B, of all processes together.
       workers: processes that load, which need absl's flags parsed; 0 for threads of this one.
-      places: which P places of each batch, in 0 … B - 1, this process reads; None for all.
+      local_indices: which P places of each batch, in 0 … B - 1, this process reads; None for all.
     """
 
     def __init__(
@@ -110,17 +110,17 @@ class EndlessBatches(Iterator[Batch]):
         load: grain.transforms.Map | Callable[[int], Batch],
         batch_size: int,
         workers: int = 0,
-        places: Sequence[int] | None = None,
+        local_indices: Sequence[int] | None = None,
     ):
         self._load, self._batch_size, self._workers = load, batch_size, workers
-        self._places = range(batch_size) if places is None else places
+        self._local_indices = range(batch_size) if local_indices is None else local_indices
         self._position = 0
         self._batches: grain.DatasetIterator | None = None
 
     def __next__(self) -> Batch:
         if self._batches is None:
-            positions = Positions(self._batch_size, self._places, self._position)
-            self._batches = _iterate(positions, self._load, len(self._places), self._workers)
+            positions = Positions(self._batch_size, self._local_indices, self._position)
+            self._batches = _iterate(positions, self._load, len(self._local_indices), self._workers)
         try:
             batch = next(self._batches)
         except RuntimeError as error:
@@ -165,7 +165,7 @@ class TrainingBatches(EndlessBatches):
       reduced_jpeg: see `transforms.render`.
       bad_records: where records that cannot be used are reported; their neighbour stands in.
       workers: processes that decode, which need absl's flags parsed; 0 for threads of this one.
-      places: which P places of each batch, in 0 … B - 1, this process reads; None for all.
+      local_indices: which P places of each batch, in 0 … B - 1, this process reads; None for all.
 
     Raises:
       DataError: while iterating; a record cannot be used, or too many cannot.
@@ -182,10 +182,10 @@ class TrainingBatches(EndlessBatches):
         reduced_jpeg: bool,
         bad_records: BadRecords,
         workers: int = 0,
-        places: Sequence[int] | None = None,
+        local_indices: Sequence[int] | None = None,
     ):
         load = _TrainingImage(source, resolution, seed, crop, flip, reduced_jpeg)
-        super().__init__(load, batch_size, workers, places)
+        super().__init__(load, batch_size, workers, local_indices)
         self._bad_records = bad_records
 
     def __next__(self) -> Batch:
@@ -210,7 +210,7 @@ def evaluation_batches(
     crop: str,
     bad_records: BadRecords,
     workers: int = 0,
-    places: Sequence[int] | None = None,
+    local_indices: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
     """Batches that hold each record of the source exactly once, in its order.
 
@@ -227,8 +227,8 @@ def evaluation_batches(
       DataError: while iterating; a record cannot be used, or too many cannot.
     """
     load = _EvaluationImage(source, resolution, crop)
-    places = range(batch_size) if places is None else places
-    batches = _iterate(Positions(batch_size, places), load, len(places), workers)
+    local_indices = range(batch_size) if local_indices is None else local_indices
+    batches = _iterate(Positions(batch_size, local_indices), load, len(local_indices), workers)
     with contextlib.closing(batches):
         for _ in range(math.ceil(len(source) / batch_size)):
             yield _finish(next(batches), bad_records)

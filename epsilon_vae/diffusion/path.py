@@ -33,7 +33,7 @@ class RectifiedFlow:
         'none' is 1.
     """
 
-    term: ClassVar[str] = "flow"  # the loss's name
+    loss_name: ClassVar[str] = "flow"  # the loss's name
 
     gamma: float = 0.6
     normalization: str = "sample"
@@ -60,7 +60,7 @@ class RectifiedFlow:
         """t, as a network that generates latents is told it."""
         return t
 
-    def denoised(self, x_t: jax.Array, velocity: jax.Array, t: jax.Array) -> jax.Array:
+    def predict_x0(self, x_t: jax.Array, velocity: jax.Array, t: jax.Array) -> jax.Array:
         """One-step estimate of x0 (Eq. 9 with gamma): `(x_t - t v) / gamma`."""
         return (x_t - per_image(t) * velocity) / self.gamma
 
@@ -68,7 +68,9 @@ class RectifiedFlow:
         """How the velocity changes where the estimate of x0 does by `change`; t at least 1e-3."""
         return -self.gamma * change / per_image(jnp.maximum(t, 1e-3))
 
-    def move(self, x_t: jax.Array, velocity: jax.Array, t: jax.Array, s: jax.Array) -> jax.Array:
+    def ddim_step(
+        self, x_t: jax.Array, velocity: jax.Array, t: jax.Array, s: jax.Array
+    ) -> jax.Array:
         """x_s on the straight line through x_t along the velocity."""
         return x_t + per_image(s - t) * velocity
 
@@ -77,9 +79,9 @@ class RectifiedFlow:
     ) -> jax.Array:
         """Euler step from t to s < t; deterministic, `noise` is unused."""
         del noise
-        return self.move(x_t, velocity, t, s)
+        return self.ddim_step(x_t, velocity, t, s)
 
-    def final(self, x: jax.Array) -> jax.Array:
+    def unscale(self, x: jax.Array) -> jax.Array:
         """Image from the sampler's end point at t = 0: the path's data term is gamma x0."""
         return x / self.gamma
 
@@ -99,7 +101,7 @@ class DDPM:
         (there Eq. 15), as DiT's public weights want it. The last step, to data, adds no noise.
     """
 
-    term: ClassVar[str] = "flow"
+    loss_name: ClassVar[str] = "flow"
 
     num_steps: int = 1000
     beta_start: float = 1e-4
@@ -145,7 +147,7 @@ class DDPM:
         """
         return (self._step(t) - 1) / self.num_steps
 
-    def denoised(self, x_t: jax.Array, prediction: jax.Array, t: jax.Array) -> jax.Array:
+    def predict_x0(self, x_t: jax.Array, prediction: jax.Array, t: jax.Array) -> jax.Array:
         """x0 estimate (Ho et al., Eq. 15), of images clipped to their range.
 
         At t near 1 `1 / sqrt(abar)` is 158, so an unclipped estimate is useless as an image.
@@ -160,10 +162,12 @@ class DDPM:
         abar, noise_variance = self.alpha_bar(t), self._noise_variance(t)
         return -change * per_image(jnp.sqrt(abar / jnp.maximum(noise_variance, 1e-6)))
 
-    def move(self, x_t: jax.Array, prediction: jax.Array, t: jax.Array, s: jax.Array) -> jax.Array:
+    def ddim_step(
+        self, x_t: jax.Array, prediction: jax.Array, t: jax.Array, s: jax.Array
+    ) -> jax.Array:
         """x_s with the same x0 estimate and noise: the deterministic step of DDIM."""
         noise = prediction[..., : x_t.shape[-1]]
-        return self.perturb(self.denoised(x_t, prediction, t), noise, s)
+        return self.perturb(self.predict_x0(x_t, prediction, t), noise, s)
 
     def step_back(
         self,
@@ -180,7 +184,7 @@ class DDPM:
         abar_t, abar_s = per_image(self.alpha_bar(t)), per_image(self.alpha_bar(s))
         variance_t, variance_s = map(per_image, (self._noise_variance(t), self._noise_variance(s)))
         beta = (variance_t - variance_s) / abar_s
-        x0 = self.denoised(x_t, prediction, t)
+        x0 = self.predict_x0(x_t, prediction, t)
         mean = jnp.sqrt(abar_s) * beta * x0 + jnp.sqrt(abar_t / abar_s) * variance_s * x_t
         small = beta * variance_s / variance_t
         variance = self._step_variance(small, beta, prediction[..., x_t.shape[-1] :])
@@ -193,7 +197,7 @@ class DDPM:
             return jnp.exp(share * jnp.log(beta) + (1 - share) * jnp.log(least))
         return {"small": small, "large": beta}[self.variance]
 
-    def final(self, x: jax.Array) -> jax.Array:
+    def unscale(self, x: jax.Array) -> jax.Array:
         """The end point is the image."""
         return x
 
@@ -205,7 +209,7 @@ class Direct:
     As in every autoencoder that the paper compares with. x_t is nothing: 0.
     """
 
-    term: ClassVar[str] = "reconstruction"
+    loss_name: ClassVar[str] = "reconstruction"
 
     def perturb(self, x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
         """Zeros."""
@@ -222,7 +226,7 @@ class Direct:
         del t
         return x_t
 
-    def denoised(self, x_t: jax.Array, image: jax.Array, t: jax.Array) -> jax.Array:
+    def predict_x0(self, x_t: jax.Array, image: jax.Array, t: jax.Array) -> jax.Array:
         """The image that was predicted."""
         del x_t, t
         return image
@@ -232,7 +236,7 @@ class Direct:
         del t
         return change
 
-    def move(self, x_t: jax.Array, image: jax.Array, t: jax.Array, s: jax.Array) -> jax.Array:
+    def ddim_step(self, x_t: jax.Array, image: jax.Array, t: jax.Array, s: jax.Array) -> jax.Array:
         """The image, wherever one goes."""
         del x_t, t, s
         return image
@@ -244,7 +248,7 @@ class Direct:
         del x_t, t, s, noise
         return image
 
-    def final(self, x: jax.Array) -> jax.Array:
+    def unscale(self, x: jax.Array) -> jax.Array:
         """The end point is the image."""
         return x
 

@@ -29,7 +29,7 @@ def sample(
     """
     start, step = _start_and_step(process, predict, times, key, shape)
     x = jax.lax.fori_loop(0, len(times) - 1, lambda i, x: step(i, x)[0], start)
-    return process.final(x)
+    return process.unscale(x)
 
 
 def image_keys(seed: int | jax.Array, indices: jax.Array) -> jax.Array:
@@ -75,7 +75,7 @@ def _start_and_step(process, predict, times, key, shape):
         t = jnp.broadcast_to(times[i], shape[:1])
         s = jnp.broadcast_to(times[i + 1], shape[:1])
         prediction = predict(process.network_input(x, t), t)
-        estimate = process.denoised(x, prediction, t)
+        estimate = process.predict_x0(x, prediction, t)
         return process.step_back(x, prediction, t, s, draw(i + 1)), estimate
 
     return jnp.broadcast_to(draw(0), shape), step

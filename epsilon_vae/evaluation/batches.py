@@ -54,9 +54,14 @@ def batches(
     Raises:
       DataError: while iterating; a record cannot be used, or too many cannot.
     """
-    places = np.split(np.arange(batch_size), jax.process_count())[jax.process_index()]
+    local_indices = np.split(np.arange(batch_size), jax.process_count())[jax.process_index()]
     local_batches = evaluation_batches(
-        Subset(source, indices), batch_size, resolution, crop, bad_records, places=places
+        Subset(source, indices),
+        batch_size,
+        resolution,
+        crop,
+        bad_records,
+        local_indices=local_indices,
     )
     for number, local in enumerate(local_batches):
         good = np.flatnonzero(hosts.concatenate(local["mask"]))

@@ -18,11 +18,11 @@ from epsilon_vae.data.sources import Subset, evenly_spaced, open_source
 from epsilon_vae.evaluation import plots, results
 from epsilon_vae.evaluation.batches import Batch
 from epsilon_vae.evaluation.measure import ORIGINALS, Key, measure
-from epsilon_vae.evaluation.measures import MIN_RESOLUTION, Measures
 from epsilon_vae.evaluation.paper import paper_rows
-from epsilon_vae.evaluation.pictures import Photographer
+from epsilon_vae.evaluation.pictures import ReportImages
 from epsilon_vae.evaluation.protocol import CROPS, Protocol
-from epsilon_vae.evaluation.report import Pictures, write_report
+from epsilon_vae.evaluation.reconstruction_metrics import MIN_RESOLUTION, ReconstructionMetrics
+from epsilon_vae.evaluation.report import Gallery, write_report
 from epsilon_vae.evaluation.subjects import Run, Subject, SubjectError, picture_name
 from epsilon_vae.parallel import hosts
 from epsilon_vae.versions import versions
@@ -52,7 +52,7 @@ def evaluate(
     mesh: Mesh,
     save_images: bool = False,
 ) -> None:
-    """Measures, and writes `output`; all processes call alike, process 0 writes.
+    """ReconstructionMetrics, and writes `output`; all processes call alike, process 0 writes.
 
     Args:
       subjects: to compare.
@@ -87,9 +87,9 @@ def evaluate(
     }
     saves = save_images and hosts.is_first()
     keep = functools.partial(_save, folder / "images") if saves else None
-    measures = Measures(LPIPS_NETS, protocol.features, mesh)
+    measures = ReconstructionMetrics(LPIPS_NETS, protocol.features, mesh)
     crop = CROPS[protocol.crop]
-    photographer = Photographer(
+    report_images = ReportImages(
         subjects, source, resolutions, steps, crop, protocol.seed, measures.batch_size
     )
     total = len(source) * len(resolutions)
@@ -108,16 +108,16 @@ def evaluate(
                 bar.update,
                 keep,
             )
-            photographer.add(resolution, measured.tallies if measured else {})
+            report_images.add(resolution, measured.accumulators if measured else {})
             if measured:
-                found["rows"] += results.rows(resolution, measured.tallies)
+                found["rows"] += results.rows(resolution, measured.accumulators)
                 table = folder / f"per_image_{resolution}.csv"
-                results.write_per_image(table, measured.names, measured.tallies)
+                results.write_per_image(table, measured.names, measured.accumulators)
     if hosts.is_first():
-        _write(folder, found, photographer.pictures)
+        _write(folder, found, report_images.pictures)
         shutil.rmtree(parts)
     # At the end of the program JAX waits for process 0 no longer than its timeout of shutting down.
-    hosts.meet("evaluation written")
+    hosts.barrier("evaluation written")
 
 
 def _check(subjects: Sequence[Subject], resolutions: Sequence[int], num_images: int) -> None:
@@ -148,7 +148,7 @@ def _fingerprint(found: dict, resolution: int, steps: Sequence[int], save_images
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _write(folder: pathlib.Path, found: dict, pictures: Pictures) -> None:
+def _write(folder: pathlib.Path, found: dict, pictures: Gallery) -> None:
     results.write_json(folder / "results.json", found)
     table = results.markdown(found)
     (folder / "results.md").write_text(table, encoding="utf-8")

@@ -15,8 +15,8 @@ from epsilon_vae.data.pipeline import BadRecords
 from epsilon_vae.data.records import Record
 from epsilon_vae.data.sources import evenly_spaced
 from epsilon_vae.evaluation.batches import Batch, batches
-from epsilon_vae.evaluation.measures import Measures
 from epsilon_vae.evaluation.protocol import CROPS, Protocol, noisy
+from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
 from epsilon_vae.evaluation.subjects import Subject
 from epsilon_vae.metrics.frechet import FeatureStatistics
 from epsilon_vae.parallel import hosts
@@ -31,7 +31,7 @@ ROWS = 512
 Key = tuple[str, int | None]  # a subject's name, and NFE or None
 
 
-class Tally:
+class MetricAccumulator:
     """What has been measured of one subject at one NFE, or of the originals.
 
     Attributes:
@@ -89,22 +89,24 @@ class Tally:
         return arrays | {"seconds": np.array(self.seconds)}
 
     @classmethod
-    def of_arrays(cls, arrays: dict[str, np.ndarray]) -> "Tally":
+    def of_arrays(cls, arrays: dict[str, np.ndarray]) -> "MetricAccumulator":
         """What `arrays` gave."""
-        tally = cls()
+        accumulator = cls()
         moments: dict[str, dict] = {}
         for path, array in arrays.items():
             kind, _, name = path.partition("/")
             if kind == "values":
-                tally.values[name] = [array]
+                accumulator.values[name] = [array]
             elif kind == "rows":
-                tally._rows[name] = array
+                accumulator._rows[name] = array
             elif kind == "statistics":
                 features, part = name.split("/")
                 moments.setdefault(features, {})[part] = int(array) if part == "count" else array
-        tally._statistics = {name: FeatureStatistics(**parts) for name, parts in moments.items()}
-        tally.seconds = list(arrays["seconds"])
-        return tally
+        accumulator._statistics = {
+            name: FeatureStatistics(**parts) for name, parts in moments.items()
+        }
+        accumulator.seconds = list(arrays["seconds"])
+        return accumulator
 
 
 @dataclasses.dataclass
@@ -113,19 +115,19 @@ class Progress:
 
     Attributes:
       names: of the images that are done.
-      tallies: of them.
+      accumulators: of them.
       setting: that times of decoding depend on: devices, processes, batch size.
     """
 
     names: list[str]
-    tallies: dict[Key, Tally]
+    accumulators: dict[Key, MetricAccumulator]
     setting: str
 
     def save(self, path: pathlib.Path) -> None:
         """Writes the file, whole or not at all."""
         arrays = {"names": np.array(self.names), "setting": np.array(self.setting)}
-        for index, tally in enumerate(self.tallies.values()):
-            arrays |= {f"{index}/{name}": array for name, array in tally.arrays().items()}
+        for index, accumulator in enumerate(self.accumulators.values()):
+            arrays |= {f"{index}/{name}": array for name, array in accumulator.arrays().items()}
         partial = path.with_name(f".{path.name}.tmp")
         with partial.open("wb") as file:
             np.savez(file, **arrays)
@@ -133,12 +135,12 @@ class Progress:
 
     @classmethod
     def load(cls, path: pathlib.Path, keys: Sequence[Key], setting: str) -> "Progress":
-        """What `save` wrote of tallies of these keys; or, without a file, the start.
+        """What `save` wrote of accumulators of these keys; or, without a file, the start.
 
         Times of decoding in another setting are left out.
         """
         if not path.exists():
-            return cls([], {key: Tally() for key in keys}, setting)
+            return cls([], {key: MetricAccumulator() for key in keys}, setting)
         parts: dict[str, dict] = {}
         with np.load(path, allow_pickle=False) as arrays:
             names, is_same_setting = arrays["names"].tolist(), arrays["setting"] == setting
@@ -146,11 +148,13 @@ class Progress:
                 index, _, rest = name.partition("/")
                 if rest:
                     parts.setdefault(index, {})[rest] = arrays[name]
-        tallies = {key: Tally.of_arrays(parts[str(i)]) for i, key in enumerate(keys)}
+        accumulators = {
+            key: MetricAccumulator.of_arrays(parts[str(i)]) for i, key in enumerate(keys)
+        }
         if not is_same_setting:
-            for tally in tallies.values():
-                tally.seconds = []
-        return cls(names, tallies, setting)
+            for accumulator in accumulators.values():
+                accumulator.seconds = []
+        return cls(names, accumulators, setting)
 
 
 ORIGINALS: Key = ("", None)
@@ -162,7 +166,7 @@ def measure(
     resolution: int,
     steps: Sequence[int],
     protocol: Protocol,
-    measures: Measures,
+    measures: ReconstructionMetrics,
     file: pathlib.Path,
     advance: Callable[[int], None],
     keep: Callable[[Batch, Key, np.ndarray], None] | None = None,
@@ -181,8 +185,8 @@ def measure(
       keep: called with each batch's originals and pictures.
 
     Returns:
-      On process 0, the names of all images, and the tallies of each subject at each NFE and of the
-      `ORIGINALS`; None on the others.
+      On process 0, the names of all images, and the accumulators of each subject at each NFE and
+      of the `ORIGINALS`; None on the others.
 
     Raises:
       DataError, SubjectError: an image or a picture cannot be used.
@@ -190,7 +194,7 @@ def measure(
     keys = [(s.name, nfe) for s in subjects for nfe in s.nfes(steps)]
     setting = f"{', '.join(devices().values())} processes, batches of {measures.batch_size}"
     progress = Progress.load(file, [ORIGINALS, *keys], setting) if hosts.is_first() else None
-    start = hosts.from_first(len(progress.names) if progress else 0)
+    start = hosts.broadcast_from_first(len(progress.names) if progress else 0)
     advance(start)
     bad_records = BadRecords(0, len(source), "replace it, or take it out of --data")
     crop, seed = CROPS[protocol.crop], protocol.seed
@@ -231,7 +235,7 @@ def measure(
         advance(batch.count)
         if progress:
             for key, result in results.items():
-                progress.tallies[key].add(*result)
+                progress.accumulators[key].add(*result)
             progress.names.extend(batch.names[: batch.count].tolist())
             if time.monotonic() - saved_at > SAVE_EVERY_SECONDS or start == len(source):
                 progress.save(file)

@@ -10,9 +10,9 @@ from epsilon_vae.data.records import Record
 from epsilon_vae.data.sources import evenly_spaced
 from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.evaluation.batches import Batch, batches
-from epsilon_vae.evaluation.measure import Key, Tally
+from epsilon_vae.evaluation.measure import Key, MetricAccumulator
 from epsilon_vae.evaluation.page import BYTES_PER_PIXEL
-from epsilon_vae.evaluation.report import Film, Pictures, ReportImage, SeedVariation
+from epsilon_vae.evaluation.report import Gallery, ReportImage, SeedVariation, Trajectory
 from epsilon_vae.evaluation.subjects import Run, Subject, stem
 from epsilon_vae.parallel import hosts
 
@@ -75,22 +75,22 @@ def amounts(
 
 
 def worst_images(
-    tallies: dict[Key, Tally], keys: Sequence[Key], count: int
+    accumulators: dict[Key, MetricAccumulator], keys: Sequence[Key], count: int
 ) -> dict[tuple[str, Key], list[int]]:
     """(metric, key) → indices of `count` images that come off worst, the worst first."""
     worst = {}
     for key in keys:
-        for metric in tallies[key].values:
+        for metric in accumulators[key].values:
             if metric == "ssim_range2":
                 continue  # ranks as ssim does, nearly
-            values = tallies[key].per_image(metric)
+            values = accumulators[key].per_image(metric)
             order = np.argsort(values if metric in SIMILARITIES else -values, kind="stable")
             worst[metric, key] = order[:count].tolist()
     return worst
 
 
-class Photographer:
-    """Collects `Pictures` of one resolution after the other; all processes call alike.
+class ReportImages:
+    """Collects `Gallery` of one resolution after the other; all processes call alike.
 
     Args:
       subjects: of the evaluation.
@@ -118,15 +118,15 @@ class Photographer:
         self._main_keys = [(s.name, main_nfe(s.nfes(steps))) for s in subjects]
         num_runs = sum(isinstance(subject, Run) for subject in subjects)
         self._amounts = amounts(resolutions, len(subjects), num_runs, len(self._keys))
-        self.pictures = Pictures([], {}, [], [])
+        self.pictures = Gallery([], {}, [], [])
 
-    def add(self, resolution: int, tallies: dict[Key, Tally]) -> None:
-        """The pictures of a resolution, from its tallies, which process 0 has, the others not."""
+    def add(self, resolution: int, accumulators: dict[Key, MetricAccumulator]) -> None:
+        """Adds the pictures of a resolution; only process 0 has its accumulators."""
         amount = self._amounts[resolution]
         gallery = evenly_spaced(len(self._source), amount.gallery)
         named: dict[int, set[Key]] = {}  # index → whose list of worst images it is in
-        if tallies and amount.worst:
-            worst = worst_images(tallies, self._main_keys, amount.worst)
+        if accumulators and amount.worst:
+            worst = worst_images(accumulators, self._main_keys, amount.worst)
             for (metric, key), indices in worst.items():
                 self.pictures.worst[resolution, metric, key] = indices
                 for index in indices:
@@ -136,8 +136,8 @@ class Photographer:
         others[gallery] = False
         others = np.flatnonzero(hosts.array_from_first(others))
         values = {
-            key: {name: tally.per_image(name) for name in tally.values}
-            for key, tally in tallies.items()
+            key: {name: accumulator.per_image(name) for name in accumulator.values}
+            for key, accumulator in accumulators.items()
         }
         for batch in self._batches(resolution, gallery):
             self._add_images(batch, self._keys, values)
@@ -205,7 +205,7 @@ class Photographer:
                 times, states, estimates = subject.autoencoder.trajectory(
                     latents[i], FILM_STEPS, self._seed
                 )
-                film = Film(*place, times, to_uint8(states), to_uint8(estimates))
+                film = Trajectory(*place, times, to_uint8(states), to_uint8(estimates))
                 self.pictures.films.append(film)
 
 

@@ -8,8 +8,8 @@ from epsilon_vae.autoencoder import Autoencoder
 from epsilon_vae.data.pipeline import BadRecords
 from epsilon_vae.data.sources import evenly_spaced, open_source
 from epsilon_vae.evaluation.batches import Batch, batches
-from epsilon_vae.evaluation.measure import Tally
-from epsilon_vae.evaluation.measures import Measures
+from epsilon_vae.evaluation.measure import MetricAccumulator
+from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
 from epsilon_vae.models.build import build_networks, build_process
 
 GRID_IMAGES = 8
@@ -37,7 +37,7 @@ class HeldOutEvaluation:
         self._nfe = config.flow.nfe
         self._parts = build_networks(config), build_process(config), config.flow.spacing
         self._autoencoder: Autoencoder | None = None
-        self._measures = Measures((config.loss.lpips_net,), (), mesh)
+        self._measures = ReconstructionMetrics((config.loss.lpips_net,), (), mesh)
         self.names = self._measures.names
         self._mesh = mesh
         data = config.data
@@ -59,11 +59,11 @@ class HeldOutEvaluation:
         if self._autoencoder is None:
             self._autoencoder = Autoencoder(*self._parts, params, mesh=self._mesh)
         self._autoencoder.params = params
-        tally = Tally()
+        accumulator = MetricAccumulator()
         for batch in self._batches:
             pictures = self._autoencoder.reconstruct(batch.images, self._nfe)
-            tally.add(batch.cut(self._measures.compare(batch.images, pictures)), {})
-        return tally.means(), self._grid(self._batches[0])
+            accumulator.add(batch.cut(self._measures.compare(batch.images, pictures)), {})
+        return accumulator.means(), self._grid(self._batches[0])
 
     def _grid(self, batch: Batch) -> np.ndarray:
         nfes = dict.fromkeys(map(self._autoencoder.nfe, GRID_STEPS))

@@ -66,7 +66,7 @@ class SeedVariation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Film:
+class Trajectory:
     """The decoding of one image, from noise at t = 1 to the image at t = 0.
 
     Attributes:
@@ -86,7 +86,7 @@ class Film:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictures:
+class Gallery:
     """All pictures of a report.
 
     Attributes:
@@ -100,12 +100,12 @@ class Pictures:
     images: list[ReportImage]
     worst: dict[tuple[int, str, Key], list[int]]
     seeds: list[SeedVariation]
-    films: list[Film]
+    films: list[Trajectory]
     shown: list[str] = dataclasses.field(default_factory=list)
 
 
 def write_report(
-    path: pathlib.Path, results: dict, figures: dict[str, Figure], pictures: Pictures
+    path: pathlib.Path, results: dict, figures: dict[str, Figure], pictures: Gallery
 ) -> None:
     """Writes the page; the same for the same arguments. Parts without content are left out.
 
@@ -216,14 +216,14 @@ def _size(picture: np.ndarray) -> list[int]:
 
 
 def _known_image(
-    of: Film | SeedVariation, known: dict[tuple[int, int], ReportImage], store: _Store
+    of: Trajectory | SeedVariation, known: dict[tuple[int, int], ReportImage], store: _Store
 ) -> tuple[str, int | None]:
     """Name of its image, and the original's id or None."""
     image = known.get((of.resolution, of.index))
     return (image.name, store.add(image.original)) if image else (f"image {of.index}", None)
 
 
-def _film(film: Film, known: dict[tuple[int, int], ReportImage], store: _Store) -> dict:
+def _film(film: Trajectory, known: dict[tuple[int, int], ReportImage], store: _Store) -> dict:
     name, original = _known_image(film, known, store)
     steps = len(film.estimates)
     return {

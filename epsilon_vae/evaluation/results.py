@@ -1,4 +1,4 @@
-"""From tallies to numbers, each beside its protocol: rows, results.json, the Markdown table."""
+"""Accumulated metrics to numbers beside their protocol: rows, results.json, a Markdown table."""
 
 import csv
 import json
@@ -7,28 +7,30 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from epsilon_vae.evaluation.measure import ORIGINALS, Key, Tally
+from epsilon_vae.evaluation.measure import ORIGINALS, Key, MetricAccumulator
 from epsilon_vae.evaluation.protocol import distance_name, noiseless
 from epsilon_vae.evaluation.tables import results_table
 from epsilon_vae.metrics.frechet import frechet_distance
 
 
-def rows(resolution: int, tallies: dict[Key, Tally]) -> list[dict]:
+def rows(resolution: int, accumulators: dict[Key, MetricAccumulator]) -> list[dict]:
     """Each subject's numbers at each NFE: means over images, distances, time.
 
     `notes` says what is to be known of them, as that images are too few.
     """
-    originals = tallies[ORIGINALS]
-    return [_row(k, resolution, t, originals) for k, t in tallies.items() if k != ORIGINALS]
+    originals = accumulators[ORIGINALS]
+    return [_row(k, resolution, t, originals) for k, t in accumulators.items() if k != ORIGINALS]
 
 
-def _row(key: Key, resolution: int, tally: Tally, originals: Tally) -> dict:
+def _row(
+    key: Key, resolution: int, accumulator: MetricAccumulator, originals: MetricAccumulator
+) -> dict:
     subject, nfe = key
-    num_images = sum(map(len, next(iter(tally.values.values()))))
+    num_images = sum(map(len, next(iter(accumulator.values.values()))))
     found = {"subject": subject, "resolution": resolution, "nfe": nfe, "num_images": num_images}
     notes = []
     references = originals.statistics()
-    for features, statistics in tally.statistics().items():
+    for features, statistics in accumulator.statistics().items():
         name = distance_name(features)
         notes += notes_on_distance(name, statistics.mean.size, num_images)
         if num_images < 2:
@@ -37,8 +39,8 @@ def _row(key: Key, resolution: int, tally: Tally, originals: Tally) -> dict:
         found[name] = frechet_distance(
             references[noiseless(features)].gaussian(), statistics.gaussian()
         )
-    found |= tally.means()
-    found["decode_seconds"] = float(np.median(tally.seconds)) if tally.seconds else None
+    found |= accumulator.means()
+    found["decode_seconds"] = float(np.median(accumulator.seconds)) if accumulator.seconds else None
     return found | {"notes": notes}
 
 
@@ -54,18 +56,20 @@ def notes_on_distance(name: str, dim: int, num_images: int) -> list[str]:
     ]
 
 
-def write_per_image(path: pathlib.Path, names: Sequence[str], tallies: dict[Key, Tally]) -> None:
+def write_per_image(
+    path: pathlib.Path, names: Sequence[str], accumulators: dict[Key, MetricAccumulator]
+) -> None:
     """A CSV file with a line for each image, subject and NFE: all metrics of it.
 
     The index is the image's place among those that were measured, in the order of the data.
     """
-    keys = [key for key in tallies if key != ORIGINALS]
-    metrics = list(tallies[keys[0]].values)
+    keys = [key for key in accumulators if key != ORIGINALS]
+    metrics = list(accumulators[keys[0]].values)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["index", "name", "subject", "nfe", *metrics])
         for key in keys:
-            columns = [tallies[key].per_image(metric) for metric in metrics]
+            columns = [accumulators[key].per_image(metric) for metric in metrics]
             for index, values in enumerate(zip(*columns, strict=True)):
                 numbers = (f"{value:.6g}" for value in values)
                 writer.writerow([index, names[index], key[0], key[1] or "", *numbers])

@@ -16,8 +16,8 @@ from epsilon_vae.data.decode import DataError
 from epsilon_vae.evaluation import results
 from epsilon_vae.evaluation.features import DESCRIPTIONS
 from epsilon_vae.evaluation.image_set import CroppedImages, ImageSet
-from epsilon_vae.evaluation.measures import Measures
 from epsilon_vae.evaluation.protocol import CROPS, Protocol, distance_name
+from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
 from epsilon_vae.evaluation.samples_report import Shown, shown_of, write_samples_report
 from epsilon_vae.evaluation.tables import cell
 from epsilon_vae.metrics import inception
@@ -47,7 +47,7 @@ FIXED = {
 def evaluate_samples(
     samples: str, reference: str, protocol: Protocol, output: str, mesh: Mesh
 ) -> None:
-    """Measures, and writes results.json, results.md and report.html.
+    """ReconstructionMetrics, and writes results.json, results.md and report.html.
 
     All processes call alike, the first writes. It takes one pass, of which nothing is kept when it
     is stopped. Features of all images are held, for precision and recall: 410 MB for 50,000 by
@@ -70,7 +70,7 @@ def evaluate_samples(
     has_inception = "inception" in protocol.features
     moments = real.gaussian(inception.NUM_FEATURES) if has_inception else None
     _check_numbers(generated, real, protocol.features, moments)
-    measures = Measures((), protocol.features, mesh)
+    measures = ReconstructionMetrics((), protocol.features, mesh)
     generated_features, samples_shown = _features(generated, measures)
     real_features, reference_shown = _features(real, measures)
     row = {"samples": samples, "num_images": len(generated), "num_reference_images": len(real)}
@@ -95,7 +95,7 @@ def evaluate_samples(
         ]
         _write(pathlib.Path(output), protocol, reference, row | {"notes": notes}, sets)
     # At the end of the program JAX waits for process 0 no longer than its timeout of shutting down.
-    hosts.meet("samples measured")
+    hosts.barrier("samples measured")
 
 
 def _open_reference(path: str, generated: ImageSet, crop: str) -> ImageSet | CroppedImages:
@@ -128,7 +128,7 @@ def _check_numbers(
 
 
 def _features(
-    images: ImageSet | CroppedImages, measures: Measures
+    images: ImageSet | CroppedImages, measures: ReconstructionMetrics
 ) -> tuple[dict[str, np.ndarray], dict[int, np.ndarray]]:
     """Of all images, `[N, d]` by name, and the pictures to show, by index; nothing of none."""
     found: dict[str, list[np.ndarray]] = {}

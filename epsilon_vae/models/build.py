@@ -9,7 +9,7 @@ import ml_collections
 
 from epsilon_vae.config import ConfigError
 from epsilon_vae.diffusion.path import DDPM, Direct, Process, RectifiedFlow
-from epsilon_vae.models.autoencoder import Networks
+from epsilon_vae.models.autoencoder_model import AutoencoderModel
 from epsilon_vae.models.bottleneck import KLBottleneck, VQBottleneck
 from epsilon_vae.models.decoder import ASYM_SIZES, SD_SIZES, VAE_SIZES, SDDecoder, VAEDecoder
 from epsilon_vae.models.dit import DIT_SIZES, ClassDiT, DiT, DiTDecoder
@@ -73,7 +73,7 @@ ENCODERS = {
 }
 
 
-def build_networks(config: ml_collections.ConfigDict) -> Networks:
+def build_networks(config: ml_collections.ConfigDict) -> AutoencoderModel:
     """Encoder and decoder.
 
     Raises:
@@ -92,7 +92,7 @@ def build_networks(config: ml_collections.ConfigDict) -> Networks:
         make_encoder = functools.partial(make_encoder, patch=encoder.f, **common)
     else:
         make_encoder = functools.partial(make_encoder, multipliers=multipliers[encoder.f], **common)
-    networks = Networks(
+    networks = AutoencoderModel(
         encoder=_with_bottleneck(config, make_encoder),
         decoder=decoder,
         f=encoder.f,

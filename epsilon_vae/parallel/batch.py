@@ -21,7 +21,7 @@ def jit_shared(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
       mesh: of one process or all.
 
     Returns:
-      A function of the same arguments, B a multiple of `images_abreast(mesh)`; its results are
+      A function of the same arguments, B a multiple of `num_data_shards(mesh)`; its results are
       whole on each device. To be called, or traced, under `jax.set_mesh(mesh)`.
     """
 
@@ -41,12 +41,12 @@ def jit_shared(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     return jax.jit(on_mesh, out_shardings=replicated(mesh))
 
 
-def images_abreast(mesh: Mesh) -> int:
+def num_data_shards(mesh: Mesh) -> int:
     """How many images devices of `data` and `fsdp` work on at a time."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def in_groups(function: Callable[..., Any], size: int) -> Callable[..., Any]:
+def in_chunks(function: Callable[..., Any], size: int) -> Callable[..., Any]:
     """`function(whole, *batches)`, given `size` images at a time, one group after the other.
 
     What it gives for an image then is the same to the bit, however many images there are in all and
@@ -78,7 +78,7 @@ def share_images(
 
     def call(whole: Any, *batches: np.ndarray) -> Any:
         size = len(batches[0])
-        missing = -size % (group_size * images_abreast(mesh))
+        missing = -size % (group_size * num_data_shards(mesh))
         padded = [np.concatenate([x, x[:1].repeat(missing, 0)]) for x in batches]
         placed = [
             jax.make_array_from_callback(x.shape, images_at, lambda part, x=x: x[part])

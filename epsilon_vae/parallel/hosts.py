@@ -129,7 +129,7 @@ def concatenate(array: np.ndarray) -> np.ndarray:
     return multihost_utils.process_allgather(array, tiled=True)
 
 
-def from_first(number: int) -> int:
+def broadcast_from_first(number: int) -> int:
     """The number, below 2**32, that process 0 gave."""
     return int(multihost_utils.broadcast_one_to_all(np.uint32(number)))
 
@@ -141,19 +141,19 @@ def array_from_first(array: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.broadcast_one_to_all(array))
 
 
-def same_everywhere(text: str) -> bool:
+def all_equal(text: str) -> bool:
     """Whether all processes have the same text as process 0."""
     checksum = zlib.crc32(text.encode())
-    return all_agree(checksum == from_first(checksum))
+    return all_agree(checksum == broadcast_from_first(checksum))
 
 
-def meet(name: str) -> None:
+def barrier(name: str) -> None:
     """Returns once all processes are here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
-def leave(code: int, wait: bool = True) -> NoReturn:
+def exit_process(code: int, wait: bool = True) -> NoReturn:
     """Ends this process after an error, when others may never come to the end of theirs.
 
     Args:

@@ -46,7 +46,7 @@ def image_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH_AXES, "space"))
 
 
-def of_batch(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Of arrays `[B, …]`: the batch over `data` and `fsdp`."""
     return NamedSharding(mesh, P(BATCH_AXES))
 

@@ -125,22 +125,22 @@ def _constrain(x: jax.Array, rows: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P(batch or None, rows))
 
 
-def batch_places(sharding: NamedSharding, batch_size: int) -> np.ndarray:
+def local_batch_indices(sharding: NamedSharding, batch_size: int) -> np.ndarray:
     """Places of a global batch `[B, …]` that this process's devices hold, rising."""
-    places = np.arange(batch_size)
-    of_batch = NamedSharding(sharding.mesh, P(sharding.spec[0]))
-    indices = of_batch.addressable_devices_indices_map((batch_size,))
-    return np.unique(np.concatenate([places[index[0]] for index in indices.values()]))
+    local_indices = np.arange(batch_size)
+    by_image = NamedSharding(sharding.mesh, P(sharding.spec[0]))
+    indices = by_image.addressable_devices_indices_map((batch_size,))
+    return np.unique(np.concatenate([local_indices[index[0]] for index in indices.values()]))
 
 
 def global_batch(
-    sharding: NamedSharding, batch_size: int, places: np.ndarray, local: np.ndarray
+    sharding: NamedSharding, batch_size: int, local_indices: np.ndarray, local: np.ndarray
 ) -> jax.Array:
-    """The global array `[batch_size, …]` of which `local` holds `places` (`batch_places`)."""
+    """The global array `[batch_size, …]`; `local` holds its `local_indices`."""
 
     def shard(index: tuple[slice, ...]) -> np.ndarray:
         wanted = np.arange(batch_size)[index[0]]
-        start = np.searchsorted(places, wanted[0])
+        start = np.searchsorted(local_indices, wanted[0])
         return local[start : start + len(wanted), *index[1:]]
 
     return jax.make_array_from_callback((batch_size, *local.shape[1:]), sharding, shard)

@@ -1,4 +1,4 @@
-"""What a run trains on, by its config: images, latents, or images that are encoded as they come."""
+"""What a run trains on, by its config: images, latents, or images that are encoded on the fly."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,11 @@ from epsilon_vae import checkpoint
 from epsilon_vae.autoencoder import Autoencoder, restore_on
 from epsilon_vae.config import ConfigError, is_generator
 from epsilon_vae.data.decode import DataError
-from epsilon_vae.data.latents import Facts, LatentBatches, Latents
+from epsilon_vae.data.latents import LatentBatches, LatentMetadata, Latents
 from epsilon_vae.data.pipeline import BadRecords, Batch, TrainingBatches, evaluation_batches
 from epsilon_vae.data.records import Record
 from epsilon_vae.data.sources import Subset, evenly_spaced, open_source
-from epsilon_vae.encoding import IMAGES_A_DEVICE, ChannelStatistics
+from epsilon_vae.encoding import IMAGES_PER_DEVICE, ChannelStatistics
 from epsilon_vae.models.build import latents_shape
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
@@ -26,7 +26,7 @@ NORMALIZATION_IMAGES = 1024
 
 
 class EncodedBatches(Iterator[Batch]):
-    """Latents of images, encoded as they come; each process encodes its own.
+    """Latents of images, encoded on the fly; each process encodes its own.
 
     A batch is `latents` and `label`, as `LatentBatches`'.
 
@@ -36,7 +36,7 @@ class EncodedBatches(Iterator[Batch]):
       facts: of the latents.
     """
 
-    def __init__(self, images: TrainingBatches, autoencoder: Autoencoder, facts: Facts):
+    def __init__(self, images: TrainingBatches, autoencoder: Autoencoder, facts: LatentMetadata):
         self._images, self._autoencoder, self.facts = images, autoencoder, facts
 
     def __next__(self) -> Batch:
@@ -55,7 +55,7 @@ class EncodedBatches(Iterator[Batch]):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """As `LatentBatches`'."""
-        self.facts = self.facts.continuing(Facts(**state["latents"]))
+        self.facts = self.facts.continuing(LatentMetadata(**state["latents"]))
         self._images.set_state(state)
 
     def close(self) -> None:
@@ -66,12 +66,12 @@ class EncodedBatches(Iterator[Batch]):
 Batches = TrainingBatches | LatentBatches | EncodedBatches
 
 
-def open_batches(config: ml_collections.ConfigDict, places: np.ndarray) -> Batches:
+def open_batches(config: ml_collections.ConfigDict, local_indices: np.ndarray) -> Batches:
     """This process's part of the training batches, as the config's objective takes them.
 
     Args:
       config: of the run.
-      places: of each batch that this process reads.
+      local_indices: of each batch that this process reads.
 
     Raises:
       ConfigError: latents, or an autoencoder, that are not as the config says.
@@ -85,7 +85,7 @@ def open_batches(config: ml_collections.ConfigDict, places: np.ndarray) -> Batch
                 "config.data.path = '': name the folder of latents that epsilon_vae.encode wrote"
             )
         batches = LatentBatches(
-            Latents(data.path), config.batch_size, config.seed, data.flip, places
+            Latents(data.path), config.batch_size, config.seed, data.flip, local_indices
         )
         _check_facts(config, batches.facts, data.path)
         return batches
@@ -100,15 +100,15 @@ def open_batches(config: ml_collections.ConfigDict, places: np.ndarray) -> Batch
         data.reduced_jpeg,
         BadRecords(data.max_bad_share if data.on_bad_record == "skip" else 0, len(source)),
         data.workers,
-        places,
+        local_indices,
     )
     if not is_generator(config):
         return images
     workdir = config.autoencoder.workdir
     # A run that goes on may save a step before another process looks.
-    step = hosts.from_first(int(checkpoint.find_step(workdir).name))
+    step = hosts.broadcast_from_first(int(checkpoint.find_step(workdir).name))
     mesh = make_mesh(devices=jax.local_devices())
-    group_size = min(IMAGES_A_DEVICE, -(-len(places) // jax.local_device_count()))
+    group_size = min(IMAGES_PER_DEVICE, -(-len(local_indices) // jax.local_device_count()))
     autoencoder = restore_on(mesh, workdir, step, group_size=group_size)
     facts = _measure(autoencoder, workdir, source, data.resolution)
     _check_facts(config, facts, data.path)
@@ -117,13 +117,13 @@ def open_batches(config: ml_collections.ConfigDict, places: np.ndarray) -> Batch
 
 def _measure(
     autoencoder: Autoencoder, workdir: str, source: Sequence[Record], resolution: int
-) -> Facts:
-    """Facts of a data set's latents, by some of its images; alike on all processes."""
+) -> LatentMetadata:
+    """The metadata of a data set's latents, by some of its images; alike on all processes."""
     some = Subset(source, evenly_spaced(len(source), NORMALIZATION_IMAGES))
     crops = resolution, "center_crop_adm"
     bad_records = BadRecords(1, len(some))
     statistics = []
-    size = IMAGES_A_DEVICE * jax.local_device_count()
+    size = IMAGES_PER_DEVICE * jax.local_device_count()
     for batch in evaluation_batches(some, size, *crops, bad_records):
         latents = autoencoder.encode(batch["image"])[batch["mask"]]
         statistics += [ChannelStatistics.of(latents)] if len(latents) else []
@@ -132,12 +132,12 @@ def _measure(
     found = functools.reduce(ChannelStatistics.merge, statistics)
     made_by = autoencoder.provenance(workdir)
     classes = list(getattr(source, "classes", ()))
-    return Facts(
+    return LatentMetadata(
         list(latents.shape[1:]), found.mean.tolist(), found.std().tolist(), classes, made_by
     )
 
 
-def _check_facts(config: ml_collections.ConfigDict, facts: Facts, path: str) -> None:
+def _check_facts(config: ml_collections.ConfigDict, facts: LatentMetadata, path: str) -> None:
     """Raises `ConfigError` where latents are not those that the config is for."""
     shape = latents_shape(config)
     if tuple(facts.shape) != shape:

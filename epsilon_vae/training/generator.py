@@ -103,7 +103,7 @@ class GeneratorObjective:
         prediction = generator.predict(params["generator"], x, t, labels)
         target = process.target(latents, draw["noise"])
         loss = jnp.mean((prediction[..., : latents.shape[-1]] - target) ** 2)
-        return loss, (None, {f"loss/{process.term}": loss})
+        return loss, (None, {f"loss/{process.loss_name}": loss})
 
     def discriminator_loss(
         self, discriminator: dict, denoising: None, step: jax.Array

@@ -25,8 +25,8 @@ from epsilon_vae.config import differences, is_generator
 from epsilon_vae.evaluation.reconstruction import HeldOutEvaluation
 from epsilon_vae.evaluation.sampling import SampleEvaluation
 from epsilon_vae.parallel import hosts
-from epsilon_vae.parallel.mesh import make_mesh, of_batch, replicated
-from epsilon_vae.parallel.sharding import batch_places, global_batch
+from epsilon_vae.parallel.mesh import batch_sharding, make_mesh, replicated
+from epsilon_vae.parallel.sharding import global_batch, local_batch_indices
 from epsilon_vae.training.batches import Batches, open_batches
 from epsilon_vae.training.build import build_train_step, frozen_inputs
 from epsilon_vae.training.logging import NoLog, RunLog, write_run_files
@@ -68,8 +68,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
         train_step = build_train_step(config)
         frozen = jax.device_put(frozen_inputs(config), replicated(mesh))
         shapes = batch_shapes(train_step, config.batch_size, mesh)
-        places = batch_places(of_batch(mesh), config.batch_size)
-        batches = open_batches(config, places)
+        local_indices = local_batch_indices(batch_sharding(mesh), config.batch_size)
+        batches = open_batches(config, local_indices)
         to_close.callback(batches.close)
         evaluation = _open_evaluation(config, mesh, batches)
         checkpointer = Checkpointer(
@@ -102,7 +102,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
             with clock.waiting():
                 local = next(batches)
                 batch = {
-                    name: global_batch(x.sharding, config.batch_size, places, local[name])
+                    name: global_batch(x.sharding, config.batch_size, local_indices, local[name])
                     for name, x in shapes.items()
                 }
             with profiler.step(step, window):
@@ -110,12 +110,12 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
                 window.add(step, metrics)
             log.advance()
             if step == start_step + 1:
-                window.settle()
+                window.sync()
                 clock.start()
                 log.line(f"step {step}: compiled and done, {clock.since_launch():.1f} s in")
 
             done = step == config.num_steps
-            stopped_by = None if done else stop.met(step)
+            stopped_by = None if done else stop.stop_requested(step)
             if step % config.log.every_steps == 0 or done or stopped_by:
                 means = window.means() | clock.read(step - start_step) | memory_metrics()
                 means["bad_records"] = hosts.total(batches.num_bad_records)
@@ -124,7 +124,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
                 log.beat(step)
             if step % config.eval.every_steps == 0 or done:
                 with clock.paused():
-                    window.settle()
+                    window.sync()
                     scores, picture = evaluation(state.ema)
                     if scores:
                         log.scalars(step, {f"eval/{name}": x for name, x in scores.items()})
@@ -133,7 +133,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
                         log.picture(step, picture)
             if step % config.checkpoint.every_steps == 0 or done or stopped_by:
                 with clock.paused():
-                    window.settle()  # Nothing non-finite is ever saved.
+                    window.sync()  # Nothing non-finite is ever saved.
                     checkpointer.save(step, state, batches.get_state(), config)
             if stopped_by:
                 log.line(f"step {step}: {stopped_by.name}, saving")
@@ -181,8 +181,8 @@ def load_init_weights(
     step_directory = find_step(workdir)
 
     def load(name: str, path: str, network: dict) -> dict:
-        way_out = OTHER_RUN if name == "generator" else f"config.init.{name} = none"
-        return load_parts(step_directory, {path: network}, way_out)
+        hint = OTHER_RUN if name == "generator" else f"config.init.{name} = none"
+        return load_parts(step_directory, {path: network}, hint)
 
     params = {}
     for name, weights in networks.items():

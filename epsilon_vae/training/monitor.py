@@ -48,7 +48,7 @@ class StopSignal(contextlib.AbstractContextManager):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def met(self, step: int) -> signal.Signals | None:
+    def stop_requested(self, step: int) -> signal.Signals | None:
         """SIGTERM or SIGINT if the run is to stop after this step, else None.
 
         All processes ask after every step. SIGINT to any of them counts as one to all.
@@ -85,10 +85,10 @@ class MetricsWindow:
         """Takes a step's metrics, and waits for those of the step before."""
         if self._pending is None:
             self._begun = time.monotonic()
-        self.settle()
+        self.sync()
         self._pending = (step, metrics)
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         """Waits for all metrics.
 
         Raises:
@@ -116,7 +116,7 @@ class MetricsWindow:
         'accuracy/X' is weighted by 'pairs/X' where there is one: it is over all the window's pairs,
         however they fall to its steps.
         """
-        self.settle()
+        self.sync()
         means = {name: self._mean(name) for name in self._done[0]}
         means["step_seconds"] = float(np.mean(self._step_seconds))
         means["step_seconds_max"] = max(self._step_seconds)
@@ -162,13 +162,13 @@ class StepProfiler:
     def step(self, number: int, window: MetricsWindow):
         """Around a step's call; what is traced begins and ends with an idle device."""
         if number in self._steps and not self._tracing:
-            window.settle()
+            window.sync()
             jax.profiler.start_trace(self._workdir)
             self._tracing = True
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             yield
         if self._tracing and number == self._steps[-1]:
-            window.settle()
+            window.sync()
             self.close()
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from epsilon_vae.diffusion.path import Process
 from epsilon_vae.losses.adversarial import Denoising, NoGAN, TrajectoryGAN, adaptive_weight
 from epsilon_vae.losses.perceptual import LPIPS
-from epsilon_vae.models.autoencoder import Networks
+from epsilon_vae.models.autoencoder_model import AutoencoderModel
 from epsilon_vae.parallel.sharding import shard_images
 
 DISTANCES = {"l2": lambda error: jnp.mean(error**2), "l1": lambda error: jnp.mean(jnp.abs(error))}
@@ -46,7 +46,7 @@ class Objective:
 
     name: ClassVar[str] = "autoencoder"
 
-    networks: Networks
+    networks: AutoencoderModel
     process: Process
     image_size: int
     sample_time: Callable[[jax.Array], jax.Array]
@@ -125,7 +125,7 @@ class Objective:
         x_t = process.perturb(images, noise, t)
 
         def denoise(prediction: jax.Array) -> Denoising:
-            denoised = process.denoised(x_t, prediction, t)
+            denoised = process.predict_x0(x_t, prediction, t)
             return Denoising(images, noise, t, x_t, prediction, denoised, draw["step_fraction"])
 
         def reconstruction_loss(denoising: Denoising) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -164,7 +164,7 @@ class Objective:
         no further pass: what flows back through x0_hat anyway is told before it is summed. The flow
         term reads the prediction, which is moved as x0_hat would be by it.
         """
-        names = [self.process.term]
+        names = [self.process.loss_name]
         names += ["lpips"] if self.perceptual else []
         names += ["adv"] if isinstance(self.adversary, TrajectoryGAN) else []
         shape = (batch_size, *self._image_shape)
@@ -175,12 +175,12 @@ class Objective:
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Distance of the prediction from its target, and perceptual terms; metrics."""
         probes, prediction, denoised = probes or {}, denoising.prediction, denoising.denoised
-        if self.process.term in probes:
-            change = self.process.prediction_change(probes[self.process.term], denoising.t)
+        if self.process.loss_name in probes:
+            change = self.process.prediction_change(probes[self.process.loss_name], denoising.t)
             prediction = prediction + change
         target = self.process.target(denoising.x0, denoising.noise)
         loss = DISTANCES[self.distance](prediction - target)
-        metrics = {f"loss/{self.process.term}": loss}
+        metrics = {f"loss/{self.process.loss_name}": loss}
         denoised = denoised + probes.get("lpips", 0.0)
         for term in self.perceptual:
             distance = jnp.mean(term.distance(frozen["lpips"], denoised, denoising.x0))

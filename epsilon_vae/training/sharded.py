@@ -3,7 +3,7 @@
 import jax
 from jax.sharding import Mesh
 
-from epsilon_vae.parallel.mesh import image_sharding, of_batch, replicated
+from epsilon_vae.parallel.mesh import batch_sharding, image_sharding, replicated
 from epsilon_vae.parallel.sharding import infer_sharding
 from epsilon_vae.training.state import TrainState
 from epsilon_vae.training.step import TrainStep
@@ -36,7 +36,9 @@ def batch_shapes(
     """What a step takes, with shardings: batches over `data` and `fsdp`, rows of images `space`."""
     return {
         name: jax.ShapeDtypeStruct(
-            x.shape, x.dtype, sharding=image_sharding(mesh) if name == "image" else of_batch(mesh)
+            x.shape,
+            x.dtype,
+            sharding=image_sharding(mesh) if name == "image" else batch_sharding(mesh),
         )
         for name, x in train_step.objective.batch_shapes(batch_size).items()
     }

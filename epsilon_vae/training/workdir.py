@@ -71,7 +71,7 @@ def open_workdir(workdir: str) -> Heartbeat:
       WorkdirError: it cannot be made, or not all processes see what process 0 wrote to it.
     """
     path = epath.Path(workdir)
-    heartbeat = Heartbeat(path, hosts.from_first(int(time.time())))
+    heartbeat = Heartbeat(path, hosts.broadcast_from_first(int(time.time())))
     if hosts.is_first():
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def open_workdir(workdir: str) -> Heartbeat:
                 f"--workdir={workdir}: cannot be made or written to ({reason}); name a folder of "
                 "yours"
             ) from error
-    hosts.meet("first heartbeat")
+    hosts.barrier("first heartbeat")
     if not hosts.all_agree(heartbeat.is_seen()):
         raise WorkdirError(
             f"--workdir={workdir}: not the same folder for all processes; name one on a disk that "

@@ -1,4 +1,4 @@
-"""The door, as a process: its table, its JSON, its exit codes."""
+"""The command, as a process: its table, its JSON, its exit codes."""
 
 import json
 

@@ -80,7 +80,7 @@ def test_goes_on_at_a_position_and_shares_a_batch_among_processes(folder):
     source = Latents(str(folder))
     batches = LatentBatches(source, 4, seed=0)
     order = sum((values(next(batches)) for _ in range(10)), [])
-    resumed = LatentBatches(source, 6, seed=0, places=[1, 4])
+    resumed = LatentBatches(source, 6, seed=0, local_indices=[1, 4])
     resumed.set_state(batches.get_state() | {"position": 8})
     assert values(next(resumed)) == [order[9], order[12]]
     assert resumed.get_state() == batches.get_state() | {"position": 14}

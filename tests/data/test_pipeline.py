@@ -113,8 +113,8 @@ from epsilon_vae.data.transforms import to_uint8
 if __name__ == "__main__":
     flags.FLAGS(sys.argv[:1])
     out, start, count, workers, index, processes = sys.argv[1], *map(int, sys.argv[2:])
-    places = range(index * 8 // processes, (index + 1) * 8 // processes)
-    source, bad, share = Photos("train"), BadRecords(0, 14), (workers, places)
+    local_indices = range(index * 8 // processes, (index + 1) * 8 // processes)
+    source, bad, share = Photos("train"), BadRecords(0, 14), (workers, local_indices)
     batches = TrainingBatches(source, 8, 32, 5, "random_resized", True, True, bad, *share)
     batches.set_state({"position": start * 8})
     images = [next(batches)["image"] for _ in range(count)]
@@ -243,7 +243,7 @@ def test_sets_smaller_than_a_batch(batch_size, count):
 
 def test_a_process_reads_the_places_it_is_told():
     """A TPU's mesh may give a host places that do not lie side by side."""
-    whole, some = make_batches(batch_size=4), make_batches(batch_size=4, places=[0, 3])
+    whole, some = make_batches(batch_size=4), make_batches(batch_size=4, local_indices=[0, 3])
     for _ in range(3):
         np.testing.assert_array_equal(next(some)["image"], next(whole)["image"][[0, 3]])
 

@@ -119,7 +119,7 @@ def write_imagenet(folder: Path) -> None:
 
 
 def prepare(path, output: Path, split="train", records_per_shard=4, skip_bad=False) -> dict:
-    """As the door does it, in this process; the manifest."""
+    """As the command does it, in this process; the manifest."""
     output.mkdir(exist_ok=True)
     writer = ShardWriter(output, split, find_images(str(path)), records_per_shard)
     writer.write(skip_bad)

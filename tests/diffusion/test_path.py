@@ -40,14 +40,14 @@ def test_true_prediction_gives_back_the_image(process):
     # From t = 0.9 on, DDPM divides by a vanishing sqrt(abar): float32 has no digits left.
     tolerance = 1e-5 if isinstance(process, RectifiedFlow) else 2e-3
     x_t = process.perturb(X0, NOISE, T)
-    denoised = process.denoised(x_t, process.target(X0, NOISE), T)
+    denoised = process.predict_x0(x_t, process.target(X0, NOISE), T)
     np.testing.assert_allclose(denoised, X0, atol=tolerance)
 
 
 @pytest.mark.parametrize("process", PROCESSES)
 def test_move_stays_on_the_path(process):
     s = T / 2
-    moved = process.move(process.perturb(X0, NOISE, T), process.target(X0, NOISE), T, s)
+    moved = process.ddim_step(process.perturb(X0, NOISE, T), process.target(X0, NOISE), T, s)
     np.testing.assert_allclose(moved, process.perturb(X0, NOISE, s), atol=2e-3)
 
 

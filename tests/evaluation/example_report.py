@@ -4,7 +4,7 @@ import numpy as np
 from skimage import data
 from skimage.filters import gaussian
 
-from epsilon_vae.evaluation.report import Film, Pictures, ReportImage, SeedVariation
+from epsilon_vae.evaluation.report import Gallery, ReportImage, SeedVariation, Trajectory
 
 BAD_NAME = "vae </script><b>\"ε'</b>"
 KEYS = {("tiny", 1): 2.0, ("tiny", 3): 1.0, (BAD_NAME, None): 1.5}  # key → blur of its pictures
@@ -45,7 +45,7 @@ def worst_of(images: list[ReportImage], metric: str, key) -> list[ReportImage]:
     return sorted(images, key=lambda image: sign * image.metrics[key][metric])[:10]
 
 
-def make_pictures() -> Pictures:
+def make_pictures() -> Gallery:
     images = make_images()
     worst, seeds, films = {}, [], []
     for resolution in RESOLUTIONS:
@@ -61,8 +61,8 @@ def make_pictures() -> Pictures:
         states = [(1 - t) * own[0].original + t * noise for t in times]
         estimates = [blur(own[0].original, 4 * t) for t in times[:-1]]
         states = np.stack(states).astype(np.uint8)
-        films.append(Film(0, resolution, "tiny", times, states, np.stack(estimates)))
-    return Pictures(images, worst, seeds, films)
+        films.append(Trajectory(0, resolution, "tiny", times, states, np.stack(estimates)))
+    return Gallery(images, worst, seeds, films)
 
 
 def make_results(images: list[ReportImage]) -> dict:

@@ -12,7 +12,7 @@ from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.records import Record
 from epsilon_vae.data.sources import Photos
 from epsilon_vae.evaluation import measure, protocol, results
-from epsilon_vae.evaluation.measures import Measures
+from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
 from epsilon_vae.evaluation.subjects import Subject
 from epsilon_vae.parallel.mesh import make_mesh
 from tests.processes import ROOT
@@ -63,7 +63,7 @@ class Noisy(Darker):
 
 @pytest.fixture(scope="module")
 def measures():
-    return Measures(("alexnet",), ("alexnet",), make_mesh())
+    return ReconstructionMetrics(("alexnet",), ("alexnet",), make_mesh())
 
 
 def run(subject, measures, file, source=None, asked=LOCAL):
@@ -87,10 +87,10 @@ def measured(measures, tmp_path_factory):
 
 def test_each_image_counts_once(measured):
     assert len(measured.names) == len(set(measured.names)) == 14
-    assert set(measured.tallies) == {("", None), ("darker", 1), ("darker", 3)}
-    for tally in measured.tallies.values():
-        assert tally.statistics()["alexnet"].count == 14
-    rows = results.rows(SIZE, measured.tallies)
+    assert set(measured.accumulators) == {("", None), ("darker", 1), ("darker", 3)}
+    for accumulator in measured.accumulators.values():
+        assert accumulator.statistics()["alexnet"].count == 14
+    rows = results.rows(SIZE, measured.accumulators)
     assert [(row["nfe"], row["num_images"]) for row in rows] == [(1, 14), (3, 14)]
     assert rows[0]["psnr"] > rows[1]["psnr"] and 0 < rows[0]["fd_alexnet"] < rows[1]["fd_alexnet"]
     assert "256 features of 14 images, which are too few" in rows[0]["notes"][0]
@@ -99,14 +99,14 @@ def test_each_image_counts_once(measured):
 def test_latent_noise_adds_distances_and_changes_no_other(measured, measures, tmp_path):
     asked = protocol.parse("local,latent_noise=0.5+1")
     found = run(Noisy(), measures, tmp_path / "noisy.npz", asked=asked)
-    plain, noisy = (results.rows(SIZE, x.tallies) for x in (measured, found))
+    plain, noisy = (results.rows(SIZE, x.accumulators) for x in (measured, found))
     names = ["fd_alexnet_noise0.5", "fd_alexnet_noise1"]
     for row, other in zip(plain, noisy, strict=True):
         assert other["fd_alexnet"] == row["fd_alexnet"] < other[names[0]] < other[names[1]]
         assert [name for name in other if name not in row] == names
         assert len(other["notes"]) == 3
     pictures = run(Darker(), measures, tmp_path / "pictures.npz", asked=asked)
-    assert results.rows(SIZE, pictures.tallies)[0].keys() == plain[0].keys()
+    assert results.rows(SIZE, pictures.accumulators)[0].keys() == plain[0].keys()
 
 
 def test_values_are_of_the_named_image(measured):
@@ -118,7 +118,7 @@ def test_values_are_of_the_named_image(measured):
     picture = Darker().decode(original * np.float32(0.9), 3, 0)
     expected = peak_signal_noise_ratio(original, picture)
     assert measured.names[5] == source[5].name
-    psnr = measured.tallies["darker", 3].per_image("psnr")
+    psnr = measured.accumulators["darker", 3].per_image("psnr")
     assert psnr[5] == pytest.approx(expected, abs=1e-4)
 
 
@@ -127,18 +127,22 @@ def test_a_stop_changes_nothing(measured, measures, tmp_path, monkeypatch):
     file = tmp_path / "progress.npz"
     with pytest.raises(KeyboardInterrupt):
         run(Stops(), measures, file)
-    halfway = measure.Progress.load(file, list(measured.tallies), measured.setting)
+    halfway = measure.Progress.load(file, list(measured.accumulators), measured.setting)
     assert halfway.names == measured.names[:4]
-    assert [len(tally.seconds) for tally in halfway.tallies.values()] == [0, 1, 1]
-    elsewhere = measure.Progress.load(file, list(measured.tallies), "8 TPU v5")
-    assert [len(tally.seconds) for tally in elsewhere.tallies.values()] == [0, 0, 0]
+    assert [len(accumulator.seconds) for accumulator in halfway.accumulators.values()] == [0, 1, 1]
+    elsewhere = measure.Progress.load(file, list(measured.accumulators), "8 TPU v5")
+    assert [len(accumulator.seconds) for accumulator in elsewhere.accumulators.values()] == [
+        0,
+        0,
+        0,
+    ]
     resumed = run(Darker(), measures, file)
     assert resumed.names == measured.names
-    for key, tally in measured.tallies.items():
-        again = resumed.tallies[key]
-        for name in tally.values:
-            np.testing.assert_array_equal(again.per_image(name), tally.per_image(name))
-        assert_same_moments(again, tally)
+    for key, accumulator in measured.accumulators.items():
+        again = resumed.accumulators[key]
+        for name in accumulator.values:
+            np.testing.assert_array_equal(again.per_image(name), accumulator.per_image(name))
+        assert_same_moments(again, accumulator)
 
 
 def assert_same_moments(one, other):
@@ -151,15 +155,15 @@ def assert_same_moments(one, other):
 def test_batches_and_stops_do_not_change_moments(monkeypatch):
     monkeypatch.setattr(measure, "ROWS", 8)
     features = np.random.default_rng(0).normal(3, 1, (29, 5)).astype(np.float32)
-    tallies = []
+    accumulators = []
     for size in (3, 11):
-        tally = measure.Tally()
+        accumulator = measure.MetricAccumulator()
         for start in range(0, len(features), size):
-            tally.add({}, {"x": features[start : start + size]})
-            tally = measure.Tally.of_arrays(tally.arrays())
-        tallies.append(tally)
-    assert_same_moments(*tallies)
-    gaussian = tallies[0].statistics()["x"].gaussian()
+            accumulator.add({}, {"x": features[start : start + size]})
+            accumulator = measure.MetricAccumulator.of_arrays(accumulator.arrays())
+        accumulators.append(accumulator)
+    assert_same_moments(*accumulators)
+    gaussian = accumulators[0].statistics()["x"].gaussian()
     np.testing.assert_allclose(gaussian.covariance, np.cov(features, rowvar=False), rtol=1e-6)
 
 
@@ -184,13 +188,13 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)
 from epsilon_vae.data.sources import Photos
 from epsilon_vae.evaluation import measure, protocol, results
-from epsilon_vae.evaluation.measures import Measures
+from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
 from epsilon_vae.parallel.mesh import make_mesh
 from tests.evaluation.test_measure import SIZE, Darker, Stops, run
 measure.SAVE_EVERY_SECONDS, measure.ROWS = 0, 16
 photos = [*Photos("train")] * 3  # a batch of 32 on eight devices, and 10 more
 eight, one = (
-    Measures(("alexnet",), ("alexnet",), make_mesh(devices=devices))
+    ReconstructionMetrics(("alexnet",), ("alexnet",), make_mesh(devices=devices))
     for devices in (jax.devices(), jax.devices()[:1])
 )
 found = []
@@ -201,7 +205,7 @@ for before, after in ((None, one), (None, eight), (one, eight), (eight, one)):
             run(Stops(), before, file, photos)
         except KeyboardInterrupt:
             assert file.exists()
-    found.append(results.rows(SIZE, run(Darker(), after, file, photos).tallies))
+    found.append(results.rows(SIZE, run(Darker(), after, file, photos).accumulators))
 print(json.dumps(found))
 """
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from epsilon_vae.data.sources import Photos
 from epsilon_vae.evaluation import evaluation, protocol, samples
-from epsilon_vae.evaluation.measures import Measures
+from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
 from epsilon_vae.evaluation.subjects import PictureFolder
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained import registry
@@ -29,14 +29,14 @@ def measures():
     load = registry.load
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "load", lambda name: params if name == "inception" else load(name))
-        shared = Measures(evaluation.LPIPS_NETS, ("inception",), make_mesh())
+        shared = ReconstructionMetrics(evaluation.LPIPS_NETS, ("inception",), make_mesh())
 
         def make(nets, features, mesh):
             assert features == ("inception",)
             return shared
 
-        patch.setattr(evaluation, "Measures", make)
-        patch.setattr(samples, "Measures", make)
+        patch.setattr(evaluation, "ReconstructionMetrics", make)
+        patch.setattr(samples, "ReconstructionMetrics", make)
         yield shared
 
 
@@ -53,7 +53,7 @@ def test_pictures_equal_to_their_originals_have_an_rfid_of_0(tmp_path, monkeypat
     darker = PictureFolder(write_folder(tmp_path / "darker", originals // 2, NAMES))
     written = []
     monkeypatch.setattr(
-        evaluation.hosts, "meet", lambda name: written.append((output / "report.html").exists())
+        evaluation.hosts, "barrier", lambda name: written.append((output / "report.html").exists())
     )
     data = evaluation.Data(Photos("val"), "photos")
     evaluation.evaluate(

@@ -6,8 +6,8 @@ import pytest
 from epsilon_vae.data.sources import Photos
 from epsilon_vae.data.transforms import to_float
 from epsilon_vae.evaluation import measure, pictures
-from epsilon_vae.evaluation.measures import Measures
-from epsilon_vae.evaluation.pictures import Amount, Photographer, amounts
+from epsilon_vae.evaluation.pictures import Amount, ReportImages, amounts
+from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
 from epsilon_vae.evaluation.subjects import Run
 from epsilon_vae.parallel.mesh import make_mesh
 
@@ -51,24 +51,24 @@ def taken(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pictures, "amounts", lambda *args: {SIZE: Amount(4, 3, 2)})
         subjects, source = [Noisy()], Photos("train")
-        measures = Measures(("alexnet",), (), make_mesh())
+        measures = ReconstructionMetrics(("alexnet",), (), make_mesh())
         file = tmp_path_factory.mktemp("measured") / "progress.npz"
         measured = measure.measure(
             subjects, source, SIZE, STEPS, CROP, SEED, measures, file, lambda count: None
         )
         size = measures.batch_size
-        photographer = Photographer(subjects, source, (SIZE,), STEPS, CROP, SEED, size)
-        photographer.add(SIZE, measured.tallies)
-    return measured.tallies, photographer.pictures
+        report_images = ReportImages(subjects, source, (SIZE,), STEPS, CROP, SEED, size)
+        report_images.add(SIZE, measured.accumulators)
+    return measured.accumulators, report_images.pictures
 
 
 def test_worst_images_are_ranked_by_each_metric(taken):
-    tallies, shown = taken
+    accumulators, shown = taken
     assert set(shown.worst) == {
         (SIZE, name, ("noisy", 3)) for name in ("psnr", "ssim", "lpips_alexnet")
     }
     for (_, name, key), indices in shown.worst.items():
-        values = tallies[key].per_image(name)
+        values = accumulators[key].per_image(name)
         order = np.argsort(values if name in ("psnr", "ssim") else -values)
         assert indices == order[:3].tolist()
 
@@ -89,13 +89,13 @@ def test_gallery_has_all_pictures_and_worst_images_their_own(taken):
 
 
 def test_metrics_and_pictures_are_those_of_the_image(taken):
-    tallies, shown = taken
+    accumulators, shown = taken
     for image in shown.images:
         for (name, nfe), picture in image.reconstructions.items():
             expected = Noisy().decode(to_float(image.original)[None], nfe, SEED)[0]
             np.testing.assert_array_equal(picture, expected)
             for metric, value in image.metrics[name, nfe].items():
-                assert value == tallies[name, nfe].per_image(metric)[image.index]
+                assert value == accumulators[name, nfe].per_image(metric)[image.index]
 
 
 def test_films_end_in_what_is_decoded_and_seeds_vary(taken):

@@ -14,7 +14,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
 from epsilon_vae.evaluation import plots
-from epsilon_vae.evaluation.report import Pictures, write_report
+from epsilon_vae.evaluation.report import Gallery, write_report
 from tests.evaluation.browser import emulate, find, find_all, open_page, requests, text_of
 from tests.evaluation.example_report import (
     BAD_NAME,
@@ -28,7 +28,7 @@ from tests.evaluation.example_report import (
 
 
 @pytest.fixture(scope="module")
-def pictures() -> Pictures:
+def pictures() -> Gallery:
     return make_pictures()
 
 
@@ -285,7 +285,7 @@ def test_page_fits_and_is_readable(page, color_scheme, width, tmp_path):
 def test_parts_without_content_are_left_out(chromium, pictures, tmp_path):
     results = make_results(pictures.images)
     results |= {"paper": [], "rows": [row | {"notes": []} for row in results["rows"]]}
-    write_report(tmp_path / "report.html", results, {}, Pictures([], {}, [], []))
+    write_report(tmp_path / "report.html", results, {}, Gallery([], {}, [], []))
     open_page(chromium, tmp_path / "report.html")
     assert [section.get_attribute("id") for section in find_all(chromium, "main > section")] == [
         "results"
@@ -306,7 +306,7 @@ def test_worst_images_need_no_other_pictures(chromium, pictures, tmp_path):
     )
     images = [alone if image is worst else image for image in own]
     results = make_results(pictures.images)
-    shown = Pictures(images, lists, [], [], ["64 px: 11 of 40 images, evenly spaced"])
+    shown = Gallery(images, lists, [], [], ["64 px: 11 of 40 images, evenly spaced"])
     write_report(tmp_path / "report.html", results, {}, shown)
     open_page(chromium, tmp_path / "report.html")
     assert find(chromium, ".shown").text == "64 px: 11 of 40 images, evenly spaced."

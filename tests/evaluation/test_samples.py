@@ -12,7 +12,7 @@ from epsilon_vae.data.sources import Photos
 from epsilon_vae.data.transforms import center_crop_adm, center_crop_bicubic
 from epsilon_vae.evaluation import protocol, results
 from epsilon_vae.evaluation.image_set import ImageSet
-from epsilon_vae.evaluation.measures import Measures
+from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
 from epsilon_vae.evaluation.samples import _inception_score, evaluate_samples
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained import registry
@@ -57,7 +57,7 @@ def test_a_folder_and_a_file_of_the_same_images_are_equal(images, tmp_path):
 def test_distance_is_that_of_the_definition(images, tmp_path):
     samples = write_npz(tmp_path / "samples.npz", arr_0=images[:12])
     row = measure(samples, write_npz(tmp_path / "real.npz", arr_0=images), tmp_path / "out")
-    measures = Measures((), ("alexnet",), make_mesh())
+    measures = ReconstructionMetrics((), ("alexnet",), make_mesh())
     a, b = (measures.features(x)["alexnet"].astype(np.float64) for x in (images[:12], images))
     covariances = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     # Of singular covariances, sqrtm needs a little on the diagonal.

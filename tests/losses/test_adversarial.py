@@ -16,7 +16,7 @@ X0, NOISE, PREDICTION = (jax.random.normal(key, (2, 8, 8, 3)) for key in KEYS)
 T = jnp.array([0.3, 0.9])
 X_T = FLOW.perturb(X0, NOISE, T)
 DENOISING = Denoising(
-    X0, NOISE, T, X_T, PREDICTION, FLOW.denoised(X_T, PREDICTION, T), jnp.array([0.5, 1.0])
+    X0, NOISE, T, X_T, PREDICTION, FLOW.predict_x0(X_T, PREDICTION, T), jnp.array([0.5, 1.0])
 )
 
 

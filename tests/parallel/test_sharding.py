@@ -12,10 +12,10 @@ from jax.sharding import PartitionSpec as P
 
 from epsilon_vae.parallel.mesh import AXES, image_sharding, make_mesh
 from epsilon_vae.parallel.sharding import (
-    batch_places,
     gather_parameters,
     global_batch,
     infer_sharding,
+    local_batch_indices,
     shard_images,
     sharding_table,
 )
@@ -82,9 +82,11 @@ def test_sharded_kernels_alone_are_gathered_in_the_compute_dtype():
 def test_a_batch_is_put_together_from_what_a_process_holds():
     mesh = make_mesh(data=-1)
     images = np.arange(4 * 8 * 2 * 3, dtype=np.float32).reshape(4, 8, 2, 3)
-    places = batch_places(image_sharding(mesh), 4)
-    np.testing.assert_array_equal(places, range(4))
-    np.testing.assert_array_equal(global_batch(image_sharding(mesh), 4, places, images), images)
+    local_indices = local_batch_indices(image_sharding(mesh), 4)
+    np.testing.assert_array_equal(local_indices, range(4))
+    np.testing.assert_array_equal(
+        global_batch(image_sharding(mesh), 4, local_indices, images), images
+    )
 
 
 def test_activations_are_left_alone_without_a_mesh():

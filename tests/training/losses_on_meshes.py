@@ -15,7 +15,7 @@ from epsilon_vae.data.sources import Photos
 from epsilon_vae.models.build import build_networks, build_process
 from epsilon_vae.parallel import sharding
 from epsilon_vae.parallel.mesh import image_sharding, make_mesh, replicated
-from epsilon_vae.parallel.sharding import batch_places, global_batch
+from epsilon_vae.parallel.sharding import global_batch, local_batch_indices
 from epsilon_vae.training.build import build_train_step, frozen_inputs
 from epsilon_vae.training.sharded import jit_step, make_state, state_shapes
 from tests import micro
@@ -48,10 +48,10 @@ def train(shape: tuple[int, int, int]) -> dict:
         frozen = jax.device_put(frozen_inputs(config), replicated(mesh))
         step = jit_step(train_step, target, mesh)
         images_at = image_sharding(mesh)
-        places = batch_places(images_at, BATCH_SIZE)
+        local_indices = local_batch_indices(images_at, BATCH_SIZE)
         rows = []
         for _ in range(STEPS):
-            images = global_batch(images_at, BATCH_SIZE, places, next(batches)["image"])
+            images = global_batch(images_at, BATCH_SIZE, local_indices, next(batches)["image"])
             state, metrics = step(state, frozen, {"image": images})
             rows.append({name: float(value) for name, value in metrics.items()})
     batches.close()

@@ -184,7 +184,7 @@ def test_window_names_step_and_term():
     window.add(6, {"loss/flow": np.float32(1.0), "loss/lpips": np.float32(0.1)})
     window.add(7, {"loss/flow": np.float32(1.0), "loss/lpips": np.float32("nan")})
     with pytest.raises(NonFiniteError, match="step 7: loss/lpips = nan"):
-        window.settle()
+        window.sync()
 
 
 def leaves_differ(one, other) -> float:

@@ -34,7 +34,7 @@ def test_step_seconds_leave_out_pauses(monkeypatch):
     now = 2.0
     window.add(2, {"loss": jnp.ones(())})
     now = 6.0
-    window.settle()
+    window.sync()
     now = 100.0  # an evaluation
     window.add(3, {"loss": jnp.ones(())})
     now = 103.0

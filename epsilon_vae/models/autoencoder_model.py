@@ -14,7 +14,7 @@ from epsilon_vae.models.bottleneck import KLBottleneck, TrainingLatents, VQBottl
 
 
 @dataclasses.dataclass(frozen=True)
-class Networks:
+class AutoencoderModel:
     """Encoder E and denoiser G with the pure functions that the objective and the sampler call.
 
     Attributes:

@@ -8,7 +8,7 @@ from epsilon_vae.data.transforms import to_float
 from epsilon_vae.evaluation.features import FEATURES
 from epsilon_vae.losses.perceptual import LPIPS
 from epsilon_vae.metrics.psnr_ssim import psnr, ssim
-from epsilon_vae.parallel.batch import images_abreast, in_groups, share_images
+from epsilon_vae.parallel.batch import in_chunks, num_data_shards, share_images
 from epsilon_vae.parallel.mesh import replicated
 from epsilon_vae.pretrained import registry
 
@@ -18,7 +18,7 @@ GROUP_SIZE = 4
 MIN_RESOLUTION = 31
 
 
-class Measures:
+class ReconstructionMetrics:
     """The devices of a mesh share the images of a batch; what is said of one depends on no other.
 
     Args:
@@ -36,7 +36,7 @@ class Measures:
 
     def __init__(self, lpips_nets: tuple[str, ...], features: tuple[str, ...], mesh: Mesh):
         self.names = ("psnr", "ssim", "ssim_range2", *(f"lpips_{net}" for net in lpips_nets))
-        self.batch_size = GROUP_SIZE * images_abreast(mesh)
+        self.batch_size = GROUP_SIZE * num_data_shards(mesh)
         distances = {net: LPIPS(net) for net in lpips_nets}
 
         def compare(params: dict, images: jax.Array, others: jax.Array) -> dict[str, jax.Array]:
@@ -52,8 +52,8 @@ class Measures:
         def extract(params: dict, images: jax.Array) -> dict[str, jax.Array]:
             return {name: FEATURES[name](params[name], images) for name in features}
 
-        self._compare = share_images(in_groups(compare, GROUP_SIZE), mesh, GROUP_SIZE)
-        self._extract = share_images(in_groups(extract, GROUP_SIZE), mesh, GROUP_SIZE)
+        self._compare = share_images(in_chunks(compare, GROUP_SIZE), mesh, GROUP_SIZE)
+        self._extract = share_images(in_chunks(extract, GROUP_SIZE), mesh, GROUP_SIZE)
         # LPIPS's weights hold those of the network whose features these are.
         params = {name: registry.load(name) for name in {*lpips_nets, *features}}
         self._params = jax.device_put(params, replicated(mesh))

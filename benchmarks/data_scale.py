@@ -1,4 +1,4 @@
-"""That neither the size of a data set nor the step at which a run goes on costs anything.
+"""That neither the size of a data set nor the step at which a run resumes costs anything.
 
 `python -m benchmarks.data_scale` writes ArrayRecords of ten thousand and of a million tiny images,
 and prints the peak memory of a process that reads 200 batches of each, and the time from a restart
@@ -61,7 +61,7 @@ def print_peak_megabytes(folder: str) -> None:
 
 
 def seconds_to_go_on(folder: str, step: int) -> float:
-    """From the command to go on at a step to its batch."""
+    """From the command to resume at a step to its batch."""
     start = time.monotonic()
     batches = make_batches(folder)
     batches.set_state({"position": step * BATCH_SIZE})
@@ -87,7 +87,7 @@ def main() -> None:
             for step in STEPS:
                 seconds[step].append(seconds_to_go_on(large, step))
         for step in STEPS:
-            print(f"going on at step {step}: {1000 * statistics.median(seconds[step]):.0f} ms")
+            print(f"resuming at step {step}: {1000 * statistics.median(seconds[step]):.0f} ms")
         pairs = zip(*seconds.values(), strict=True)
         print(f"ratio {statistics.median(b / a for a, b in pairs):.2f}")
 

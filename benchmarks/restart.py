@@ -1,4 +1,4 @@
-"""How soon a killed run goes on, over how soon it first began: the compilation cache's worth.
+"""How soon a killed run resumes, over how soon it first began: the compilation cache's worth.
 
 `python -m benchmarks.restart` starts `tiny` in a new workdir, kills it after its first checkpoint,
 starts it again, and prints the seconds from each command to its first finished step, and the ratio.

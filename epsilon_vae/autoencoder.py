@@ -240,7 +240,7 @@ def restore_on(
       CheckpointError: no checkpoint there, or not of this step.
       ConfigError: the run of a generator.
     """
-    if step is None and mesh.is_multi_process:  # a run that goes on may save one in between
+    if step is None and mesh.is_multi_process:  # a run that still trains may save one in between
         step = hosts.broadcast_from_first(int(checkpoint.find_step(workdir).name))
     step_directory = checkpoint.find_step(workdir, step)
     config = checkpoint.load_config(step_directory)

@@ -178,7 +178,7 @@ def load_config(step_directory: epath.Path) -> ml_collections.ConfigDict:
 
 
 def load_data(step_directory: epath.Path) -> dict:
-    """What the step holds of the data: where its order goes on, and what the data was."""
+    """What the step holds of the data: the position in its order, and what the data was."""
     return _read(step_directory, data=ocp.args.JsonRestore())["data"]
 
 

@@ -1,9 +1,9 @@
 """Encodes a data set: `python -m epsilon_vae.encode --workdir=DIR --data=SOURCE --output=DIR2`.
 
 Writes shards of latents, of each image and of its mirror image, and latents.json: what made them,
-and their mean and deviation by channel. Stopped or killed, it goes on when the same command is run
+and their mean and deviation by channel. Stopped or killed, it resumes when the same command is run
 again. On several processes, each runs the command. Exit codes: 0 done; 1 stopped, or another
-process was lost; 2 the command cannot run, or cannot go on, as on a full disk.
+process was lost; 2 the command cannot run, or had to end, as on a full disk.
 """
 
 from collections.abc import Sequence
@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
         try:
             index, num_encoded = _encode()
         except KeyboardInterrupt:
-            exit_with(1, "stopped; to go on, run the same command again", wait=False)
+            exit_with(1, "stopped; to resume, run the same command again", wait=False)
         if hosts.is_first():
             shape = "x".join(map(str, index["shape"]))
             print(
@@ -92,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
 def _encode() -> tuple[dict, int]:
     data = open_data(DATA.value, SPLIT.value)
     step = STEP.value
-    if step is None:  # a run that goes on may save one before another process looks
+    if step is None:  # a run that still trains may save one before another process looks
         step = hosts.broadcast_from_first(int(checkpoint.find_step(WORKDIR.value).name))
     # Each process encodes on its own, for its own shards.
     mesh = make_mesh(devices=jax.local_devices())

@@ -46,7 +46,7 @@ from epsilon_vae.versions import versions
 IMAGES_PER_DEVICE = 16
 # A record's bytes besides its latents.
 RECORD_OVERHEAD = 256
-# What a folder's latents must have been begun with, to be gone on with.
+# What must be the same for a folder of latents to be resumed.
 FIXED = ("version", "data", "num_records", "resolution", "crop", "dtype", "records_per_shard")
 
 
@@ -99,7 +99,7 @@ def encode_data(
       autoencoder: on devices of this process.
       workdir: that it was restored from, as given.
       data: the images.
-      output: folder; what the same call left in it is gone on from.
+      output: folder; the same call resumes from what it holds.
       resolution: of the crops.
       crop: one of `transforms.EVALUATION_CROPS`.
       dtype: of what is stored, 'float16' or 'bfloat16'.
@@ -229,12 +229,12 @@ def _check_folder(folder: pathlib.Path, plan: dict[str, Any]) -> bool:
         is_done = (folder / INDEX).exists()
         reason = _difference(folder, plan)
     if not hosts.all_agree(not reason):
-        raise DataError(reason or f"{folder}: cannot be gone on with; process 0 says why")
+        raise DataError(reason or f"{folder}: cannot be resumed; process 0 says why")
     return bool(hosts.broadcast_from_first(int(is_done)))
 
 
 def _difference(folder: pathlib.Path, plan: dict[str, Any]) -> str:
-    """Why what is in the folder cannot be gone on with; empty if it can."""
+    """Why what is in the folder cannot be resumed; empty if it can."""
     hint = "name another --output"
     for path in (folder / INDEX, folder / UNFINISHED):
         if not path.exists():

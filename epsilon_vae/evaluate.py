@@ -2,7 +2,7 @@
 
 With `--compare A B …`, of several: runs' folders, folders of pictures that other tools made, and
 `diffusers:PATH`. Writes results.json, results.md, per_image_PX.csv, plots and report.html. Stopped
-or killed, it goes on when the same command is run again. `--samples=A --reference=B` measures
+or killed, it resumes when the same command is run again. `--samples=A --reference=B` measures
 generated images instead, folders or .npz files as ADM's, in one pass that starts anew when it was
 stopped, and writes results.json, results.md and report.html. On several processes, each runs the
 command. Exit codes: 0 done; 1 stopped, or another process was lost; 2 the command cannot run.
@@ -131,7 +131,7 @@ def main(argv: Sequence[str]) -> None:
             if hosts.is_first():
                 print(f"{OUTPUT.value}/report.html")
         except KeyboardInterrupt:
-            again = "start anew" if SAMPLES.value is not None else "go on"
+            again = "start anew" if SAMPLES.value is not None else "resume"
             exit_with(1, f"stopped; to {again}, run the same command again", wait=False)
 
 

@@ -2,9 +2,9 @@
 
 Image i is of class `classes[i mod len(classes)]`, and a function of (seed, i) alone. Writes PNGs,
 or with --format=npz one file as ADM's evaluator reads it; a grid of the first; and generation.json,
-which says what made them. Stopped or killed, it goes on when the same command is run again. On
+which says what made them. Stopped or killed, it resumes when the same command is run again. On
 several processes, each runs the command. Exit codes: 0 done; 1 stopped, or another process was
-lost; 2 the command cannot run, or cannot go on, as on a full disk.
+lost; 2 the command cannot run, or had to end, as on a full disk.
 """
 
 import re
@@ -98,7 +98,7 @@ def main(argv: Sequence[str]) -> None:
         try:
             num_generated = _generate()
         except KeyboardInterrupt:
-            exit_with(1, "stopped; to go on, run the same command again", wait=False)
+            exit_with(1, "stopped; to resume, run the same command again", wait=False)
         if hosts.is_first():
             print(
                 f"{OUTPUT.value}: {'done' if num_generated else 'was done already'}: {NUM.value} "
@@ -139,7 +139,7 @@ def _generate() -> int:
 def _step(workdir: str, step: int | None, before: dict) -> int:
     """The step that is asked for; else that of images begun before, or the newest, by process 0.
 
-    A run that goes on may save one meanwhile.
+    A run that still trains may save one meanwhile.
     """
     if step is not None:
         return step

@@ -85,7 +85,7 @@ def generate_images(
       trained: on devices of this process.
       autoencoder: likewise.
       plan: of `plan_generation`.
-      output: folder; what the same call left in it is gone on from.
+      output: folder; the same call resumes from what it holds.
 
     Returns:
       How many images all processes have generated: 0 where all was done.
@@ -187,7 +187,7 @@ def _check_folder(folder: pathlib.Path, plan: dict[str, Any]) -> None:
         except (OSError, ValueError) as error:
             reason = f"{folder}: {error}"
     if not hosts.all_agree(not reason):
-        raise DataError(reason or f"{folder}: cannot be gone on with; process 0 says why")
+        raise DataError(reason or f"{folder}: cannot be resumed; process 0 says why")
     if not hosts.all_agree(is_seen((folder / PLAN).exists)):
         raise DataError(
             f"--output={folder}: not the same folder for all processes; name one on a disk that "
@@ -196,7 +196,7 @@ def _check_folder(folder: pathlib.Path, plan: dict[str, Any]) -> None:
 
 
 def _difference(folder: pathlib.Path, plan: dict[str, Any]) -> str:
-    """Why what is in the folder cannot be gone on with; empty if it can."""
+    """Why what is in the folder cannot be resumed; empty if it can."""
     path = folder / PLAN
     if not path.exists():
         if folder.exists() and any(folder.iterdir()):

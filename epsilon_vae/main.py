@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
         stopped_by = train(CONFIG.value)
     if stopped_by:
         if hosts.is_first():
-            print("Stopped and saved. To go on, run the same command again.")
+            print("Stopped and saved. To resume, run the same command again.")
         sys.exit(PREEMPTED if stopped_by == signal.SIGTERM else 0)
 
 

@@ -3,7 +3,7 @@
 `python -m epsilon_vae.study --study=ladder --workdir=DIR --budget=MINUTES`, or with --num_steps.
 Studies are `configs/studies.py`'s. In DIR: `runs/VARIANT-seedN`, each a run of `epsilon_vae.main`;
 `evaluation/`, as `epsilon_vae.evaluate --compare` writes it; `study.md`, the table beside the
-paper's, and `study.png`. Stopped or killed, it goes on when the same command is run again. On
+paper's, and `study.png`. Stopped or killed, it resumes when the same command is run again. On
 several processes, each runs the command. Exit codes: those of `epsilon_vae.main`.
 """
 
@@ -182,7 +182,7 @@ def _num_steps(folder: pathlib.Path, variants: dict) -> int:
 
 
 def _steps_within_budget(folder: pathlib.Path, variants: dict) -> int:
-    """As many for every run, by the time of each variant's first steps, which the run goes on from.
+    """As many for every run, by the time of each variant's first steps, from which the run resumes.
 
     They are as many as the first row of its metrics.csv takes.
     """
@@ -212,7 +212,7 @@ def _train(
     stopped_by = loop.train(config, str(workdir))
     if stopped_by:
         if hosts.is_first():
-            print("Stopped and saved. To go on, run the same command again.")
+            print("Stopped and saved. To resume, run the same command again.")
         sys.exit(PREEMPTED if stopped_by == signal.SIGTERM else 0)
 
 

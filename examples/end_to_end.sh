@@ -4,7 +4,7 @@
 #   examples/end_to_end.sh DIR [short]
 #
 # Trains on the embedded photos: some 33 minutes of CPU time, on two cores under 30 by the clock; short
-# shows in some 3 that all parts work together, and no more. Stopped, it goes on when called again.
+# shows in some 3 that all parts work together, and no more. Stopped, it resumes when called again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 directory="${1:?a folder to write: examples/end_to_end.sh DIR [short]}"

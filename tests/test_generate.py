@@ -168,7 +168,7 @@ def test_images_encoded_as_they_come_are_latents_of_their_crops(finished_run, tm
 
 
 def test_ddpm_with_a_variance_on_images_encoded_as_they_come(images, finished_run, tmp_path):
-    """Two classes, guided; stopped and gone on with."""
+    """Two classes, guided; stopped and resumed."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train").symlink_to(images)
     changes = overrides(tmp_path / "data", finished_run, 1) | {

@@ -1,4 +1,4 @@
-"""The study command: refusals, and a whole study of two variants, gone on with."""
+"""The study command: refusals, and a whole study of two variants, resumed."""
 
 import json
 

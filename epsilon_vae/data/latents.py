@@ -86,7 +86,7 @@ class LatentMetadata(NamedTuple):
         return (latents.astype(np.float64) * self._scale() + self.mean).astype(np.float32)
 
     def continuing(self, before: "LatentMetadata") -> "LatentMetadata":
-        """These, by the mean and deviation of a run that began on `before` and goes on on these.
+        """These, by the mean and deviation of a run that began on `before` and resumes on these.
 
         Raises:
           DataError: they are of another encoder.

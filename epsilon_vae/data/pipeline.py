@@ -2,7 +2,7 @@
 
 Position p of training is image p of the endless sequence of epochs, each shuffled anew. Global
 batch k is positions k B … (k + 1) B - 1, of which each process reads the places that its devices
-hold. So neither processes, workers nor restarts change what a batch holds, and going on at a
+hold. So neither processes, workers nor restarts change what a batch holds, and resuming at a
 position costs the same wherever it is.
 """
 

@@ -1,7 +1,7 @@
 """Makes a data set: `python -m epsilon_vae.data.prepare IN --output=DIR --split=train`.
 
 IN is a folder, a tar, or one of ImageNet's tars. Writes shards of ArrayRecord, and prints the flags
-that train on them. Run the same command again to go on. Exit codes: 0 done; 1 stopped by Ctrl-C;
+that train on them. Run the same command again to resume. Exit codes: 0 done; 1 stopped by Ctrl-C;
 2 something named on the command line cannot be used.
 """
 
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
     except (DataError, OSError) as error:
         _exit(2, str(error))
     except KeyboardInterrupt:
-        _exit(1, "stopped; to go on, run the same command again")
+        _exit(1, "stopped; to resume, run the same command again")
     shards, skipped = writer.manifest["shards"], writer.manifest["skipped"]
     print(
         f"{folder}: {SPLIT.value} {'is done' if written else 'was done already'}: "

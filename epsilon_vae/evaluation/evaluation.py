@@ -60,7 +60,7 @@ def evaluate(
       resolutions: of the crops.
       steps: NFEs.
       protocol: how.
-      output: folder; what a stopped evaluation with the same arguments left in it is gone on from.
+      output: folder; a stopped evaluation with the same arguments resumes from what it holds.
       mesh: of one process or all.
       save_images: writes originals and reconstructions too, as
         `images/RESOLUTION/SUBJECT-nfeN/INDEX-NAME.png`, INDEX among the images that are measured.

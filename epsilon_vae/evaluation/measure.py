@@ -180,7 +180,7 @@ def measure(
       steps: NFEs.
       protocol: says the crops, the noise's seed, and the noise of latents.
       measures: what is measured.
-      file: of the progress, saved every minute; what is there is gone on from.
+      file: of the progress, saved every minute; the pass resumes from it.
       advance: called with numbers of images that are done.
       keep: called with each batch's originals and pictures.
 

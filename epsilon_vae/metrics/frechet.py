@@ -25,7 +25,7 @@ class FeatureStatistics:
     Means and scatters are merged (Chan et al. 1983): raw second moments would lose the digits that
     a mean larger than the deviation takes. Another cut into batches changes the last digits only.
 
-    `np.savez(path, **vars(statistics))` saves, `FeatureStatistics(**np.load(path))` goes on.
+    `np.savez(path, **vars(statistics))` saves, `FeatureStatistics(**np.load(path))` resumes.
 
     Args:
       count: of features, N.

@@ -105,7 +105,7 @@ def open_batches(config: ml_collections.ConfigDict, local_indices: np.ndarray) -
     if not is_generator(config):
         return images
     workdir = config.autoencoder.workdir
-    # A run that goes on may save a step before another process looks.
+    # A run that still trains may save a step before another process looks.
     step = hosts.broadcast_from_first(int(checkpoint.find_step(workdir).name))
     mesh = make_mesh(devices=jax.local_devices())
     group_size = min(IMAGES_PER_DEVICE, -(-len(local_indices) // jax.local_device_count()))

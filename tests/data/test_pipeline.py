@@ -156,7 +156,7 @@ def test_same_global_batches_for_any_processes_workers_and_restarts(read_in_proc
     assert [batch.shape for batch in whole] == [(8, 32, 32, 3)] * 10
     for processes, workers, start, count in (
         (1, 2, 0, 8),
-        (2, 2, 3, 5),  # begun by another number of processes, gone on at step 3
+        (2, 2, 3, 5),  # begun by another number of processes, resumed at step 3
         (4, 1, 5, 3),
     ):
         batches = read_in_processes(processes, workers, start, count)
@@ -174,7 +174,7 @@ def test_evaluation_covers_every_image_once(read_in_processes):
 
 
 def test_goes_on_at_the_right_image():
-    """From the state, at once, also where another batch size goes on."""
+    """From the state, at once, also with another batch size."""
     batches = make_batches(Colours(50))
     order = sum((indices(next(batches)) for _ in range(30)), [])
     batches.set_state({"position": 40})

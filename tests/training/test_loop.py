@@ -66,7 +66,7 @@ def test_commit_where_there_is_no_git(monkeypatch):
 
 
 def test_killed_run_ends_in_the_same_bits(finished_run, run_module, tmp_path):
-    """Begun with workers, which end with it; gone on with none."""
+    """Begun with workers, which end with it; resumed with none."""
     process = run_module("epsilon_vae.main", *flags(tmp_path, "--config.data.workers=2"))
     read_until(process, "step 5/")
     process.send_signal(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""A run that goes on elsewhere after each step: the same losses, the data in the same order."""
+"""A run that resumes elsewhere after each step: the same losses, the data in the same order."""
 
 import shutil
 

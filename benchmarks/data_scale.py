@@ -42,7 +42,16 @@ def write(folder: str, num_records: int) -> None:
 def make_batches(folder: str) -> TrainingBatches:
     """The pipeline at 32 px, by threads."""
     source = ArrayRecords(folder, "train")
-    return TrainingBatches(source, BATCH_SIZE, 32, 0, "random", True, True, BadRecords(0, 1))
+    return TrainingBatches(
+        source,
+        BATCH_SIZE,
+        resolution=32,
+        seed=0,
+        crop="random",
+        flip=True,
+        reduced_jpeg=True,
+        bad_records=BadRecords(0, 1),
+    )
 
 
 def peak_megabytes(folder: str) -> float:

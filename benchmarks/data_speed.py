@@ -51,7 +51,15 @@ def ours(folder: str, workers: int) -> Iterator[np.ndarray]:
     """This project's pipeline; with no workers, threads."""
     source, share = Folder(folder), BadRecords(0, 1)
     batches = TrainingBatches(
-        source, BATCH_SIZE, RESOLUTION, 0, "random", True, True, share, workers
+        source,
+        BATCH_SIZE,
+        resolution=RESOLUTION,
+        seed=0,
+        crop="random",
+        flip=True,
+        reduced_jpeg=True,
+        bad_records=share,
+        workers=workers,
     )
     with contextlib.closing(batches):
         while True:

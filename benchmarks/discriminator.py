@@ -77,9 +77,16 @@ def batches_of(config: ml_collections.ConfigDict, data: str) -> TrainingBatches:
     """Crops as the config's training has them, of `photos` or a folder."""
     source = open_data(data, "train").source
     cut = config.data
-    bad_records = BadRecords(0, len(source))
-    arguments = (cut.crop, cut.flip, cut.reduced_jpeg, bad_records)
-    return TrainingBatches(source, BATCH_SIZE, cut.resolution, config.seed, *arguments)
+    return TrainingBatches(
+        source,
+        BATCH_SIZE,
+        resolution=cut.resolution,
+        seed=config.seed,
+        crop=cut.crop,
+        flip=cut.flip,
+        reduced_jpeg=cut.reduced_jpeg,
+        bad_records=BadRecords(0, len(source)),
+    )
 
 
 def learn(

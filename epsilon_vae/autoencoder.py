@@ -215,12 +215,13 @@ def restore(workdir: str, step: int | None = None, space: int = 1) -> Autoencode
       CheckpointError: no checkpoint there, or not of this step.
       ConfigError: fewer devices than `space`, or the run of a generator.
     """
-    return restore_on(_local_mesh(space), workdir, step)
+    return restore_on(_local_mesh(space), workdir, step=step)
 
 
 def restore_on(
     mesh: Mesh,
     workdir: str,
+    *,
     step: int | None = None,
     weights: str = "ema",
     spacing: str | None = None,

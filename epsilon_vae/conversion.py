@@ -171,7 +171,7 @@ def _to_parameters(
 
 
 def export_weights(
-    workdir: str, target: str, step: int | None = None, layout: str = OURS
+    workdir: str, target: str, *, step: int | None = None, layout: str = OURS
 ) -> Autoencoder:
     """Writes a run's encoder and decoder (EMA) with its config; whole, or not at all.
 

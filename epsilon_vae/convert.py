@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
             title = import_weights(FROM.value, WORKDIR.value, CONFIG.value)
             print(f"{FROM.value} ({title}) -> {WORKDIR.value}, step 0")
         else:
-            vae = export_weights(WORKDIR.value, TO.value, STEP.value, LAYOUT.value)
+            vae = export_weights(WORKDIR.value, TO.value, step=STEP.value, layout=LAYOUT.value)
             print(f"{WORKDIR.value}, step {vae.step} -> {TO.value} ({LAYOUT.value})")
 
 

@@ -96,17 +96,17 @@ def _encode() -> tuple[dict, int]:
         step = hosts.broadcast_from_first(int(checkpoint.find_step(WORKDIR.value).name))
     # Each process encodes on its own, for its own shards.
     mesh = make_mesh(devices=jax.local_devices())
-    autoencoder = restore_on(mesh, WORKDIR.value, step, group_size=IMAGES_PER_DEVICE)
+    autoencoder = restore_on(mesh, WORKDIR.value, step=step, group_size=IMAGES_PER_DEVICE)
     return encode_data(
         autoencoder,
         WORKDIR.value,
-        data,
-        OUTPUT.value,
-        RESOLUTION.value or autoencoder.config.data.resolution,
-        CROP.value,
-        DTYPE.value,
-        RECORDS_PER_SHARD.value,
-        WORKERS.value,
+        data=data,
+        output=OUTPUT.value,
+        resolution=RESOLUTION.value or autoencoder.config.data.resolution,
+        crop=CROP.value,
+        dtype=DTYPE.value,
+        records_per_shard=RECORDS_PER_SHARD.value,
+        workers=WORKERS.value,
     )
 
 

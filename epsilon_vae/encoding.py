@@ -85,6 +85,7 @@ class ChannelStatistics(NamedTuple):
 def encode_data(
     autoencoder: Autoencoder,
     workdir: str,
+    *,
     data: Data,
     output: str,
     resolution: int,
@@ -289,7 +290,7 @@ def _read_shard(path: pathlib.Path, plan: dict[str, Any]) -> list[LatentRecord]:
         records = [reader.read() for _ in range(reader.num_records())]
     except Exception as error:  # the C++ reader's, of many kinds
         raise DataError(f"{path}: damaged ({error}); remove it and run the same again") from error
-    return [unpack_latents(data, plan["shape"], dtype, str(path)) for data in records]
+    return [unpack_latents(data, plan["shape"], dtype=dtype, title=str(path)) for data in records]
 
 
 def _encode(
@@ -302,9 +303,16 @@ def _encode(
     """Records of all images, in order."""
     bad_records = BadRecords(0, len(source), "replace it, or take it out of --data")
     size = IMAGES_PER_DEVICE * jax.local_device_count()
-    crop = plan["resolution"], plan["crop"]
     dtype = jnp.dtype(plan["dtype"])
-    for batch in evaluation_batches(source, size, *crop, bad_records, workers):
+    image_batches = evaluation_batches(
+        source,
+        size,
+        resolution=plan["resolution"],
+        crop=plan["crop"],
+        bad_records=bad_records,
+        workers=workers,
+    )
+    for batch in image_batches:
         images = batch["image"]
         latents = autoencoder.encode(np.concatenate([images, images[:, :, ::-1]]))
         with np.errstate(over="ignore"):  # said below

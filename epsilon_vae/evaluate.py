@@ -124,7 +124,9 @@ def main(argv: Sequence[str]) -> None:
         mesh = make_mesh()
         try:
             if SAMPLES.value is not None:
-                evaluate_samples(SAMPLES.value, REFERENCE.value, asked, OUTPUT.value, mesh)
+                evaluate_samples(
+                    SAMPLES.value, REFERENCE.value, protocol=asked, output=OUTPUT.value, mesh=mesh
+                )
             else:
                 paths = argv[1:] if COMPARE.value else [WORKDIR.value]
                 _evaluate_subjects(paths, asked, mesh)
@@ -137,7 +139,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _evaluate_subjects(paths: Sequence[str], asked: Protocol, mesh: Mesh) -> None:
     data = open_data(DATA.value, SPLIT.value) if DATA.value else None
-    subjects = open_subjects(paths, STEP.value, asked, mesh)
+    subjects = open_subjects(paths, STEP.value, protocol=asked, mesh=mesh)
     config = next((s.autoencoder.config for s in subjects if isinstance(s, Run)), None)
     if config is None and not (DATA.value and RESOLUTIONS.value):
         raise UsageError("--data and --resolutions are missing: no run says which")

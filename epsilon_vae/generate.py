@@ -110,7 +110,7 @@ def _generate() -> int:
     mesh = make_mesh(devices=jax.local_devices())
     before = existing_plan(OUTPUT.value) if hosts.is_first() else {}
     step = _step(WORKDIR.value, STEP.value, before.get("generator", {}))
-    trained = restore_generator(mesh, WORKDIR.value, step)
+    trained = restore_generator(mesh, WORKDIR.value, step=step)
     _check_sampling(trained)
     workdir = AUTOENCODER.value or trained.config.autoencoder.workdir
     if not workdir:
@@ -118,22 +118,22 @@ def _generate() -> int:
     step = AUTOENCODER_STEP.value
     if step is None:
         step = step_for(trained.facts.made_by, workdir)
-    autoencoder = restore_on(mesh, workdir, step, group_size=IMAGES_PER_DEVICE)
+    autoencoder = restore_on(mesh, workdir, step=step, group_size=IMAGES_PER_DEVICE)
     plan = plan_generation(
         trained,
         autoencoder,
-        WORKDIR.value,
-        workdir,
-        _classes(trained),
-        NUM.value,
-        SEED.value,
-        STEPS.value or trained.config.flow.nfe,
-        Guidance(GUIDANCE.value, _interval()),
-        autoencoder.nfe(DECODER_STEPS.value or autoencoder.config.flow.nfe),
-        FORMAT.value,
-        IMAGES_PER_PART.value,
+        workdir=WORKDIR.value,
+        autoencoder_workdir=workdir,
+        classes=_classes(trained),
+        num_images=NUM.value,
+        seed=SEED.value,
+        nfe=STEPS.value or trained.config.flow.nfe,
+        guidance=Guidance(GUIDANCE.value, _interval()),
+        decoder_nfe=autoencoder.nfe(DECODER_STEPS.value or autoencoder.config.flow.nfe),
+        file_format=FORMAT.value,
+        images_per_part=IMAGES_PER_PART.value,
     )
-    return generate_images(trained, autoencoder, plan, OUTPUT.value)
+    return generate_images(trained, autoencoder, plan=plan, output=OUTPUT.value)
 
 
 def _step(workdir: str, step: int | None, before: dict) -> int:

@@ -37,6 +37,7 @@ GRID_IMAGES = 64
 def plan_generation(
     trained: TrainedGenerator,
     autoencoder: Autoencoder,
+    *,
     workdir: str,
     autoencoder_workdir: str,
     classes: Sequence[int],
@@ -73,7 +74,7 @@ def plan_generation(
 
 
 def generate_images(
-    trained: TrainedGenerator, autoencoder: Autoencoder, plan: dict[str, Any], output: str
+    trained: TrainedGenerator, autoencoder: Autoencoder, *, plan: dict[str, Any], output: str
 ) -> int:
     """Writes the images that are missing, and a grid of the first; all processes call alike.
 

@@ -37,6 +37,7 @@ class LatentSampler:
         self,
         generator: Generator,
         facts: LatentMetadata,
+        *,
         times: np.ndarray,
         guidance: Guidance,
         mesh: Mesh,
@@ -84,6 +85,7 @@ class TrainedGenerator:
         self,
         generator: Generator,
         params: dict,
+        *,
         facts: LatentMetadata,
         config: ml_collections.ConfigDict,
         step: int,
@@ -94,11 +96,11 @@ class TrainedGenerator:
     def sampler(self, nfe: int, guidance: Guidance, mesh: Mesh) -> LatentSampler:
         """Of `nfe` steps, at the config's spacing."""
         times = SPACINGS[self.config.flow.spacing](nfe)
-        return LatentSampler(self.generator, self.facts, times, guidance, mesh)
+        return LatentSampler(self.generator, self.facts, times=times, guidance=guidance, mesh=mesh)
 
 
 def restore_generator(
-    mesh: Mesh, workdir: str, step: int | None = None, weights: str = "ema"
+    mesh: Mesh, workdir: str, *, step: int | None = None, weights: str = "ema"
 ) -> TrainedGenerator:
     """The generator of a run, whole on each device of a mesh.
 
@@ -126,4 +128,6 @@ def restore_generator(
     path = f"{field}/generator"
     params = checkpoint.load_parts(step_directory, {path: target})[field]["generator"]
     facts = LatentMetadata(**checkpoint.load_data(step_directory)["latents"])
-    return TrainedGenerator(generator, params, facts, config, int(step_directory.name))
+    return TrainedGenerator(
+        generator, params, facts=facts, config=config, step=int(step_directory.name)
+    )

@@ -232,7 +232,9 @@ def _evaluate(folder: pathlib.Path, variants: dict, asked: protocol.Protocol) ->
         for name, variant in variants.items():
             workdir = str(run_folder(folder, trained[name], seed))
             decoding = f"{name}-seed{seed}", variant.config.flow.spacing, variant.nfes
-            subjects.append(Run(workdir, None, asked, mesh, Decoding(*decoding)))
+            subjects.append(
+                Run(workdir, None, protocol=asked, mesh=mesh, decoding=Decoding(*decoding))
+            )
             nfes |= {*variant.nfes}
     config = subjects[0].autoencoder.config
     data, output = held_out_data(config), folder / "evaluation"

@@ -54,7 +54,14 @@ def training_images(batch_size: int, resolution: int) -> np.ndarray:
     """Crops of the embedded photos, float32 in [-1, 1]."""
     no_bad_records = BadRecords(0, 1)
     batches = TrainingBatches(
-        Photos("train"), batch_size, resolution, 0, "random_resized", True, True, no_bad_records
+        Photos("train"),
+        batch_size,
+        resolution=resolution,
+        seed=0,
+        crop="random_resized",
+        flip=True,
+        reduced_jpeg=True,
+        bad_records=no_bad_records,
     )
     return next(batches)["image"]
 
@@ -62,7 +69,9 @@ def training_images(batch_size: int, resolution: int) -> np.ndarray:
 def held_out_images(resolution: int) -> np.ndarray:
     """uint8 centre crops of the three held-out photos."""
     no_bad_records = BadRecords(0, 1)
-    batches = evaluation_batches(Photos("val"), 3, resolution, "center_crop_adm", no_bad_records)
+    batches = evaluation_batches(
+        Photos("val"), 3, resolution=resolution, crop="center_crop_adm", bad_records=no_bad_records
+    )
     return to_uint8(next(batches)["image"])
 
 

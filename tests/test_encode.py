@@ -48,7 +48,16 @@ def encoded(run_module, arguments, tmp_path_factory) -> tuple[Path, str]:
 def encode_here(autoencoder, images, output, dtype="float16"):
     data = open_data(str(images), "train")
     crop = "center_crop_adm"
-    return encode_data(autoencoder, "run", data, str(output), 32, crop, dtype, 4)
+    return encode_data(
+        autoencoder,
+        "run",
+        data=data,
+        output=str(output),
+        resolution=32,
+        crop=crop,
+        dtype=dtype,
+        records_per_shard=4,
+    )
 
 
 def encode_files(autoencoder, files: list[Path]) -> tuple[np.ndarray, np.ndarray]:

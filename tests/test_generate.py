@@ -38,7 +38,16 @@ def latents(finished_run, images, tmp_path_factory) -> Path:
     """Of the images of two classes, by the finished run's encoder: 8 x 8 x 8."""
     folder, workdir = tmp_path_factory.mktemp("latents"), str(finished_run)
     data, autoencoder = open_data(str(images), "train"), epsilon_vae.restore(workdir)
-    encode_data(autoencoder, workdir, data, str(folder), 32, "center_crop_adm", "float16", 64)
+    encode_data(
+        autoencoder,
+        workdir,
+        data=data,
+        output=str(folder),
+        resolution=32,
+        crop="center_crop_adm",
+        dtype="float16",
+        records_per_shard=64,
+    )
     return folder
 
 

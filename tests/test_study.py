@@ -47,14 +47,26 @@ def test_a_variant_decodes_as_its_own_config_says(finished_run):
     asked, mesh = protocol.parse("local"), make_mesh()
     found = {}
     for name, spacing in (("f-seed0", "uniform"), ("g-seed0", "reversed_log")):
-        run = Run(str(finished_run), None, asked, mesh, Decoding(name, spacing, (3,)))
+        run = Run(
+            str(finished_run),
+            None,
+            protocol=asked,
+            mesh=mesh,
+            decoding=Decoding(name, spacing, (3,)),
+        )
         assert (run.name, run.facts["spacing"]) == (name, spacing)
         assert run.autoencoder.config.flow.spacing == spacing
         assert run.nfes((1, 2)) == (3,)
         found[spacing] = run.decode(np.ones((1, 8, 8, 8), np.float32), 3, 0)
     assert (found["uniform"] != found["reversed_log"]).any()
     uniform = protocol.parse("local,spacing=uniform")
-    run = Run(str(finished_run), None, uniform, mesh, Decoding("g-seed0", "reversed_log", (3,)))
+    run = Run(
+        str(finished_run),
+        None,
+        protocol=uniform,
+        mesh=mesh,
+        decoding=Decoding("g-seed0", "reversed_log", (3,)),
+    )
     np.testing.assert_array_equal(
         run.decode(np.ones((1, 8, 8, 8), np.float32), 3, 0), found["uniform"]
     )

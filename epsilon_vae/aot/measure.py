@@ -94,7 +94,9 @@ def _speed(compiled: jax.stages.Compiled, program: Program, topology: Topology) 
     """FLOPs, bytes, collectives and the roofline of a compiled program."""
     chips = len(topology.devices)
     moved = traffic(parse(compiled.as_text()), chips, topology.num_slices)
-    roof = roofline(topology.chip, moved.products, moved.hbm_bytes, moved.collectives)
+    roof = roofline(
+        topology.chip, moved.products, hbm_bytes=moved.hbm_bytes, collectives=moved.collectives
+    )
     at_peak = program.model_flops / chips / topology.chip.flops_per_second
     collectives = [
         {

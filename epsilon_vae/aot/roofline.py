@@ -43,7 +43,7 @@ class Roofline:
 
 
 def roofline(
-    chip: Chip, flops: float, hbm_bytes: float, collectives: dict[Collective, int]
+    chip: Chip, flops: float, *, hbm_bytes: float, collectives: dict[Collective, int]
 ) -> Roofline:
     """Of one chip's FLOPs, HBM bytes and collectives in one call."""
     ici = dcn = 0.0

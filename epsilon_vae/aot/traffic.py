@@ -186,11 +186,11 @@ def _products(computation: Computation, x: Instruction) -> int:
         products *= valid_products(
             lhs[lhs_labels.index(label)],
             rhs[rhs_labels.index(label)],
-            out[out_labels.index(label)],
-            _of_window(window, "stride", i, 1),
-            _of_window(window, "pad", i, 0),
-            _of_window(window, "lhs_dilate", i, 1),
-            _of_window(window, "rhs_dilate", i, 1),
+            out=out[out_labels.index(label)],
+            stride=_of_window(window, "stride", i, 1),
+            padding=_of_window(window, "pad", i, 0),
+            lhs_dilation=_of_window(window, "lhs_dilate", i, 1),
+            rhs_dilation=_of_window(window, "rhs_dilate", i, 1),
         )
     return products
 

@@ -40,7 +40,9 @@ class ArrayRecords(Sequence[Record]):
         counts, self.classes = _find_shards(*filesystem(path), path, split)
         self._shards = tuple(counts)
         self._title = f"{self.path}/{split}"
-        self._records = ShardRecords(path, counts, self._title, "epsilon_vae.data.prepare")
+        self._records = ShardRecords(
+            path, counts, title=self._title, made_by="epsilon_vae.data.prepare"
+        )
 
     def __len__(self) -> int:
         return len(self._records)
@@ -67,7 +69,7 @@ class ShardRecords(Sequence[bytes]):
       DataError: a shard that is missing, unreadable or of another length.
     """
 
-    def __init__(self, path: str, counts: Mapping[str, int | None], title: str, made_by: str):
+    def __init__(self, path: str, counts: Mapping[str, int | None], *, title: str, made_by: str):
         files, root = filesystem(path.rstrip("/"))
         urls = [url(files, f"{root}/{name}") for name in counts]
         _check_shards(urls, list(counts.values()), made_by)

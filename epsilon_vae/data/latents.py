@@ -40,7 +40,9 @@ def pack_latents(record: LatentRecord) -> bytes:
     return msgpack.packb(fields | {k: fields[k].tobytes() for k in ("latents", "flipped")})
 
 
-def unpack_latents(data: bytes, shape: Sequence[int], dtype: np.dtype, title: str) -> LatentRecord:
+def unpack_latents(
+    data: bytes, shape: Sequence[int], *, dtype: np.dtype, title: str
+) -> LatentRecord:
     """What `pack_latents` wrote.
 
     Args:
@@ -138,14 +140,18 @@ class Latents(Sequence[LatentRecord]):
         facts = (index[name] for name in ("shape", "mean", "std", "classes", "checkpoint"))
         self.facts = LatentMetadata(*facts)
         self._dtype = jnp.dtype(index["dtype"])
-        self._records = ShardRecords(path, index["shards"], path, "epsilon_vae.encode")
+        self._records = ShardRecords(
+            path, index["shards"], title=path, made_by="epsilon_vae.encode"
+        )
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> LatentRecord:
         title = f"{self.path}[{index}]"
-        return unpack_latents(self._records[index], self.facts.shape, self._dtype, title)
+        return unpack_latents(
+            self._records[index], self.facts.shape, dtype=self._dtype, title=title
+        )
 
 
 def _read_index(path: str) -> dict[str, Any]:
@@ -196,6 +202,7 @@ class LatentBatches(EndlessBatches):
         self,
         source: Latents,
         batch_size: int,
+        *,
         seed: int,
         flip: bool = True,
         local_indices: Sequence[int] | None = None,

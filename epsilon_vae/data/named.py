@@ -36,11 +36,11 @@ def open_data(text: str, split: str) -> Data:
     if text == "photos" and split not in PHOTOS:
         raise DataError(f"--split={split}: photos have {' and '.join(PHOTOS)}")
     if text == "photos":
-        return Data(open_source("photos", "", split), f"photos, {split}")
+        return Data(open_source("photos", "", split=split), f"photos, {split}")
     if kind == "array_record" and rest:
-        return Data(open_source("array_record", rest, split), f"{text}, {split}")
+        return Data(open_source("array_record", rest, split=split), f"{text}, {split}")
     if kind == "tfds" and rest:
-        return Data(open_source("tfds", "", split, rest), f"{text}, {split}")
+        return Data(open_source("tfds", "", split=split, tfds_name=rest), f"{text}, {split}")
     files, root = filesystem(text)
     if not files.isdir(root):
         raise DataError(

@@ -109,6 +109,7 @@ class EndlessBatches(Iterator[Batch]):
         self,
         load: grain.transforms.Map | Callable[[int], Batch],
         batch_size: int,
+        *,
         workers: int = 0,
         local_indices: Sequence[int] | None = None,
     ):
@@ -175,6 +176,7 @@ class TrainingBatches(EndlessBatches):
         self,
         source: Sequence[Record],
         batch_size: int,
+        *,
         resolution: int,
         seed: int,
         crop: str,
@@ -184,8 +186,10 @@ class TrainingBatches(EndlessBatches):
         workers: int = 0,
         local_indices: Sequence[int] | None = None,
     ):
-        load = _TrainingImage(source, resolution, seed, crop, flip, reduced_jpeg)
-        super().__init__(load, batch_size, workers, local_indices)
+        load = _TrainingImage(
+            source, resolution, seed=seed, crop=crop, flip=flip, reduced_jpeg=reduced_jpeg
+        )
+        super().__init__(load, batch_size, workers=workers, local_indices=local_indices)
         self._bad_records = bad_records
 
     def __next__(self) -> Batch:
@@ -206,6 +210,7 @@ def record_at(position: int, size: int, seed: int) -> tuple[int, int]:
 def evaluation_batches(
     source: Sequence[Record],
     batch_size: int,
+    *,
     resolution: int,
     crop: str,
     bad_records: BadRecords,
@@ -241,6 +246,7 @@ class _TrainingImage(grain.transforms.Map):
         self,
         source: Sequence[Record],
         resolution: int,
+        *,
         seed: int,
         crop: str,
         flip: bool,

@@ -56,7 +56,9 @@ def main(argv: Sequence[str]) -> None:
         if devkit:
             images = label(images, devkit)
         print(f"{argv[1]}: {len(images)} images, {_in_words(images.classes)}", flush=True)
-        writer = ShardWriter(folder, SPLIT.value, images, RECORDS_PER_SHARD.value)
+        writer = ShardWriter(
+            folder, SPLIT.value, images=images, records_per_shard=RECORDS_PER_SHARD.value
+        )
         written = writer.write(ON_BAD_RECORD.value == "skip")
     except (DataError, OSError) as error:
         _exit(2, str(error))

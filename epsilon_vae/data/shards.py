@@ -60,7 +60,7 @@ class ShardWriter:
       DataError: the folder has the split already, made from something else.
     """
 
-    def __init__(self, folder: pathlib.Path, split: str, images: Images, records_per_shard: int):
+    def __init__(self, folder: pathlib.Path, split: str, *, images: Images, records_per_shard: int):
         self._folder, self._split, self._images = folder, split, images
         self._records_per_shard = records_per_shard
         self._finished = folder / f"{split}.json"
@@ -101,7 +101,7 @@ class ShardWriter:
         )
         with bar, ThreadPoolExecutor(THREADS) as pool:
             encoded = ((index, self._images.read(index)) for index in indices)
-            checked = map_ahead(pool, self._check, encoded, 2 * THREADS)
+            checked = map_ahead(pool, self._check, items=encoded, ahead=2 * THREADS)
             for shard in missing:
                 of_shard = itertools.islice(checked, len(self._range(shard)))
                 self._write_shard(shard, of_shard, skip_bad, bar)
@@ -233,7 +233,7 @@ def write_shard(path: pathlib.Path, records: Iterable[bytes]) -> int:
 
 
 def map_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[In], Out], items: Iterable[In], ahead: int
+    pool: ThreadPoolExecutor, function: Callable[[In], Out], *, items: Iterable[In], ahead: int
 ) -> Iterator[Out]:
     """As `pool.map`, which would take all the items at once; this takes `ahead`."""
     items = iter(items)

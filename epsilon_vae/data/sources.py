@@ -194,7 +194,7 @@ def evenly_spaced(size: int, count: int) -> np.ndarray:
     return np.linspace(0, size - 1, min(count, size), dtype=int)
 
 
-def open_source(source: str, path: str, split: str, tfds_name: str = "") -> Sequence[Record]:
+def open_source(source: str, path: str, *, split: str, tfds_name: str = "") -> Sequence[Record]:
     """The source of that name: photos, folder, array_record or tfds.
 
     Args:

@@ -58,9 +58,9 @@ def batches(
     local_batches = evaluation_batches(
         Subset(source, indices),
         batch_size,
-        resolution,
-        crop,
-        bad_records,
+        resolution=resolution,
+        crop=crop,
+        bad_records=bad_records,
         local_indices=local_indices,
     )
     for number, local in enumerate(local_batches):

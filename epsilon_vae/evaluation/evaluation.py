@@ -37,7 +37,7 @@ def held_out_data(config: ml_collections.ConfigDict) -> Data:
       DataError: they cannot be read.
     """
     data = config.data
-    source = open_source(data.source, data.path, data.val_split, data.tfds_name)
+    source = open_source(data.source, data.path, split=data.val_split, tfds_name=data.tfds_name)
     name = " ".join(filter(None, (data.source, data.tfds_name, data.path, data.val_split)))
     return Data(source, name)
 
@@ -90,7 +90,13 @@ def evaluate(
     measures = ReconstructionMetrics(LPIPS_NETS, protocol.features, mesh)
     crop = CROPS[protocol.crop]
     report_images = ReportImages(
-        subjects, source, resolutions, steps, crop, protocol.seed, measures.batch_size
+        subjects,
+        source,
+        resolutions=resolutions,
+        steps=steps,
+        crop=crop,
+        seed=protocol.seed,
+        batch_size=measures.batch_size,
     )
     total = len(source) * len(resolutions)
     hidden = None if hosts.is_first() else True  # None: shown on a terminal
@@ -100,13 +106,13 @@ def evaluate(
             measured = measure(
                 subjects,
                 source,
-                resolution,
-                steps,
-                protocol,
-                measures,
-                file,
-                bar.update,
-                keep,
+                resolution=resolution,
+                steps=steps,
+                protocol=protocol,
+                measures=measures,
+                file=file,
+                advance=bar.update,
+                keep=keep,
             )
             report_images.add(resolution, measured.accumulators if measured else {})
             if measured:
@@ -136,7 +142,9 @@ def _paper_rows(subjects: Sequence[Subject], resolutions: Sequence[int], data: s
         row
         for subject in subjects
         if isinstance(subject, Run)
-        for row in paper_rows(subject.name, subject.autoencoder.config, resolutions, data)
+        for row in paper_rows(
+            subject.name, subject.autoencoder.config, resolutions=resolutions, data=data
+        )
     ]
 
 
@@ -156,7 +164,7 @@ def _write(folder: pathlib.Path, found: dict, pictures: Gallery) -> None:
     (folder / "plots").mkdir(exist_ok=True)
     for name, figure in figures.items():
         figure.savefig(folder / "plots" / f"{name}.png", dpi=150)
-    write_report(folder / "report.html", found, figures, pictures)
+    write_report(folder / "report.html", found, figures=figures, pictures=pictures)
     print(table)
 
 

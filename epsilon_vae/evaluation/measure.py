@@ -163,6 +163,7 @@ ORIGINALS: Key = ("", None)
 def measure(
     subjects: Sequence[Subject],
     source: Sequence[Record],
+    *,
     resolution: int,
     steps: Sequence[int],
     protocol: Protocol,

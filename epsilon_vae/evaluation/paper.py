@@ -134,7 +134,7 @@ UNCONDITIONAL_256 = {
 
 
 def paper_rows(
-    subject: str, config: ml_collections.ConfigDict, resolutions: Sequence[int], data: str = ""
+    subject: str, config: ml_collections.ConfigDict, *, resolutions: Sequence[int], data: str = ""
 ) -> list[dict]:
     """What the paper has for a run's networks and recipe at these resolutions, perhaps nothing.
 

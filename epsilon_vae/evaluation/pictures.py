@@ -45,7 +45,7 @@ class Amount(NamedTuple):
 
 
 def amounts(
-    resolutions: Sequence[int], num_subjects: int, num_runs: int, num_keys: int
+    resolutions: Sequence[int], num_subjects: int, *, num_runs: int, num_keys: int
 ) -> dict[int, Amount]:
     """As many of each resolution as the budget allows, and at least `CLOSE_IMAGES` in the gallery.
 
@@ -106,6 +106,7 @@ class ReportImages:
         self,
         subjects: Sequence[Subject],
         source: Sequence[Record],
+        *,
         resolutions: Sequence[int],
         steps: Sequence[int],
         crop: str,
@@ -117,7 +118,9 @@ class ReportImages:
         self._keys = [(s.name, nfe) for s in subjects for nfe in s.nfes(steps)]
         self._main_keys = [(s.name, main_nfe(s.nfes(steps))) for s in subjects]
         num_runs = sum(isinstance(subject, Run) for subject in subjects)
-        self._amounts = amounts(resolutions, len(subjects), num_runs, len(self._keys))
+        self._amounts = amounts(
+            resolutions, len(subjects), num_runs=num_runs, num_keys=len(self._keys)
+        )
         self.pictures = Gallery([], {}, [], [])
 
     def add(self, resolution: int, accumulators: dict[Key, MetricAccumulator]) -> None:

@@ -41,7 +41,7 @@ class HeldOutEvaluation:
         self.names = self._measures.names
         self._mesh = mesh
         data = config.data
-        source = open_source(data.source, data.path, data.val_split, data.tfds_name)
+        source = open_source(data.source, data.path, split=data.val_split, tfds_name=data.tfds_name)
         indices = evenly_spaced(len(source), config.eval.num_images)
         max_share = data.max_bad_share if data.on_bad_record == "skip" else 0
         size, bad_records = self._measures.batch_size, BadRecords(max_share, len(indices))

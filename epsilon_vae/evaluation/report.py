@@ -105,7 +105,7 @@ class Gallery:
 
 
 def write_report(
-    path: pathlib.Path, results: dict, figures: dict[str, Figure], pictures: Gallery
+    path: pathlib.Path, results: dict, *, figures: dict[str, Figure], pictures: Gallery
 ) -> None:
     """Writes the page; the same for the same arguments. Parts without content are left out.
 

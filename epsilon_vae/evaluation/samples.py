@@ -45,7 +45,7 @@ FIXED = {
 
 
 def evaluate_samples(
-    samples: str, reference: str, protocol: Protocol, output: str, mesh: Mesh
+    samples: str, reference: str, *, protocol: Protocol, output: str, mesh: Mesh
 ) -> None:
     """ReconstructionMetrics, and writes results.json, results.md and report.html.
 

@@ -39,7 +39,7 @@ class SampleEvaluation:
         self._sampler: LatentSampler | None = None
         if workdir := config.autoencoder.workdir:
             step = step_for(batches.facts.made_by, workdir)
-            self._autoencoder = restore_on(mesh, workdir, step)
+            self._autoencoder = restore_on(mesh, workdir, step=step)
             batches.facts.check_encoder(self._autoencoder.encoder_fingerprint())
 
     def __call__(self, params: dict) -> tuple[dict[str, float], np.ndarray | None]:
@@ -51,9 +51,9 @@ class SampleEvaluation:
             self._sampler = LatentSampler(
                 build_generator(config),
                 self._batches.facts,
-                SPACINGS[config.flow.spacing](config.flow.nfe),
-                Guidance(config.eval.guidance),
-                self._mesh,
+                times=SPACINGS[config.flow.spacing](config.flow.nfe),
+                guidance=Guidance(config.eval.guidance),
+                mesh=self._mesh,
             )
         indices = np.arange(config.eval.num_images)
         num_classes = config.model.generator.num_classes

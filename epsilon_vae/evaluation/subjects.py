@@ -98,6 +98,7 @@ class Run(Subject):
         self,
         workdir: str,
         step: int | None,
+        *,
         protocol: Protocol,
         mesh: Mesh,
         decoding: Decoding | None = None,
@@ -105,7 +106,9 @@ class Run(Subject):
         self._nfes = decoding.nfes if decoding else None
         self._deviation: np.ndarray | None = None  # of latents, [n_z]
         spacing = None if protocol.spacing == "run" else protocol.spacing
-        self.autoencoder = restore_on(mesh, workdir, step, protocol.weights, spacing)
+        self.autoencoder = restore_on(
+            mesh, workdir, step=step, weights=protocol.weights, spacing=spacing
+        )
         if decoding:  # as if the variant had a run of its own
             config = self.autoencoder.config.copy_and_resolve_references()
             config.flow.spacing = decoding.spacing
@@ -330,7 +333,7 @@ class DiffusersVAE(Subject):
 
 
 def open_subjects(
-    paths: Sequence[str], step: int | None, protocol: Protocol, mesh: Mesh
+    paths: Sequence[str], step: int | None, *, protocol: Protocol, mesh: Mesh
 ) -> list[Subject]:
     """Of runs' folders, folders of pictures, and 'diffusers:PATH'; names that are alike get longer.
 
@@ -360,4 +363,4 @@ def _open(path: str, step: int | None, protocol: Protocol, mesh: Mesh) -> Subjec
     is_run = (folder / "checkpoints").is_dir()
     if not is_run and list_images(folder):
         return PictureFolder(path)
-    return Run(path, step, protocol, mesh)
+    return Run(path, step, protocol=protocol, mesh=mesh)

@@ -14,6 +14,7 @@ def ssim(
     images: jax.Array,
     others: jax.Array,
     data_range: float = 1.0,
+    *,
     sigma: float = 1.5,
     radius: int = 5,
 ) -> jax.Array:

@@ -14,7 +14,7 @@ AXES = (*BATCH_AXES, "space")
 
 
 def make_mesh(
-    data: int = -1, fsdp: int = 1, space: int = 1, devices: Sequence[jax.Device] | None = None
+    data: int = -1, fsdp: int = 1, space: int = 1, *, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
     """A mesh over all devices, or those given; one size may be -1, for what the others leave.
 

@@ -134,7 +134,7 @@ def local_batch_indices(sharding: NamedSharding, batch_size: int) -> np.ndarray:
 
 
 def global_batch(
-    sharding: NamedSharding, batch_size: int, local_indices: np.ndarray, local: np.ndarray
+    sharding: NamedSharding, batch_size: int, *, local_indices: np.ndarray, local: np.ndarray
 ) -> jax.Array:
     """The global array `[batch_size, …]`; `local` holds its `local_indices`."""
 

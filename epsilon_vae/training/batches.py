@@ -85,22 +85,28 @@ def open_batches(config: ml_collections.ConfigDict, local_indices: np.ndarray) -
                 "config.data.path = '': name the folder of latents that epsilon_vae.encode wrote"
             )
         batches = LatentBatches(
-            Latents(data.path), config.batch_size, config.seed, data.flip, local_indices
+            Latents(data.path),
+            config.batch_size,
+            seed=config.seed,
+            flip=data.flip,
+            local_indices=local_indices,
         )
         _check_facts(config, batches.facts, data.path)
         return batches
-    source = open_source(data.source, data.path, "train", data.tfds_name)
+    source = open_source(data.source, data.path, split="train", tfds_name=data.tfds_name)
     images = TrainingBatches(
         source,
         config.batch_size,
-        data.resolution,
-        config.seed,
-        data.crop,
-        data.flip,
-        data.reduced_jpeg,
-        BadRecords(data.max_bad_share if data.on_bad_record == "skip" else 0, len(source)),
-        data.workers,
-        local_indices,
+        resolution=data.resolution,
+        seed=config.seed,
+        crop=data.crop,
+        flip=data.flip,
+        reduced_jpeg=data.reduced_jpeg,
+        bad_records=BadRecords(
+            data.max_bad_share if data.on_bad_record == "skip" else 0, len(source)
+        ),
+        workers=data.workers,
+        local_indices=local_indices,
     )
     if not is_generator(config):
         return images
@@ -109,7 +115,7 @@ def open_batches(config: ml_collections.ConfigDict, local_indices: np.ndarray) -
     step = hosts.broadcast_from_first(int(checkpoint.find_step(workdir).name))
     mesh = make_mesh(devices=jax.local_devices())
     group_size = min(IMAGES_PER_DEVICE, -(-len(local_indices) // jax.local_device_count()))
-    autoencoder = restore_on(mesh, workdir, step, group_size=group_size)
+    autoencoder = restore_on(mesh, workdir, step=step, group_size=group_size)
     facts = _measure(autoencoder, workdir, source, data.resolution)
     _check_facts(config, facts, data.path)
     return EncodedBatches(images, autoencoder, facts)
@@ -120,11 +126,15 @@ def _measure(
 ) -> LatentMetadata:
     """The metadata of a data set's latents, by some of its images; alike on all processes."""
     some = Subset(source, evenly_spaced(len(source), NORMALIZATION_IMAGES))
-    crops = resolution, "center_crop_adm"
-    bad_records = BadRecords(1, len(some))
     statistics = []
-    size = IMAGES_PER_DEVICE * jax.local_device_count()
-    for batch in evaluation_batches(some, size, *crops, bad_records):
+    image_batches = evaluation_batches(
+        some,
+        IMAGES_PER_DEVICE * jax.local_device_count(),
+        resolution=resolution,
+        crop="center_crop_adm",
+        bad_records=BadRecords(1, len(some)),
+    )
+    for batch in image_batches:
         latents = autoencoder.encode(batch["image"])[batch["mask"]]
         statistics += [ChannelStatistics.of(latents)] if len(latents) else []
     if not statistics:

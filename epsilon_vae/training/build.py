@@ -81,7 +81,7 @@ def frozen_inputs(config: ml_collections.ConfigDict) -> dict:
 def build_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
     """Of encoder and decoder, or of a latent diffusion model."""
     optim = config.optim
-    return adam(optim.lr, optim.warmup_steps, optim.b1, optim.b2, optim.clip_norm)
+    return adam(optim.lr, optim.warmup_steps, b1=optim.b1, b2=optim.b2, clip_norm=optim.clip_norm)
 
 
 def build_discriminator_optimizer(
@@ -94,9 +94,9 @@ def build_discriminator_optimizer(
     return adam(
         optim.discriminator_lr,
         optim.discriminator_warmup_steps,
-        optim.discriminator_b1,
-        optim.discriminator_b2,
-        optim.clip_norm,
+        b1=optim.discriminator_b1,
+        b2=optim.discriminator_b2,
+        clip_norm=optim.clip_norm,
     )
 
 

@@ -87,17 +87,17 @@ def _convolution_flops(equation: core.JaxprEqn) -> float:
         products *= valid_products(
             lhs[dimensions.lhs_spec[2 + i]],
             rhs[dimensions.rhs_spec[2 + i]],
-            out[dimensions.out_spec[2 + i]],
-            stride,
-            padding[0],
-            lhs_dilation,
-            rhs_dilation,
+            out=out[dimensions.out_spec[2 + i]],
+            stride=stride,
+            padding=padding[0],
+            lhs_dilation=lhs_dilation,
+            rhs_dilation=rhs_dilation,
         )
     return 2 * products
 
 
 def valid_products(
-    lhs: int, rhs: int, out: int, stride: int, padding: int, lhs_dilation: int, rhs_dilation: int
+    lhs: int, rhs: int, *, out: int, stride: int, padding: int, lhs_dilation: int, rhs_dilation: int
 ) -> int:
     """How many of a dimension's `out * rhs` products meet an element rather than padding."""
     at = np.arange(out)[:, None] * stride + np.arange(rhs)[None] * rhs_dilation - padding

@@ -100,6 +100,7 @@ class RunLog:
         self,
         workdir: str,
         columns: list[str],
+        *,
         start_step: int,
         num_steps: int,
         heartbeat: Heartbeat,

@@ -76,7 +76,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
             workdir, config.checkpoint.keep, config.checkpoint.permanent_every_steps
         )
         to_close.callback(checkpointer.close)  # a save under way ends, whatever ends the run
-        state, restored = restore_or_init(config, train_step, checkpointer, mesh)
+        state, restored = restore_or_init(config, train_step, checkpointer=checkpointer, mesh=mesh)
         start_step = restored.step if restored else 0
         if restored:
             batches.set_state(restored.data)
@@ -88,7 +88,13 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
         if hosts.is_first():
             networks = state.params | {"discriminator": state.discriminator}
             write_run_files(workdir, config, networks)
-            log = RunLog(workdir, columns, start_step, config.num_steps, heartbeat)
+            log = RunLog(
+                workdir,
+                columns,
+                start_step=start_step,
+                num_steps=config.num_steps,
+                heartbeat=heartbeat,
+            )
         to_close.callback(log.close)
         log.line(_opening_line(config, restored, workdir))
 
@@ -102,7 +108,12 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
             with clock.waiting():
                 local = next(batches)
                 batch = {
-                    name: global_batch(x.sharding, config.batch_size, local_indices, local[name])
+                    name: global_batch(
+                        x.sharding,
+                        config.batch_size,
+                        local_indices=local_indices,
+                        local=local[name],
+                    )
                     for name, x in shapes.items()
                 }
             with profiler.step(step, window):
@@ -146,6 +157,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
 def restore_or_init(
     config: ml_collections.ConfigDict,
     train_step: TrainStep,
+    *,
     checkpointer: Checkpointer,
     mesh: Mesh,
 ) -> tuple[TrainState, Restored | None]:

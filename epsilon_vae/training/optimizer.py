@@ -11,7 +11,7 @@ def learning_rate(lr: float, warmup_steps: int) -> optax.Schedule:
 
 
 def adam(
-    lr: float, warmup_steps: int, b1: float = 0.0, b2: float = 0.999, clip_norm: float = 0.0
+    lr: float, warmup_steps: int, *, b1: float = 0.0, b2: float = 0.999, clip_norm: float = 0.0
 ) -> optax.GradientTransformation:
     """Adam(b1, b2) with warm-up; gradients clipped to a global norm if `clip_norm` is positive."""
     optimizer = optax.adam(learning_rate(lr, warmup_steps), b1=b1, b2=b2)

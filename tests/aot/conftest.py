@@ -19,7 +19,7 @@ def topology():
 
 @pytest.fixture(scope="session")
 def mesh(topology):
-    return make_mesh(1, 4, 1, topology.devices)
+    return make_mesh(1, 4, 1, devices=topology.devices)
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ def test_bytes_that_a_chip_sends_of_a_thousand_among_four(kind, sent):
 
 def test_times_and_bound():
     collectives = {Collective("all-gather", 4_000_000, 4): 2}
-    roof = roofline(CHIP, 2e12, 1e9, collectives)
+    roof = roofline(CHIP, 2e12, hbm_bytes=1e9, collectives=collectives)
     # 2 x 3 MB over a ring of two links of 1 MB/s.
     assert (roof.compute, roof.memory, roof.interconnect) == (2.0, 1.0, 3.0)
     assert roof.seconds == 3.0 and roof.bound_by == "interconnect"
@@ -33,6 +33,11 @@ def test_times_and_bound():
 
 
 def test_what_crosses_slices_takes_the_data_centres_network():
-    roof = roofline(CHIP, 0, 0, {Collective("all-reduce", 100_000, 2, crosses_slices=True): 1})
+    roof = roofline(
+        CHIP,
+        0,
+        hbm_bytes=0,
+        collectives={Collective("all-reduce", 100_000, 2, crosses_slices=True): 1},
+    )
     assert roof.interconnect == 1.0
     assert "between slices" in roof.assumptions["interconnect"]

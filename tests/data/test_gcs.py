@@ -103,7 +103,7 @@ def bucket(tmp_path_factory):
 READ = """
 import pickle, sys
 from epsilon_vae.data.sources import open_source
-source = pickle.loads(pickle.dumps(open_source(*sys.argv[1:])))
+source = pickle.loads(pickle.dumps(open_source(*sys.argv[1:3], split=sys.argv[3])))
 for record in source:
     print(record.data, record.label, record.name)
 """

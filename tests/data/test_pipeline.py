@@ -114,12 +114,25 @@ if __name__ == "__main__":
     flags.FLAGS(sys.argv[:1])
     out, start, count, workers, index, processes = sys.argv[1], *map(int, sys.argv[2:])
     local_indices = range(index * 8 // processes, (index + 1) * 8 // processes)
-    source, bad, share = Photos("train"), BadRecords(0, 14), (workers, local_indices)
-    batches = TrainingBatches(source, 8, 32, 5, "random_resized", True, True, bad, *share)
+    source, bad = Photos("train"), BadRecords(0, 14)
+    share = {"workers": workers, "local_indices": local_indices}
+    batches = TrainingBatches(
+        source,
+        8,
+        resolution=32,
+        seed=5,
+        crop="random_resized",
+        flip=True,
+        reduced_jpeg=True,
+        bad_records=bad,
+        **share,
+    )
     batches.set_state({"position": start * 8})
     images = [next(batches)["image"] for _ in range(count)]
     batches.close()
-    held_out = evaluation_batches(source, 8, 32, "center_crop_adm", bad, *share)
+    held_out = evaluation_batches(
+        source, 8, resolution=32, crop="center_crop_adm", bad_records=bad, **share
+    )
     held_out = [np.where(b["mask"][:, None, None, None], b["image"], 9) for b in held_out]
     np.savez(out, *images, *held_out)
 """
@@ -167,7 +180,11 @@ def test_same_global_batches_for_any_processes_workers_and_restarts(read_in_proc
 def test_evaluation_covers_every_image_once(read_in_processes):
     """In the source's order; two places of the second batch are padding."""
     *_, first, second = read_in_processes(processes=1, workers=0, start=0, count=1)
-    batches = list(evaluation_batches(Photos("train"), 14, 32, "center_crop_adm", BadRecords(0, 1)))
+    batches = list(
+        evaluation_batches(
+            Photos("train"), 14, resolution=32, crop="center_crop_adm", bad_records=BadRecords(0, 1)
+        )
+    )
     assert len(batches) == 1 and batches[0]["mask"].all()
     np.testing.assert_array_equal(np.concatenate([first, second])[:14], batches[0]["image"])
     assert np.all(second[6:] == 9)
@@ -250,8 +267,18 @@ def test_a_process_reads_the_places_it_is_told():
 
 def test_evaluation_masks_bad_records():
     bad_records = BadRecords(0.5, 5)
-    batch, *rest = evaluation_batches(Colours(5, bad=[1]), 8, 32, "center_crop_adm", bad_records)
+    batch, *rest = evaluation_batches(
+        Colours(5, bad=[1]), 8, resolution=32, crop="center_crop_adm", bad_records=bad_records
+    )
     assert not rest and len(bad_records) == 1
     assert batch["mask"].tolist() == [True, False, True, True, True, False, False, False]
     with pytest.raises(DataError, match="colour 1"):
-        list(evaluation_batches(Colours(5, bad=[1]), 8, 32, "center_crop_adm", BadRecords(0, 5)))
+        list(
+            evaluation_batches(
+                Colours(5, bad=[1]),
+                8,
+                resolution=32,
+                crop="center_crop_adm",
+                bad_records=BadRecords(0, 5),
+            )
+        )

@@ -121,14 +121,16 @@ def write_imagenet(folder: Path) -> None:
 def prepare(path, output: Path, split="train", records_per_shard=4, skip_bad=False) -> dict:
     """As the command does it, in this process; the manifest."""
     output.mkdir(exist_ok=True)
-    writer = ShardWriter(output, split, find_images(str(path)), records_per_shard)
+    writer = ShardWriter(
+        output, split, images=find_images(str(path)), records_per_shard=records_per_shard
+    )
     writer.write(skip_bad)
     return writer.manifest
 
 
 def read(path: Path, split="train", source="array_record") -> list[tuple]:
     """Name, bytes and class of all records."""
-    records = open_source(source, str(path), split)
+    records = open_source(source, str(path), split=split)
     classes = (*records.classes, None)
     found = [records[index] for index in range(len(records))]
     return [(r.name, r.data, classes[-1 if r.label is None else r.label]) for r in found]
@@ -183,7 +185,7 @@ def test_readme_takes_imagenet_from_its_tars_to_training(tmp_path):
     data = tmp_path / config["data"]["path"]
     source = config["data"]["source"]
     for split in ("train", "val"):
-        assert open_source(source, str(data), split).classes == CLASSES
+        assert open_source(source, str(data), split=split).classes == CLASSES
     train, val = read(data, "train", source), read(data, "val", source)
     assert train == [(n, data, n.split(".")[0]) for n, data in train_images().items()]
     wnids = [WNIDS[image_id] for image_id in TRUTH]
@@ -206,7 +208,7 @@ def test_killed_and_gone_on_with_gives_the_same_bytes(tmp_path, run_module):
     first = output / "train-00000.array_record"
     written = first.stat().st_mtime_ns
     with pytest.raises(DataError, match="is unfinished; run epsilon_vae.data.prepare again"):
-        open_source("array_record", str(output), "train")
+        open_source("array_record", str(output), split="train")
 
     process = run_module(PREPARE, *arguments, f"--output={output}")
     out, err = process.communicate(timeout=120)

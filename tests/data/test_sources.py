@@ -60,7 +60,7 @@ def test_folder_is_in_order_with_subfolders_as_classes(tmp_path):
     }
     (tmp_path / "train" / "a" / "note.txt").write_text("no picture")
     write_image(tmp_path / "train" / "b" / "._x.png")
-    source = open_source("folder", str(tmp_path), "train")
+    source = open_source("folder", str(tmp_path), split="train")
     assert source.classes == ("a", "b")
     assert list(source) == [
         Record(data[name], label, f"{tmp_path}/train/{name}")
@@ -72,7 +72,7 @@ def test_folder_in_a_bucket():
     """fsspec's own in-memory file system takes the way that gs:// takes."""
     files = fsspec.filesystem("memory")
     files.pipe_file("/bucket/val/cats/1.png", b"one")
-    source = open_source("folder", "memory://bucket", "val")
+    source = open_source("folder", "memory://bucket", split="val")
     assert source[0] == Record(b"one", 0, "memory://bucket/val/cats/1.png")
     before = source.files_hash()
     files.pipe_file("/bucket/val/cats/1.png", b"two, and longer")
@@ -84,10 +84,10 @@ def test_hash_changes_with_the_files(tmp_path):
     data = write_image(image)
     write_shard(shard, [pack(Record(data, None, "a"))])
     for file, kind in ((image, "folder"), (shard, "array_record")):
-        before = open_source(kind, str(tmp_path), "val").files_hash()
-        assert open_source(kind, str(tmp_path), "val").files_hash() == before
+        before = open_source(kind, str(tmp_path), split="val").files_hash()
+        assert open_source(kind, str(tmp_path), split="val").files_hash() == before
         os.utime(file, (0, 0))
-        assert open_source(kind, str(tmp_path), "val").files_hash() != before
+        assert open_source(kind, str(tmp_path), split="val").files_hash() != before
 
 
 def test_folder_follows_links_once(tmp_path):
@@ -95,7 +95,7 @@ def test_folder_follows_links_once(tmp_path):
     (tmp_path / "train" / "cats").mkdir(parents=True)
     (tmp_path / "train" / "dogs").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "train" / "cats" / "loop").symlink_to(tmp_path / "train")
-    source = open_source("folder", str(tmp_path), "train")
+    source = open_source("folder", str(tmp_path), split="train")
     assert list(source) == [Record(data, 0, f"{tmp_path}/train/dogs/x.png")]
 
 
@@ -103,10 +103,10 @@ def test_missing_and_empty_folders_are_named(tmp_path):
     with pytest.raises(
         DataError, match=r"train: no such folder; .*subfolders, and config.data.val_split"
     ):
-        open_source("folder", str(tmp_path), "train")
+        open_source("folder", str(tmp_path), split="train")
     (tmp_path / "train").mkdir()
     with pytest.raises(DataError, match="train: no image in it"):
-        open_source("folder", str(tmp_path), "train")
+        open_source("folder", str(tmp_path), split="train")
 
 
 def test_folder_and_file_without_permission_are_named(tmp_path_factory, request):
@@ -116,7 +116,7 @@ def test_folder_and_file_without_permission_are_named(tmp_path_factory, request)
     write_image(folder / "train" / "open" / "x.png")
     write_image(folder / "train" / "shut" / "y.png")
     (folder / "train" / "open" / "x.png").chmod(0)
-    source = open_source("folder", str(folder), "train")
+    source = open_source("folder", str(folder), split="train")
     (folder / "train" / "shut").chmod(0)
     request.getfixturevalue("no_rights")
     with pytest.raises(DataError, match=r"open/x.png: cannot be read \(Permission denied\)"):
@@ -125,7 +125,7 @@ def test_folder_and_file_without_permission_are_named(tmp_path_factory, request)
         with pytest.raises(
             DataError, match=r"cannot be read \(Permission denied\); check its rights"
         ):
-            open_source("folder", str(path), "train")
+            open_source("folder", str(path), split="train")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_urls_that_nothing_reads_say_what_is_missing(path, words):
 
         pytest.skip("s3fs is installed")
     with pytest.raises(DataError, match=words):
-        open_source("folder", path, "train")
+        open_source("folder", path, split="train")
 
 
 def test_packed_records_and_bare_images():
@@ -156,32 +156,32 @@ def test_array_record_shards_with_and_without_a_list(tmp_path):
     packed = [pack(record) for record in records]
     write_shard(tmp_path / "train-00000.array_record", packed[:3])
     write_shard(tmp_path / "train-00001.array_record", packed[3:])
-    assert list(open_source("array_record", str(tmp_path), "train")) == records
+    assert list(open_source("array_record", str(tmp_path), split="train")) == records
     listed = {"shards": {"train-00001.array_record": 2}, "classes": ["a", "b"]}
     (tmp_path / "train.json").write_text(json.dumps(listed))
-    source = open_source("array_record", str(tmp_path), "train")
+    source = open_source("array_record", str(tmp_path), split="train")
     assert list(source) == records[3:] and source.classes == ("a", "b")
     assert list(pickle.loads(pickle.dumps(source))) == records[3:]
 
 
 def test_array_record_says_what_is_wrong(tmp_path):
     with pytest.raises(DataError, match=r"no \*train\*array_record\*"):
-        open_source("array_record", str(tmp_path), "train")
+        open_source("array_record", str(tmp_path), split="train")
     (tmp_path / "train.unfinished.json").write_text("{}")
     with pytest.raises(DataError, match="'train' is unfinished; run epsilon_vae.data.prepare"):
-        open_source("array_record", str(tmp_path), "train")
+        open_source("array_record", str(tmp_path), split="train")
     shard = tmp_path / "train-00000.array_record"
     write_shard(shard, [b"\xff\xd8"])
     listed = tmp_path / "train.json"
     listed.write_text(json.dumps({"shards": {shard.name: 2}, "classes": []}))
     with pytest.raises(DataError, match="00000.array_record: 1 records .* 2 are listed"):
-        open_source("array_record", str(tmp_path), "train")
+        open_source("array_record", str(tmp_path), split="train")
     listed.write_text(json.dumps({"shards": {"train-00007.array_record": 1}, "classes": []}))
     with pytest.raises(DataError, match="train-00007.array_record: no records .* 1 are listed"):
-        open_source("array_record", str(tmp_path), "train")
+        open_source("array_record", str(tmp_path), split="train")
     listed.write_text("{")
     with pytest.raises(DataError, match="train.json and its shards cannot be read"):
-        open_source("array_record", str(tmp_path), "train")
+        open_source("array_record", str(tmp_path), split="train")
 
 
 def test_damaged_shard_is_named(tmp_path):
@@ -189,7 +189,7 @@ def test_damaged_shard_is_named(tmp_path):
     write_shard(shard, [os.urandom(1000) for _ in range(100)])
     shard.write_bytes(shard.read_bytes()[:50_000])
     with pytest.raises(DataError, match="train-00000.array_record: no records can be read; check"):
-        open_source("array_record", str(tmp_path), "train")
+        open_source("array_record", str(tmp_path), split="train")
 
 
 def test_more_shards_than_files_that_may_be_open(tmp_path):
@@ -200,7 +200,7 @@ def test_more_shards_than_files_that_may_be_open(tmp_path):
         "import resource, sys; hard = int(sys.argv[2]);"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (150, hard));"
         "from epsilon_vae.data.sources import open_source;"
-        "print(len(list(open_source('array_record', sys.argv[1], 'train'))))"
+        "print(len(list(open_source('array_record', sys.argv[1], split='train'))))"
     )
     for hard, words in ((2000, "200\n"), (300, "200 shards need 712 open files, .* allows 300")):
         command = [sys.executable, "-c", read, str(tmp_path), str(hard)]
@@ -253,7 +253,7 @@ import pickle, sys
 from epsilon_vae.data.decode import EncodedImage
 from epsilon_vae.data.sources import open_source
 for split in ("train", "validation"):
-    source = open_source("tfds", sys.argv[1], split, sys.argv[2])
+    source = open_source("tfds", sys.argv[1], split=split, tfds_name=sys.argv[2])
     for record in pickle.loads(pickle.dumps(source)):
         print(split, record.label, EncodedImage(record.data).rgb().getpixel((0, 0))[0], record.name)
 print("tensorflow" in sys.modules)
@@ -355,4 +355,4 @@ def test_coco_2017_of_tfds(tfds_folder):
 )
 def test_tfds_says_what_is_wrong(tfds_folder, name, split, words):
     with pytest.raises(DataError, match=words):
-        open_source("tfds", str(tfds_folder), split, name)
+        open_source("tfds", str(tfds_folder), split=split, tfds_name=name)

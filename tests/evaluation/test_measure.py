@@ -71,12 +71,12 @@ def run(subject, measures, file, source=None, asked=LOCAL):
     return measure.measure(
         [subject],
         source or Photos("train"),
-        SIZE,
-        STEPS,
-        asked,
-        measures,
-        file,
-        lambda count: None,
+        resolution=SIZE,
+        steps=STEPS,
+        protocol=asked,
+        measures=measures,
+        file=file,
+        advance=lambda count: None,
     )
 
 
@@ -173,12 +173,12 @@ def test_an_image_that_cannot_be_read_is_named(measures, tmp_path):
         measure.measure(
             [Darker()],
             source,
-            SIZE,
-            STEPS,
-            LOCAL,
-            measures,
-            tmp_path / "progress.npz",
-            lambda count: None,
+            resolution=SIZE,
+            steps=STEPS,
+            protocol=LOCAL,
+            measures=measures,
+            file=tmp_path / "progress.npz",
+            advance=lambda count: None,
         )
 
 

@@ -82,7 +82,9 @@ def test_generated_images_equal_to_the_reference(tmp_path):
     np.savez(tmp_path / "real.npz", arr_0=images)
     folder = write_folder(tmp_path / "samples", images, (f"{i:02d}" for i in range(12)))
     output = tmp_path / "out"
-    samples.evaluate_samples(folder, str(tmp_path / "real.npz"), PAPER, str(output), make_mesh())
+    samples.evaluate_samples(
+        folder, str(tmp_path / "real.npz"), protocol=PAPER, output=str(output), mesh=make_mesh()
+    )
     [row] = json.loads((output / "results.json").read_text())["rows"]
     assert row["fid"] == pytest.approx(0, abs=1e-3)
     assert (row["precision"], row["recall"]) == (1, 1)

@@ -5,7 +5,7 @@ import pytest
 
 from epsilon_vae.data.sources import Photos
 from epsilon_vae.data.transforms import to_float
-from epsilon_vae.evaluation import measure, pictures
+from epsilon_vae.evaluation import measure, pictures, protocol
 from epsilon_vae.evaluation.pictures import Amount, ReportImages, amounts
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
 from epsilon_vae.evaluation.subjects import Run
@@ -49,15 +49,30 @@ class Noisy(Run):
 def taken(tmp_path_factory):
     """Tallies of 14 photos, and their pictures where two of a kind are shown."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "amounts", lambda *args: {SIZE: Amount(4, 3, 2)})
+        patch.setattr(pictures, "amounts", lambda *args, **kwargs: {SIZE: Amount(4, 3, 2)})
         subjects, source = [Noisy()], Photos("train")
         measures = ReconstructionMetrics(("alexnet",), (), make_mesh())
         file = tmp_path_factory.mktemp("measured") / "progress.npz"
         measured = measure.measure(
-            subjects, source, SIZE, STEPS, CROP, SEED, measures, file, lambda count: None
+            subjects,
+            source,
+            resolution=SIZE,
+            steps=STEPS,
+            protocol=protocol.parse(f"local,seed={SEED}"),
+            measures=measures,
+            file=file,
+            advance=lambda count: None,
         )
         size = measures.batch_size
-        report_images = ReportImages(subjects, source, (SIZE,), STEPS, CROP, SEED, size)
+        report_images = ReportImages(
+            subjects,
+            source,
+            resolutions=(SIZE,),
+            steps=STEPS,
+            crop=CROP,
+            seed=SEED,
+            batch_size=size,
+        )
         report_images.add(SIZE, measured.accumulators)
     return measured.accumulators, report_images.pictures
 
@@ -112,11 +127,11 @@ def test_films_end_in_what_is_decoded_and_seeds_vary(taken):
 
 
 def test_amounts_are_what_a_budget_allows():
-    assert amounts((128,), 1, 1, 2) == {128: Amount(64, 10, 4)}
-    found = amounts((512, 128, 256), 1, 1, 2)
+    assert amounts((128,), 1, num_runs=1, num_keys=2) == {128: Amount(64, 10, 4)}
+    found = amounts((512, 128, 256), 1, num_runs=1, num_keys=2)
     whole = Amount(64, 10, 4), Amount(16, 10, 4)
     assert (found[128], found[256], found[512]) == (*whole, Amount(5, 3, 1))
-    found = amounts((128, 256, 512), 3, 3, 9)
+    found = amounts((128, 256, 512), 3, num_runs=3, num_keys=9)
     pixels = sum(
         r**2 * (n.gallery * 10 + n.worst * 2 * pictures.LISTS * 3 + n.close * 3 * 22)
         for r, n in found.items()

@@ -37,7 +37,7 @@ def report(pictures, tmp_path_factory):
     """Path of the report of all that a report may hold."""
     path = tmp_path_factory.mktemp("report") / "report.html"
     results = make_results(pictures.images)
-    write_report(path, results, plots.draw(results["rows"]), pictures)
+    write_report(path, results, figures=plots.draw(results["rows"]), pictures=pictures)
     return path
 
 
@@ -90,7 +90,9 @@ def test_pictures_are_embedded_once_and_without_loss(report, pictures):
 
 def test_same_arguments_same_page(report, pictures, tmp_path):
     results = make_results(pictures.images)
-    write_report(tmp_path / "again.html", results, plots.draw(results["rows"]), pictures)
+    write_report(
+        tmp_path / "again.html", results, figures=plots.draw(results["rows"]), pictures=pictures
+    )
     assert (tmp_path / "again.html").read_bytes() == report.read_bytes()
 
 
@@ -285,7 +287,7 @@ def test_page_fits_and_is_readable(page, color_scheme, width, tmp_path):
 def test_parts_without_content_are_left_out(chromium, pictures, tmp_path):
     results = make_results(pictures.images)
     results |= {"paper": [], "rows": [row | {"notes": []} for row in results["rows"]]}
-    write_report(tmp_path / "report.html", results, {}, Gallery([], {}, [], []))
+    write_report(tmp_path / "report.html", results, figures={}, pictures=Gallery([], {}, [], []))
     open_page(chromium, tmp_path / "report.html")
     assert [section.get_attribute("id") for section in find_all(chromium, "main > section")] == [
         "results"
@@ -307,7 +309,7 @@ def test_worst_images_need_no_other_pictures(chromium, pictures, tmp_path):
     images = [alone if image is worst else image for image in own]
     results = make_results(pictures.images)
     shown = Gallery(images, lists, [], [], ["64 px: 11 of 40 images, evenly spaced"])
-    write_report(tmp_path / "report.html", results, {}, shown)
+    write_report(tmp_path / "report.html", results, figures={}, pictures=shown)
     open_page(chromium, tmp_path / "report.html")
     assert find(chromium, ".shown").text == "64 px: 11 of 40 images, evenly spaced."
     choose(chromium, "viewer-right", "tiny, NFE 1")

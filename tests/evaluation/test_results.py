@@ -10,7 +10,7 @@ from epsilon_vae.evaluation.paper import paper_rows
 
 
 def paper(config, *resolutions, data=""):
-    return paper_rows("run", config, resolutions, data)
+    return paper_rows("run", config, resolutions=resolutions, data=data)
 
 
 def test_paper_rows_are_of_the_same_networks_and_resolution():

@@ -38,7 +38,9 @@ def write_npz(path, **arrays):
 
 
 def measure(samples, reference, output, asked="local,features=alexnet") -> dict:
-    evaluate_samples(samples, reference, protocol.parse(asked), str(output), make_mesh())
+    evaluate_samples(
+        samples, reference, protocol=protocol.parse(asked), output=str(output), mesh=make_mesh()
+    )
     found = json.loads((output / "results.json").read_text())
     assert found["protocol"]["features"] == ["alexnet"]
     return found["rows"][0]

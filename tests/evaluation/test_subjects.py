@@ -24,14 +24,14 @@ def write(path, value, size=8):
 def test_pictures_go_by_name_or_by_what_save_images_calls_them(tmp_path):
     write(tmp_path / "b.png", 40)
     write(tmp_path / "sub" / "000003-a.png", 30)
-    [subject] = open_subjects([str(tmp_path)], None, LOCAL, make_mesh())
+    [subject] = open_subjects([str(tmp_path)], None, protocol=LOCAL, mesh=make_mesh())
     assert subject.nfes((1, 3)) == (None,)
     pictures = subject.decode(subject.encode(BATCH), None, 0)
     assert pictures[:, 0, 0, 0].tolist() == [30, 40]
 
 
 def test_noise_of_latents_is_of_their_deviation_and_of_the_image(finished_run):
-    [subject] = open_subjects([str(finished_run)], None, LOCAL, make_mesh())
+    [subject] = open_subjects([str(finished_run)], None, protocol=LOCAL, mesh=make_mesh())
     latents = np.random.default_rng(0).normal(2, (1, 3, 1, 1, 1, 1, 1, 1), (2, 64, 64, 8))
     subject.learn_deviation([latents[:1], latents[1:]])
     deviation = latents.std(axis=(0, 1, 2))
@@ -74,12 +74,12 @@ def test_subjects_of_one_name_are_told_apart(tmp_path):
     paths = [str(tmp_path / parent / "pictures") for parent in "xy"]
     for path in paths:
         write(tmp_path / path / "a.png", 1)
-    subjects = open_subjects(paths, None, LOCAL, make_mesh())
+    subjects = open_subjects(paths, None, protocol=LOCAL, mesh=make_mesh())
     assert [subject.name for subject in subjects] == paths
     with pytest.raises(SubjectError, match="twice"):
-        open_subjects([paths[0]] * 2, None, LOCAL, make_mesh())
+        open_subjects([paths[0]] * 2, None, protocol=LOCAL, mesh=make_mesh())
 
 
 def test_no_run_and_no_pictures(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoints in it; is it the --workdir of a run"):
-        open_subjects([str(tmp_path)], None, LOCAL, make_mesh())
+        open_subjects([str(tmp_path)], None, protocol=LOCAL, mesh=make_mesh())

@@ -85,7 +85,7 @@ def test_a_batch_is_put_together_from_what_a_process_holds():
     local_indices = local_batch_indices(image_sharding(mesh), 4)
     np.testing.assert_array_equal(local_indices, range(4))
     np.testing.assert_array_equal(
-        global_batch(image_sharding(mesh), 4, local_indices, images), images
+        global_batch(image_sharding(mesh), 4, local_indices=local_indices, local=images), images
     )
 
 

@@ -17,7 +17,9 @@ import torch  # noqa: E402
 
 
 def open_vae(path):
-    [subject] = open_subjects([f"diffusers:{path}"], None, protocol.parse("local"), make_mesh())
+    [subject] = open_subjects(
+        [f"diffusers:{path}"], None, protocol=protocol.parse("local"), mesh=make_mesh()
+    )
     return subject
 
 

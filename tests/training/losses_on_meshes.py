@@ -38,7 +38,14 @@ def train(shape: tuple[int, int, int]) -> dict:
     size = config.data.resolution
     train_step = build_train_step(config)
     batches = TrainingBatches(
-        Photos("train"), BATCH_SIZE, size, 0, "random_resized", True, True, BadRecords(0, 1)
+        Photos("train"),
+        BATCH_SIZE,
+        resolution=size,
+        seed=0,
+        crop="random_resized",
+        flip=True,
+        reduced_jpeg=True,
+        bad_records=BadRecords(0, 1),
     )
     num_devices = shape[0] * shape[1] * shape[2]
     mesh = make_mesh(*shape, devices=jax.devices()[:num_devices])
@@ -51,7 +58,9 @@ def train(shape: tuple[int, int, int]) -> dict:
         local_indices = local_batch_indices(images_at, BATCH_SIZE)
         rows = []
         for _ in range(STEPS):
-            images = global_batch(images_at, BATCH_SIZE, local_indices, next(batches)["image"])
+            images = global_batch(
+                images_at, BATCH_SIZE, local_indices=local_indices, local=next(batches)["image"]
+            )
             state, metrics = step(state, frozen, {"image": images})
             rows.append({name: float(value) for name, value in metrics.items()})
     batches.close()

@@ -86,6 +86,7 @@ def batches_of(config: ml_collections.ConfigDict, data: str) -> TrainingBatches:
         flip=cut.flip,
         reduced_jpeg=cut.reduced_jpeg,
         bad_records=BadRecords(0, len(source)),
+        permute_colors=cut.permute_colors,
     )
 
 

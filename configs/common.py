@@ -24,6 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.resolution = 128  # paper
     config.data.crop = "random"  # paper
     config.data.flip = True  # paper
+    config.data.permute_colors = False  # paper; or True, for a handful of photos
     config.data.reduced_jpeg = True  # decode JPEGs at the scale that the crop needs
     config.data.workers = 0  # processes that decode; 0 = threads of this one
     config.data.on_bad_record = "raise"  # or skip, up to

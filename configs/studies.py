@@ -127,6 +127,7 @@ def _scaled(scale: str, config: ml_collections.ConfigDict, changes: dict):
         config.update_from_flattened_dict({k: v for k, v in laptop.items() if k.startswith(SMALL)})
         config.model.encoder.f = 8
         config.data.resolution = 32
+        config.data.permute_colors = False  # `--data` has more colors than `tiny`'s photos
         config.optim.ema_decay = 0.998  # over more steps than tiny has
         if config.flow.process == "direct":
             config.model.decoder.input_skip = False

@@ -80,6 +80,7 @@ AUTOENCODER: dict[str, Key] = {
     "init.decoder": _one_of("ema", "raw", "none"),
     "init.discriminator": _one_of("raw", "none"),
     "data.source": _one_of("photos", "folder", "array_record", "tfds"),
+    "data.permute_colors": _FLAG,
     "data.val_split": Key(str, lambda value: value not in ("", "train"), "a split but train"),
     "model.encoder.name": _one_of(
         *("sd", "vqgan", "lite", "omni", "tiny", "micro"),
@@ -131,7 +132,7 @@ AUTOENCODER: dict[str, Key] = {
 }
 
 # What a run of an earlier version, whose config has no such key, was trained with.
-SINCE: dict[str, object] = {"model.decoder.input_skip": False}
+SINCE: dict[str, object] = {"data.permute_colors": False, "model.decoder.input_skip": False}
 
 GENERATOR: dict[str, Key] = {
     "init.generator": _one_of("ema", "raw"),

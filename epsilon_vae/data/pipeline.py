@@ -70,7 +70,7 @@ class BadRecords:
         num_records: int,
         hint: str = "replace it, or set config.data.on_bad_record = skip",
     ):
-        self._max_share, self._num_records, self._way_out = max_share, num_records, hint
+        self._max_share, self._num_records, self._hint = max_share, num_records, hint
         self._messages: set[str] = set()
 
     def __len__(self) -> int:
@@ -86,7 +86,7 @@ class BadRecords:
             return
         self._messages.add(message)
         if self._max_share == 0:
-            raise DataError(f"{message}; {self._way_out}")
+            raise DataError(f"{message}; {self._hint}")
         if len(self) > self._max_share * self._num_records:
             raise DataError(
                 f"{len(self)} of {self._num_records} records cannot be used, more than "
@@ -164,6 +164,8 @@ class TrainingBatches(EndlessBatches):
       crop: one of `transforms.TRAINING_CROPS`.
       flip: every second image, by chance, is mirrored.
       reduced_jpeg: see `transforms.render`.
+      permute_colors: red, green and blue are exchanged by chance, in each of the six orders alike:
+        for sets of so few photos that some colors are rare in them.
       bad_records: where records that cannot be used are reported; their neighbour stands in.
       workers: processes that decode, which need absl's flags parsed; 0 for threads of this one.
       local_indices: which P places of each batch, in 0 … B - 1, this process reads; None for all.
@@ -183,11 +185,18 @@ class TrainingBatches(EndlessBatches):
         flip: bool,
         reduced_jpeg: bool,
         bad_records: BadRecords,
+        permute_colors: bool = False,
         workers: int = 0,
         local_indices: Sequence[int] | None = None,
     ):
         load = _TrainingImage(
-            source, resolution, seed=seed, crop=crop, flip=flip, reduced_jpeg=reduced_jpeg
+            source,
+            resolution,
+            seed=seed,
+            crop=crop,
+            flip=flip,
+            reduced_jpeg=reduced_jpeg,
+            permute_colors=permute_colors,
         )
         super().__init__(load, batch_size, workers=workers, local_indices=local_indices)
         self._bad_records = bad_records
@@ -251,10 +260,11 @@ class _TrainingImage(grain.transforms.Map):
         crop: str,
         flip: bool,
         reduced_jpeg: bool,
+        permute_colors: bool,
     ):
         self._source, self._resolution, self._seed = source, resolution, seed
         self._crop, self._flip = transforms.TRAINING_CROPS[crop], flip
-        self._reduced_jpeg = reduced_jpeg
+        self._reduced_jpeg, self._permute_colors = reduced_jpeg, permute_colors
 
     def map(self, position: int) -> Batch:
         size = len(self._source)
@@ -277,6 +287,8 @@ class _TrainingImage(grain.transforms.Map):
             box = self._crop(*encoded.size, rng)
             flip = self._flip and rng.random() < 0.5
             image = transforms.render(encoded, box, self._resolution, flip, self._reduced_jpeg)
+            if self._permute_colors:
+                image = image[..., rng.permutation(3)]
         return {"image": image, "label": _label(record)}
 
 

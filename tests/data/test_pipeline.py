@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -175,6 +176,16 @@ def test_same_global_batches_for_any_processes_workers_and_restarts(read_in_proc
         batches = read_in_processes(processes, workers, start, count)
         for batch, expected in zip(batches, whole[start:], strict=True):
             np.testing.assert_array_equal(batch, expected)
+
+
+def test_permuted_colors_are_the_same_crops_in_all_six_orders():
+    plain, permuted = make_batches(batch_size=24), make_batches(batch_size=24, permute_colors=True)
+    seen = set()
+    for image, other in zip(next(plain)["image"], next(permuted)["image"], strict=True):
+        orders = [p for p in itertools.permutations(range(3)) if (image[..., p] == other).all()]
+        assert orders
+        seen |= set(orders) if len(orders) == 1 else set()
+    assert len(seen) == 6
 
 
 def test_evaluation_covers_every_image_once(read_in_processes):

@@ -4,6 +4,7 @@
 the paper are rFID on ImageNet at 128 px (Tables 5, 7 and 8).
 """
 
+import json
 from typing import NamedTuple
 
 import ml_collections
@@ -32,6 +33,10 @@ SMALL = (
     "checkpoint",
     "log",
 )
+
+
+# Keys that say how a variant decodes; training does not depend on them.
+DECODING = ("flow.spacing", "flow.nfe")
 
 
 class Variant(NamedTuple):
@@ -134,6 +139,19 @@ def _scaled(scale: str, config: ml_collections.ConfigDict, changes: dict):
         config.eval.every_steps, config.eval.num_images = 1_000_000, 8  # the study evaluates
     config.update_from_flattened_dict(changes)
     return config
+
+
+def trained_as(variants: dict[str, Variant]) -> dict[str, str]:
+    """Name of each variant → of the first one with the same training.
+
+    Variants that differ in how they decode, as the ladder's f and g, share a run.
+    """
+    first: dict[str, str] = {}
+    found = {}
+    for name, variant in variants.items():
+        training = {k: v for k, v in flatten(variant.config).items() if k not in DECODING}
+        found[name] = first.setdefault(json.dumps(training, sort_keys=True), name)
+    return found
 
 
 STUDIES = {

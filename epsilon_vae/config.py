@@ -233,10 +233,12 @@ def from_dict(values: dict) -> ml_collections.ConfigDict:
     Keys that are newer than the checkpoint are as it was trained (`keys.SINCE`).
     """
     config = ml_collections.ConfigDict(values)
-    if not is_generator(config):
-        known = flatten(config)
-        added = {key: value for key, value in keys.SINCE.items() if key not in known}
-        config.update_from_flattened_dict(added)
+    known = flatten(config)
+    parents = {key.rpartition(".")[0] for key in known}
+    added = {
+        k: v for k, v in keys.SINCE.items() if k not in known and k.rpartition(".")[0] in parents
+    }
+    config.update_from_flattened_dict(added)
     config.lock()
     return config
 

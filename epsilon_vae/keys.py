@@ -49,6 +49,7 @@ SHARED: dict[str, Key] = {
     "data.resolution": _integer(32),
     "data.crop": _one_of("random", "random_resized"),
     "data.flip": _FLAG,
+    "data.permute_colors": _FLAG,
     "data.reduced_jpeg": _FLAG,
     "data.workers": _integer(0),
     "data.on_bad_record": _one_of("raise", "skip"),
@@ -80,7 +81,6 @@ AUTOENCODER: dict[str, Key] = {
     "init.decoder": _one_of("ema", "raw", "none"),
     "init.discriminator": _one_of("raw", "none"),
     "data.source": _one_of("photos", "folder", "array_record", "tfds"),
-    "data.permute_colors": _FLAG,
     "data.val_split": Key(str, lambda value: value not in ("", "train"), "a split but train"),
     "model.encoder.name": _one_of(
         *("sd", "vqgan", "lite", "omni", "tiny", "micro"),

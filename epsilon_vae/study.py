@@ -13,6 +13,7 @@ import json
 import pathlib
 import signal
 import sys
+import types
 from collections.abc import Sequence
 
 import jax
@@ -24,7 +25,7 @@ from etils import epath
 from epsilon_vae import checkpoint, command_line
 from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.command_line import PREEMPTED, UsageError, exit_codes, exit_with, one_line
-from epsilon_vae.config import ConfigError, check, flatten
+from epsilon_vae.config import ConfigError, check
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.evaluation import protocol, study_results
 from epsilon_vae.evaluation.evaluation import evaluate, held_out_data
@@ -39,8 +40,6 @@ from epsilon_vae.training.workdir import WorkdirError, write_whole
 
 # What a budget comes to is rounded down to so many steps, and is at least that.
 STEPS_UNIT = 100
-# Keys that say how a variant decodes; training does not depend on them.
-DECODING = ("flow.spacing", "flow.nfe")
 # The part of a budget that is for training; the rest is for compiling and evaluating.
 TRAINING_SHARE = 0.7
 
@@ -105,9 +104,14 @@ def main(argv: Sequence[str]) -> None:
         folder = pathlib.Path(WORKDIR.value)
         num_steps = _num_steps(folder, variants)
         for seed in range(SEEDS.value):
-            for name in dict.fromkeys(trained_as(variants).values()):
+            for name in dict.fromkeys(_studies().trained_as(variants).values()):
                 _train(variants[name].config, run_folder(folder, name, seed), seed, num_steps)
         _evaluate(folder, variants, asked)
+
+
+def _studies() -> types.ModuleType:
+    """`configs.studies`, found where the command runs, as configs are."""
+    return importlib.import_module("configs.studies")
 
 
 def open_study(name: str | None, scale: str) -> dict:
@@ -116,23 +120,10 @@ def open_study(name: str | None, scale: str) -> dict:
     Raises:
       UsageError: there is no such study.
     """
-    studies = importlib.import_module("configs.studies")
+    studies = _studies()
     if name not in studies.STUDIES:
         raise UsageError(f"--study={name}: there are {', '.join(studies.STUDIES)}")
     return studies.STUDIES[name](scale)
-
-
-def trained_as(variants: dict) -> dict[str, str]:
-    """Name of each variant → of the first one with the same training.
-
-    Variants that differ in how they decode, as the ladder's f and g, share a run.
-    """
-    first: dict[str, str] = {}
-    found = {}
-    for name, variant in variants.items():
-        training = {k: v for k, v in flatten(variant.config).items() if k not in DECODING}
-        found[name] = first.setdefault(json.dumps(training, sort_keys=True), name)
-    return found
 
 
 def run_folder(folder: pathlib.Path, name: str, seed: int) -> pathlib.Path:
@@ -187,7 +178,7 @@ def _steps_within_budget(folder: pathlib.Path, variants: dict) -> int:
     They are as many as the first row of its metrics.csv takes.
     """
     seconds = 0.0
-    for name in set(trained_as(variants).values()):
+    for name in set(_studies().trained_as(variants).values()):
         variant, workdir = variants[name], run_folder(folder, name, 0)
         _train(variant.config, workdir, 0, variant.config.log.every_steps)
         with (workdir / "metrics.csv").open(newline="") as file:
@@ -227,7 +218,7 @@ def _is_trained(workdir: pathlib.Path, num_steps: int) -> bool:
 def _evaluate(folder: pathlib.Path, variants: dict, asked: protocol.Protocol) -> None:
     """Writes `evaluation/`, and from its results the study's own table and plot."""
     mesh = make_mesh()
-    subjects, nfes, trained = [], set(), trained_as(variants)
+    subjects, nfes, trained = [], set(), _studies().trained_as(variants)
     for seed in range(SEEDS.value):
         for name, variant in variants.items():
             workdir = str(run_folder(folder, trained[name], seed))

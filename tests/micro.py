@@ -10,6 +10,9 @@ def get_config():
     config.data.resolution = 32  # the least that LPIPS takes
     config.model.encoder.name = "micro"
     config.model.decoder.size = "micro"
+    # As the paper's; those parts have tests of their own.
+    config.model.decoder.input_skip = False
+    config.data.permute_colors = False
     config.model.discriminator.channels = 16
     # All losses from the start, and the paper's GAN: a relativistic loss never moves D's last bias.
     config.loss.adv_start_step = config.loss.adv_ramp_steps = 0

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from configs import studies
-from epsilon_vae import study as study_command
 from epsilon_vae.config import check
 from epsilon_vae.evaluation import protocol
 from epsilon_vae.evaluation.subjects import Decoding, Run
@@ -36,9 +35,9 @@ def test_every_variant_can_run(name, scale):
 
 
 def test_variants_that_only_decode_otherwise_share_a_run():
-    trained = study_command.trained_as(studies.ladder("small"))
+    trained = studies.trained_as(studies.ladder("small"))
     assert trained == {name: name for name in trained} | {"g": "f"}
-    assert study_command.trained_as(studies.nfe("paper")) == dict.fromkeys(
+    assert studies.trained_as(studies.nfe("paper")) == dict.fromkeys(
         ("uniform", "reversed_log"), "uniform"
     )
 

@@ -105,7 +105,7 @@ def open_batches(config: ml_collections.ConfigDict, local_indices: np.ndarray) -
         bad_records=BadRecords(
             data.max_bad_share if data.on_bad_record == "skip" else 0, len(source)
         ),
-        permute_colors=not is_generator(config) and data.permute_colors,
+        permute_colors=data.permute_colors,
         workers=data.workers,
         local_indices=local_indices,
     )

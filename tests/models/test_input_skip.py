@@ -12,10 +12,16 @@ from epsilon_vae.models.input_skip import InputSkip
 from tests import micro
 
 
+def with_skip():
+    config = micro.get_config()
+    config.model.decoder.input_skip = True
+    return config
+
+
 @pytest.fixture(scope="module")
 def parts():
     """A decoder of the smallest size with a skip, its parameters, and inputs at two times."""
-    networks = build_networks(micro.get_config())
+    networks = build_networks(with_skip())
     keys = jax.random.split(jax.random.key(0), 4)
     x = jax.random.normal(keys[0], (2, 32, 32, 3))
     latents = jax.random.normal(keys[1], (2, 8, 8, 8))
@@ -56,7 +62,7 @@ def test_the_last_layer_is_found(parts):
 
 
 def test_decoders_without_noisy_input_have_none():
-    config = micro.get_config()
+    config = with_skip()
     config.model.decoder.name, config.flow.process = "vae", "direct"
     with pytest.raises(ConfigError, match="input_skip = True: decoder.name = 'vae' has no noisy"):
         build_networks(config)
@@ -65,8 +71,9 @@ def test_decoders_without_noisy_input_have_none():
 
 
 def test_a_config_of_before_has_none():
-    values = micro.get_config().to_dict()
-    del values["model"]["decoder"]["input_skip"]
+    values = with_skip().to_dict()
+    del values["model"]["decoder"]["input_skip"], values["data"]["permute_colors"]
     config = from_dict(values)
     assert config.model.decoder.input_skip is False and config.is_locked
+    assert config.data.permute_colors is False
     assert not isinstance(build_networks(config).decoder, InputSkip)

@@ -30,7 +30,7 @@ class LatentSampler:
       times: `[nfe + 1]`, falling from 1 to 0.
       guidance: by the labels.
       mesh: of one process or all.
-      images_a_device: that are worked on together.
+      images_per_device: that are worked on together.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class LatentSampler:
         times: np.ndarray,
         guidance: Guidance,
         mesh: Mesh,
-        images_a_device: int = IMAGES_PER_DEVICE,
+        images_per_device: int = IMAGES_PER_DEVICE,
     ):
         self._no_label, self._facts, self._times = generator.no_label, facts, times
         shape = tuple(facts.shape)
@@ -50,8 +50,8 @@ class LatentSampler:
             params, times, seed = whole
             return generator.generate(params, seed, indices, labels, shape, times, guidance)
 
-        grouped = in_chunks(generate, images_a_device)
-        self._generate = share_images(grouped, mesh, images_a_device)
+        grouped = in_chunks(generate, images_per_device)
+        self._generate = share_images(grouped, mesh, images_per_device)
 
     def __call__(
         self, params: dict, indices: np.ndarray, labels: np.ndarray, seed: int = 0

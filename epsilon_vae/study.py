@@ -178,7 +178,7 @@ def _steps_within_budget(folder: pathlib.Path, variants: dict) -> int:
     They are as many as the first row of its metrics.csv takes.
     """
     seconds = 0.0
-    for name in set(_studies().trained_as(variants).values()):
+    for name in dict.fromkeys(_studies().trained_as(variants).values()):  # alike on all processes
         variant, workdir = variants[name], run_folder(folder, name, 0)
         _train(variant.config, workdir, 0, variant.config.log.every_steps)
         with (workdir / "metrics.csv").open(newline="") as file:

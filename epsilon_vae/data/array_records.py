@@ -41,7 +41,7 @@ class ArrayRecords(Sequence[Record]):
         self._shards = tuple(counts)
         self._title = f"{self.path}/{split}"
         self._records = ShardRecords(
-            path, counts, title=self._title, made_by="epsilon_vae.data.prepare"
+            path, counts, title=self._title, writer="epsilon_vae.data.prepare"
         )
 
     def __len__(self) -> int:
@@ -63,16 +63,16 @@ class ShardRecords(Sequence[bytes]):
       path: of the folder.
       counts: shards by name, with their numbers of records where these are known.
       title: of the whole, for messages.
-      made_by: the module that makes such shards, for messages.
+      writer: the module that writes such shards, for messages.
 
     Raises:
       DataError: a shard that is missing, unreadable or of another length.
     """
 
-    def __init__(self, path: str, counts: Mapping[str, int | None], *, title: str, made_by: str):
+    def __init__(self, path: str, counts: Mapping[str, int | None], *, title: str, writer: str):
         files, root = filesystem(path.rstrip("/"))
         urls = [url(files, f"{root}/{name}") for name in counts]
-        _check_shards(urls, list(counts.values()), made_by)
+        _check_shards(urls, list(counts.values()), writer)
         self._title = title
         self._records = grain.sources.ArrayRecordDataSource(urls)
 
@@ -117,7 +117,7 @@ def _find_shards(
     return dict.fromkeys(shards), ()
 
 
-def _check_shards(urls: list[str], counts: list[int | None], made_by: str) -> None:
+def _check_shards(urls: list[str], counts: list[int | None], writer: str) -> None:
     """Raises `DataError` for a shard that cannot be read, or holds another number of records."""
     allow_open_files(len(urls))
     with ThreadPoolExecutor(_OPENING_THREADS) as pool:
@@ -126,7 +126,7 @@ def _check_shards(urls: list[str], counts: list[int | None], made_by: str) -> No
                 raise DataError(
                     f"{url}: {found or 'no'} records can be read"
                     + (f", {listed} are listed" if listed else "")
-                    + f"; check its rights, copy it again, or run {made_by} again"
+                    + f"; check its rights, copy it again, or run {writer} again"
                 )
 
 

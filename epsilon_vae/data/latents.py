@@ -140,9 +140,7 @@ class Latents(Sequence[LatentRecord]):
         facts = (index[name] for name in ("shape", "mean", "std", "classes", "checkpoint"))
         self.facts = LatentMetadata(*facts)
         self._dtype = jnp.dtype(index["dtype"])
-        self._records = ShardRecords(
-            path, index["shards"], title=path, made_by="epsilon_vae.encode"
-        )
+        self._records = ShardRecords(path, index["shards"], title=path, writer="epsilon_vae.encode")
 
     def __len__(self) -> int:
         return len(self._records)

@@ -33,7 +33,7 @@ class RectifiedFlow:
         'none' is 1.
     """
 
-    loss_name: ClassVar[str] = "flow"  # the loss's name
+    loss_name: ClassVar[str] = "flow"
 
     gamma: float = 0.6
     normalization: str = "sample"

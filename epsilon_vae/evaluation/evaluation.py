@@ -52,7 +52,7 @@ def evaluate(
     mesh: Mesh,
     save_images: bool = False,
 ) -> None:
-    """ReconstructionMetrics, and writes `output`; all processes call alike, process 0 writes.
+    """Measures, and writes `output`; all processes call alike, process 0 writes.
 
     Args:
       subjects: to compare.

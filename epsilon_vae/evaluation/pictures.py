@@ -90,7 +90,7 @@ def worst_images(
 
 
 class ReportImages:
-    """Collects `Gallery` of one resolution after the other; all processes call alike.
+    """Fills a `Gallery`, one resolution after the other; all processes call alike.
 
     Args:
       subjects: of the evaluation.

@@ -47,7 +47,7 @@ FIXED = {
 def evaluate_samples(
     samples: str, reference: str, *, protocol: Protocol, output: str, mesh: Mesh
 ) -> None:
-    """ReconstructionMetrics, and writes results.json, results.md and report.html.
+    """Measures, and writes results.json, results.md and report.html.
 
     All processes call alike, the first writes. It takes one pass, of which nothing is kept when it
     is stopped. Features of all images are held, for precision and recall: 410 MB for 50,000 by

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 
 from epsilon_vae.models.layers import TimeEmbedding, dense, zeros_init
 
+WIDTH = 64  # of the time's embedding
+
 
 class InputSkip(nn.Module):
     """Adds the noisy images to a decoder's output, times a gain that is learned as a function of t.
@@ -17,11 +19,9 @@ class InputSkip(nn.Module):
 
     Attributes:
       decoder: (noisy images `[B, H, W, 3]`, times `[B]`, latents) → prediction `[B, H, W, 3]`.
-      width: of the time's embedding.
     """
 
     decoder: nn.Module
-    width: int = 64
 
     @property
     def last_layer(self) -> str:
@@ -30,6 +30,6 @@ class InputSkip(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, latents: jax.Array) -> jax.Array:
-        embedding = TimeEmbedding(self.width, self.width, jnp.float32, name="time")(t)
+        embedding = TimeEmbedding(WIDTH, WIDTH, jnp.float32, name="time")(t)
         gain = dense(x.shape[-1], jnp.float32, kernel_init=zeros_init, name="gain")
         return self.decoder(x, t, latents) + gain(nn.silu(embedding))[:, None, None, :] * x

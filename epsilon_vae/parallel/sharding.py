@@ -127,10 +127,10 @@ def _constrain(x: jax.Array, rows: str | None) -> jax.Array:
 
 def local_batch_indices(sharding: NamedSharding, batch_size: int) -> np.ndarray:
     """Places of a global batch `[B, …]` that this process's devices hold, rising."""
-    local_indices = np.arange(batch_size)
+    all_indices = np.arange(batch_size)
     by_image = NamedSharding(sharding.mesh, P(sharding.spec[0]))
     indices = by_image.addressable_devices_indices_map((batch_size,))
-    return np.unique(np.concatenate([local_indices[index[0]] for index in indices.values()]))
+    return np.unique(np.concatenate([all_indices[index[0]] for index in indices.values()]))
 
 
 def global_batch(

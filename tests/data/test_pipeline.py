@@ -201,7 +201,7 @@ def test_evaluation_covers_every_image_once(read_in_processes):
     assert np.all(second[6:] == 9)
 
 
-def test_goes_on_at_the_right_image():
+def test_resumes_at_the_right_image():
     """From the state, at once, also with another batch size."""
     batches = make_batches(Colours(50))
     order = sum((indices(next(batches)) for _ in range(30)), [])
@@ -269,7 +269,7 @@ def test_sets_smaller_than_a_batch(batch_size, count):
     )
 
 
-def test_a_process_reads_the_places_it_is_told():
+def test_a_process_reads_the_indices_it_is_told():
     """A TPU's mesh may give a host places that do not lie side by side."""
     whole, some = make_batches(batch_size=4), make_batches(batch_size=4, local_indices=[0, 3])
     for _ in range(3):

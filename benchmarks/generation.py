@@ -20,9 +20,9 @@ import numpy as np
 
 from benchmarks.step_flops import count_flops
 from configs import latent_diffusion
-from epsilon_vae.autoencoder import decode_latents
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.diffusion.time import SPACINGS, respaced
+from epsilon_vae.inference.autoencoder import decode_latents
 from epsilon_vae.models.build import build_generator, build_networks, build_process
 from epsilon_vae.models.dit import DIT_SIZES
 from epsilon_vae.parallel.batch import in_chunks

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-from epsilon_vae.autoencoder import restore_on
 from epsilon_vae.data.named import open_data
 from epsilon_vae.data.pipeline import BadRecords
 from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.diffusion.guidance import Guidance
-from epsilon_vae.evaluation.batches import batches
+from epsilon_vae.evaluation.images import batches
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
-from epsilon_vae.generator import restore_generator
+from epsilon_vae.inference.autoencoder import restore_on
+from epsilon_vae.inference.latent_diffusion import restore_generator
 from epsilon_vae.metrics.frechet import FeatureStatistics, Gaussian, frechet_distance
 from epsilon_vae.parallel.mesh import make_mesh
 

@@ -4,8 +4,8 @@ __version__ = "0.1.0"
 
 
 def restore(workdir: str, step: int | None = None, space: int = 1):
-    """The trained autoencoder of a run; see `epsilon_vae.autoencoder.restore`."""
+    """The trained autoencoder of a run; see `epsilon_vae.inference.autoencoder.restore`."""
     # Imported here so that a module of the package alone imports in a second.
-    from epsilon_vae import autoencoder
+    from epsilon_vae.inference import autoencoder
 
     return autoencoder.restore(workdir, step, space)

@@ -10,10 +10,10 @@ import ml_collections
 import numpy as np
 from flax import traverse_util
 
-from epsilon_vae.autoencoder import Autoencoder, restore
 from epsilon_vae.checkpoint import Checkpointer, CheckpointError, saved_steps
 from epsilon_vae.config import ConfigError, check_values, from_dict, is_generator, to_json
 from epsilon_vae.data.latents import LatentMetadata
+from epsilon_vae.inference.autoencoder import Autoencoder, restore
 from epsilon_vae.models.autoencoder_model import AutoencoderModel
 from epsilon_vae.models.bottleneck import KLBottleneck, VQBottleneck
 from epsilon_vae.models.build import latents_shape

@@ -12,14 +12,14 @@ import jax
 from absl import app, flags, logging
 
 from epsilon_vae import checkpoint, command_line
-from epsilon_vae.autoencoder import restore_on
 from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.command_line import UsageError, exit_codes, exit_with, one_line
 from epsilon_vae.config import ConfigError
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.named import open_data
 from epsilon_vae.data.transforms import EVALUATION_CROPS
-from epsilon_vae.encoding import IMAGES_PER_DEVICE, encode_data
+from epsilon_vae.inference.autoencoder import restore_on
+from epsilon_vae.inference.encoding import IMAGES_PER_DEVICE, encode_data
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
 

@@ -19,11 +19,11 @@ from epsilon_vae.command_line import UsageError, exit_codes, exit_with, one_line
 from epsilon_vae.config import ConfigError
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.named import open_data
-from epsilon_vae.evaluation import protocol
+from epsilon_vae.evaluation import protocols
 from epsilon_vae.evaluation.evaluation import evaluate, held_out_data
-from epsilon_vae.evaluation.protocol import Protocol, ProtocolError
-from epsilon_vae.evaluation.samples import evaluate_samples
-from epsilon_vae.evaluation.subjects import Run, SubjectError, open_subjects
+from epsilon_vae.evaluation.generated import evaluate_samples
+from epsilon_vae.evaluation.protocols import Protocol, ProtocolError
+from epsilon_vae.evaluation.reconstructors import Run, SubjectError, open_subjects
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained.weights import WeightsError
@@ -79,7 +79,7 @@ def _check_flags(rest: Sequence[str]) -> None:
     for flag in (RESOLUTIONS, STEPS):
         if flag.value is not None:
             _check_numbers(flag.name, flag.value)
-    asked = protocol.parse(PROTOCOL.value)
+    asked = protocols.parse(PROTOCOL.value)
     if SAMPLES.value is not None:
         _check_flags_of_samples(asked)
 
@@ -119,8 +119,8 @@ def main(argv: Sequence[str]) -> None:
         OSError,
     ):
         HOSTS.start()
-        asked = protocol.parse(PROTOCOL.value)
-        protocol.check_features(asked)
+        asked = protocols.parse(PROTOCOL.value)
+        protocols.check_features(asked)
         mesh = make_mesh()
         try:
             if SAMPLES.value is not None:

@@ -14,14 +14,18 @@ import jax
 from absl import app, flags, logging
 
 from epsilon_vae import checkpoint, command_line
-from epsilon_vae.autoencoder import restore_on, step_for
 from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.command_line import UsageError, exit_codes, exit_with, one_line
 from epsilon_vae.config import DDPM_STEPS, ConfigError, check_guidance, flatten
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.diffusion.guidance import Guidance
-from epsilon_vae.generation import existing_plan, generate_images, plan_generation
-from epsilon_vae.generator import IMAGES_PER_DEVICE, TrainedGenerator, restore_generator
+from epsilon_vae.inference.autoencoder import restore_on, step_for
+from epsilon_vae.inference.generation import existing_plan, generate_images, plan_generation
+from epsilon_vae.inference.latent_diffusion import (
+    IMAGES_PER_DEVICE,
+    TrainedGenerator,
+    restore_generator,
+)
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
 

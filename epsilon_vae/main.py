@@ -22,10 +22,10 @@ from epsilon_vae.command_line import PREEMPTED, UsageError, exit_codes, exit_wit
 from epsilon_vae.config import ConfigError, check, to_json
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.parallel import hosts
-from epsilon_vae.training import loop
+from epsilon_vae.run import loop
+from epsilon_vae.run.workdir import WorkdirError
 from epsilon_vae.training.build import build_objective, build_train_step, frozen_inputs
 from epsilon_vae.training.flops import parameter_counts, step_flops
-from epsilon_vae.training.workdir import WorkdirError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as configs/tiny.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and samples.")

@@ -13,10 +13,10 @@ from absl import app, flags, logging
 from PIL import Image
 from tqdm import tqdm
 
-from epsilon_vae.autoencoder import restore
 from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.config import ConfigError
 from epsilon_vae.data.decode import SUFFIXES, DataError, list_images, read_image
+from epsilon_vae.inference.autoencoder import restore
 from epsilon_vae.metrics.psnr_ssim import psnr
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")

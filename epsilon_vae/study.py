@@ -27,16 +27,17 @@ from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.command_line import PREEMPTED, UsageError, exit_codes, exit_with, one_line
 from epsilon_vae.config import ConfigError, check
 from epsilon_vae.data.decode import DataError
-from epsilon_vae.evaluation import protocol, study_results
+from epsilon_vae.evaluation import protocols, study_results
 from epsilon_vae.evaluation.evaluation import evaluate, held_out_data
-from epsilon_vae.evaluation.protocol import ProtocolError
-from epsilon_vae.evaluation.subjects import Decoding, Run, SubjectError
+from epsilon_vae.evaluation.protocols import ProtocolError
+from epsilon_vae.evaluation.reconstructors import Decoding, Run, SubjectError
 from epsilon_vae.models.build import build_networks
+from epsilon_vae.output import write_whole
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained.weights import WeightsError
-from epsilon_vae.training import loop
-from epsilon_vae.training.workdir import WorkdirError, write_whole
+from epsilon_vae.run import loop
+from epsilon_vae.run.workdir import WorkdirError
 
 # What a budget comes to is rounded down to so many steps, and is at least that.
 STEPS_UNIT = 100
@@ -94,8 +95,8 @@ def main(argv: Sequence[str]) -> None:
         OSError,
     ):
         HOSTS.start()
-        asked = protocol.parse(PROTOCOL.value)
-        protocol.check_features(asked)
+        asked = protocols.parse(PROTOCOL.value)
+        protocols.check_features(asked)
         variants = open_study(STUDY.value, SCALE.value)
         for variant in variants.values():
             _choose_data(variant.config)
@@ -215,7 +216,7 @@ def _is_trained(workdir: pathlib.Path, num_steps: int) -> bool:
     return hosts.broadcast_from_first(step) >= num_steps
 
 
-def _evaluate(folder: pathlib.Path, variants: dict, asked: protocol.Protocol) -> None:
+def _evaluate(folder: pathlib.Path, variants: dict, asked: protocols.Protocol) -> None:
     """Writes `evaluation/`, and from its results the study's own table and plot."""
     mesh = make_mesh()
     subjects, nfes, trained = [], set(), _studies().trained_as(variants)

@@ -23,8 +23,8 @@ LIBRARIES = (
     "clu.metric_writers",
     "epsilon_vae.conversion",
     "epsilon_vae.evaluation.evaluation",
-    "epsilon_vae.generation",
-    "epsilon_vae.training.loop",
+    "epsilon_vae.inference.generation",
+    "epsilon_vae.run.loop",
 )
 
 

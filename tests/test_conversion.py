@@ -13,12 +13,12 @@ import safetensors
 from flax import traverse_util
 
 from configs import common, dit_xl_2
-from epsilon_vae.autoencoder import restore
 from epsilon_vae.checkpoint import Checkpointer, CheckpointError
 from epsilon_vae.config import ConfigError, to_json
 from epsilon_vae.conversion import diffusers_config, export_weights, import_weights
 from epsilon_vae.diffusion.guidance import Guidance
-from epsilon_vae.generator import restore_generator
+from epsilon_vae.inference.autoencoder import restore
+from epsilon_vae.inference.latent_diffusion import restore_generator
 from epsilon_vae.models.build import ENCODERS, build_networks
 from epsilon_vae.models.decoder import SD_SIZES
 from epsilon_vae.models.dit import DIT_SIZES

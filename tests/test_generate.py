@@ -20,11 +20,11 @@ from epsilon_vae.config import ConfigError
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.named import open_data
 from epsilon_vae.diffusion.guidance import Guidance
-from epsilon_vae.encoding import encode_data
-from epsilon_vae.generator import TrainedGenerator, restore_generator
+from epsilon_vae.inference.encoding import encode_data
+from epsilon_vae.inference.latent_diffusion import TrainedGenerator, restore_generator
 from epsilon_vae.parallel.mesh import make_mesh
-from epsilon_vae.training import loop
-from epsilon_vae.training.batches import open_batches
+from epsilon_vae.run import loop
+from epsilon_vae.run.batches import open_batches
 from tests.helpers import assert_same_metrics, read_metrics
 from tests.processes import finish, start_together
 

@@ -7,8 +7,8 @@ import pytest
 
 from configs import studies
 from epsilon_vae.config import check
-from epsilon_vae.evaluation import protocol
-from epsilon_vae.evaluation.subjects import Decoding, Run
+from epsilon_vae.evaluation import protocols
+from epsilon_vae.evaluation.reconstructors import Decoding, Run
 from epsilon_vae.models.build import build_networks
 from epsilon_vae.parallel.mesh import make_mesh
 from tests.helpers import read_metrics
@@ -43,7 +43,7 @@ def test_variants_that_only_decode_otherwise_share_a_run():
 
 
 def test_a_variant_decodes_as_its_own_config_says(finished_run):
-    asked, mesh = protocol.parse("local"), make_mesh()
+    asked, mesh = protocols.parse("local"), make_mesh()
     found = {}
     for name, spacing in (("f-seed0", "uniform"), ("g-seed0", "reversed_log")):
         run = Run(
@@ -58,7 +58,7 @@ def test_a_variant_decodes_as_its_own_config_says(finished_run):
         assert run.nfes((1, 2)) == (3,)
         found[spacing] = run.decode(np.ones((1, 8, 8, 8), np.float32), 3, 0)
     assert (found["uniform"] != found["reversed_log"]).any()
-    uniform = protocol.parse("local,spacing=uniform")
+    uniform = protocols.parse("local,spacing=uniform")
     run = Run(
         str(finished_run),
         None,

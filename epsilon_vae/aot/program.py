@@ -14,9 +14,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from epsilon_vae.aot.chips import Topology
-from epsilon_vae.autoencoder import decode_latents, encode_images
 from epsilon_vae.config import check
 from epsilon_vae.diffusion.time import SPACINGS
+from epsilon_vae.inference.autoencoder import decode_latents, encode_images
 from epsilon_vae.models.build import build_networks, build_process
 from epsilon_vae.parallel.batch import in_chunks, jit_shared
 from epsilon_vae.parallel.mesh import make_mesh, replicated

@@ -16,14 +16,14 @@ from tqdm import tqdm
 from epsilon_vae.data.named import Data
 from epsilon_vae.data.sources import Subset, evenly_spaced, open_source
 from epsilon_vae.evaluation import plots, results
-from epsilon_vae.evaluation.batches import Batch
-from epsilon_vae.evaluation.measure import ORIGINALS, Key, measure
+from epsilon_vae.evaluation.images import Batch
+from epsilon_vae.evaluation.measuring import ORIGINALS, Key, measure
 from epsilon_vae.evaluation.paper import paper_rows
 from epsilon_vae.evaluation.pictures import ReportImages
-from epsilon_vae.evaluation.protocol import CROPS, Protocol
+from epsilon_vae.evaluation.protocols import CROPS, Protocol
 from epsilon_vae.evaluation.reconstruction_metrics import MIN_RESOLUTION, ReconstructionMetrics
+from epsilon_vae.evaluation.reconstructors import Run, Subject, SubjectError, picture_name
 from epsilon_vae.evaluation.report import Gallery, write_report
-from epsilon_vae.evaluation.subjects import Run, Subject, SubjectError, picture_name
 from epsilon_vae.parallel import hosts
 from epsilon_vae.versions import versions
 

@@ -9,11 +9,11 @@ from epsilon_vae.data.pipeline import BadRecords
 from epsilon_vae.data.records import Record
 from epsilon_vae.data.sources import evenly_spaced
 from epsilon_vae.data.transforms import to_uint8
-from epsilon_vae.evaluation.batches import Batch, batches
-from epsilon_vae.evaluation.measure import Key, MetricAccumulator
+from epsilon_vae.evaluation.images import Batch, batches
+from epsilon_vae.evaluation.measuring import Key, MetricAccumulator
 from epsilon_vae.evaluation.page import BYTES_PER_PIXEL
+from epsilon_vae.evaluation.reconstructors import Run, Subject, stem
 from epsilon_vae.evaluation.report import Gallery, ReportImage, SeedVariation, Trajectory
-from epsilon_vae.evaluation.subjects import Run, Subject, stem
 from epsilon_vae.parallel import hosts
 
 # At least 16 images; at 128 px, 64.

@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from epsilon_vae.evaluation.measure import Key
+from epsilon_vae.evaluation.measuring import Key
 from epsilon_vae.evaluation.page import data_uri, render
 from epsilon_vae.evaluation.plots import LABELS, svg
 from epsilon_vae.evaluation.tables import all_facts, cell, plain, results_table

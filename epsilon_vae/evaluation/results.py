@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from epsilon_vae.evaluation.measure import ORIGINALS, Key, MetricAccumulator
-from epsilon_vae.evaluation.protocol import distance_name, noiseless
+from epsilon_vae.evaluation.measuring import ORIGINALS, Key, MetricAccumulator
+from epsilon_vae.evaluation.protocols import distance_name, noiseless
 from epsilon_vae.evaluation.tables import results_table
 from epsilon_vae.metrics.frechet import frechet_distance
 

@@ -14,8 +14,8 @@ from epsilon_vae.models.bottleneck import KLBottleneck, VQBottleneck
 from epsilon_vae.models.decoder import ASYM_SIZES, SD_SIZES, VAE_SIZES, SDDecoder, VAEDecoder
 from epsilon_vae.models.dit import DIT_SIZES, ClassDiT, DiT, DiTDecoder
 from epsilon_vae.models.encoder import LiteEncoder, SDEncoder
-from epsilon_vae.models.generator import Generator
 from epsilon_vae.models.input_skip import InputSkip
+from epsilon_vae.models.latent_diffusion import Generator
 from epsilon_vae.models.litevae import LiteVAEEncoder
 from epsilon_vae.models.omni import OMNI_SIZES, OmniDecoder, OmniEncoder
 from epsilon_vae.models.unet import DDPM_UNET, UNET_SIZES, UNet

@@ -17,7 +17,7 @@ from epsilon_vae.models.build import (
 )
 from epsilon_vae.models.discriminator import DISCRIMINATORS
 from epsilon_vae.pretrained import registry
-from epsilon_vae.training.generator import GeneratorObjective
+from epsilon_vae.training.latent_diffusion import GeneratorObjective
 from epsilon_vae.training.objective import Objective, PerceptualTerm
 from epsilon_vae.training.optimizer import adam
 from epsilon_vae.training.step import TrainStep

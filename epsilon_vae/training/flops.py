@@ -7,7 +7,7 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-from epsilon_vae.training.generator import GeneratorObjective
+from epsilon_vae.training.latent_diffusion import GeneratorObjective
 from epsilon_vae.training.objective import Objective
 from epsilon_vae.training.step import TrainStep
 

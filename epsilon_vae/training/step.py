@@ -14,7 +14,7 @@ import optax
 
 from epsilon_vae.losses.adversarial import Denoising, paired_accuracy
 from epsilon_vae.parallel.sharding import gather_parameters
-from epsilon_vae.training.generator import GeneratorObjective
+from epsilon_vae.training.latent_diffusion import GeneratorObjective
 from epsilon_vae.training.objective import Objective
 from epsilon_vae.training.state import TrainState
 

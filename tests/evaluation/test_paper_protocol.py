@@ -8,16 +8,16 @@ import pytest
 from PIL import Image
 
 from epsilon_vae.data.sources import Photos
-from epsilon_vae.evaluation import evaluation, protocol, samples
+from epsilon_vae.evaluation import evaluation, generated, protocols
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
-from epsilon_vae.evaluation.subjects import PictureFolder
+from epsilon_vae.evaluation.reconstructors import PictureFolder
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained import registry
 from tests import golden_features
 from tests.helpers import held_out_images, training_images
 
 SIZE = 32
-PAPER = protocol.parse("paper")
+PAPER = protocols.parse("paper")
 NAMES = "astronaut", "chelsea", "coffee"
 
 
@@ -36,7 +36,7 @@ def measures():
             return shared
 
         patch.setattr(evaluation, "ReconstructionMetrics", make)
-        patch.setattr(samples, "ReconstructionMetrics", make)
+        patch.setattr(generated, "ReconstructionMetrics", make)
         yield shared
 
 
@@ -82,7 +82,7 @@ def test_generated_images_equal_to_the_reference(tmp_path):
     np.savez(tmp_path / "real.npz", arr_0=images)
     folder = write_folder(tmp_path / "samples", images, (f"{i:02d}" for i in range(12)))
     output = tmp_path / "out"
-    samples.evaluate_samples(
+    generated.evaluate_samples(
         folder, str(tmp_path / "real.npz"), protocol=PAPER, output=str(output), mesh=make_mesh()
     )
     [row] = json.loads((output / "results.json").read_text())["rows"]

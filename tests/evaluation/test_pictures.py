@@ -5,10 +5,10 @@ import pytest
 
 from epsilon_vae.data.sources import Photos
 from epsilon_vae.data.transforms import to_float
-from epsilon_vae.evaluation import measure, pictures, protocol
+from epsilon_vae.evaluation import measuring, pictures, protocols
 from epsilon_vae.evaluation.pictures import Amount, ReportImages, amounts
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
-from epsilon_vae.evaluation.subjects import Run
+from epsilon_vae.evaluation.reconstructors import Run
 from epsilon_vae.parallel.mesh import make_mesh
 
 SIZE, STEPS, SEED = 32, (1, 3), 5
@@ -53,12 +53,12 @@ def taken(tmp_path_factory):
         subjects, source = [Noisy()], Photos("train")
         measures = ReconstructionMetrics(("alexnet",), (), make_mesh())
         file = tmp_path_factory.mktemp("measured") / "progress.npz"
-        measured = measure.measure(
+        measured = measuring.measure(
             subjects,
             source,
             resolution=SIZE,
             steps=STEPS,
-            protocol=protocol.parse(f"local,seed={SEED}"),
+            protocol=protocols.parse(f"local,seed={SEED}"),
             measures=measures,
             file=file,
             advance=lambda count: None,

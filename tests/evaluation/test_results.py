@@ -5,7 +5,7 @@ import json
 import pytest
 
 from configs import ablation, common, lite_b, sd_m, sd_m_256, tiny
-from epsilon_vae.evaluation import protocol, results
+from epsilon_vae.evaluation import protocols, results
 from epsilon_vae.evaluation.paper import paper_rows
 
 
@@ -143,7 +143,7 @@ def test_table_has_the_paper_under_the_run_and_marks_what_is_biased():
         for nfe in (1, 3)
     ]
     found = {
-        "protocol": protocol.parse("paper").stamp(),
+        "protocol": protocols.parse("paper").stamp(),
         "data": {"source": "photos", "num_images": 40},
         "rows": rows,
         "paper": paper(sd_m.get_config(), 128),

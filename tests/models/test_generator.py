@@ -8,7 +8,7 @@ from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.diffusion.path import DDPM
 from epsilon_vae.diffusion.time import respaced
 from epsilon_vae.models.dit import ClassDiT, DiT
-from epsilon_vae.models.generator import Generator
+from epsilon_vae.models.latent_diffusion import Generator
 from tests import golden_params
 
 

@@ -8,7 +8,7 @@ from configs import common
 from epsilon_vae.diffusion.path import DDPM
 from epsilon_vae.models.dit import DIT_SIZES, ClassDiT, DiT
 from epsilon_vae.models.encoder import SDEncoder
-from epsilon_vae.models.generator import Generator
+from epsilon_vae.models.latent_diffusion import Generator
 from epsilon_vae.training.build import build_objective
 from epsilon_vae.training.flops import parameter_counts
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from epsilon_vae.data.transforms import to_float
-from epsilon_vae.evaluation import protocol
-from epsilon_vae.evaluation.batches import Batch
-from epsilon_vae.evaluation.subjects import SubjectError, open_subjects
+from epsilon_vae.evaluation import protocols
+from epsilon_vae.evaluation.images import Batch
+from epsilon_vae.evaluation.reconstructors import SubjectError, open_subjects
 from epsilon_vae.parallel.mesh import make_mesh
 from tests.helpers import held_out_images
 from tests.parity.requirements import require
@@ -18,7 +18,7 @@ import torch  # noqa: E402
 
 def open_vae(path):
     [subject] = open_subjects(
-        [f"diffusers:{path}"], None, protocol=protocol.parse("local"), mesh=make_mesh()
+        [f"diffusers:{path}"], None, protocol=protocols.parse("local"), mesh=make_mesh()
     )
     return subject
 

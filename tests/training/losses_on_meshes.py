@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from configs import tiny
-from epsilon_vae.autoencoder import Autoencoder
 from epsilon_vae.data.pipeline import BadRecords, TrainingBatches
 from epsilon_vae.data.sources import Photos
+from epsilon_vae.inference.autoencoder import Autoencoder
 from epsilon_vae.models.build import build_networks, build_process
 from epsilon_vae.parallel import sharding
 from epsilon_vae.parallel.mesh import image_sharding, make_mesh, replicated

@@ -11,14 +11,14 @@ from skimage.metrics import peak_signal_noise_ratio
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.records import Record
 from epsilon_vae.data.sources import Photos
-from epsilon_vae.evaluation import measure, protocol, results
+from epsilon_vae.evaluation import measuring, protocols, results
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
-from epsilon_vae.evaluation.subjects import Subject
+from epsilon_vae.evaluation.reconstructors import Subject
 from epsilon_vae.parallel.mesh import make_mesh
 from tests.processes import ROOT
 
 SIZE, STEPS = 32, (1, 3)
-LOCAL = protocol.parse("local")
+LOCAL = protocols.parse("local")
 
 
 class Darker(Subject):
@@ -68,7 +68,7 @@ def measures():
 
 def run(subject, measures, file, source=None, asked=LOCAL):
     """Of 14 images, without a `source`: three batches of 4, and one of 2, filled up."""
-    return measure.measure(
+    return measuring.measure(
         [subject],
         source or Photos("train"),
         resolution=SIZE,
@@ -97,7 +97,7 @@ def test_each_image_counts_once(measured):
 
 
 def test_latent_noise_adds_distances_and_changes_no_other(measured, measures, tmp_path):
-    asked = protocol.parse("local,latent_noise=0.5+1")
+    asked = protocols.parse("local,latent_noise=0.5+1")
     found = run(Noisy(), measures, tmp_path / "noisy.npz", asked=asked)
     plain, noisy = (results.rows(SIZE, x.accumulators) for x in (measured, found))
     names = ["fd_alexnet_noise0.5", "fd_alexnet_noise1"]
@@ -111,8 +111,8 @@ def test_latent_noise_adds_distances_and_changes_no_other(measured, measures, tm
 
 def test_values_are_of_the_named_image(measured):
     source = Photos("train")
-    [batch, _] = measure.batches(
-        source, range(14), 8, SIZE, "center_crop_adm", measure.BadRecords(0, 14)
+    [batch, _] = measuring.batches(
+        source, range(14), 8, SIZE, "center_crop_adm", measuring.BadRecords(0, 14)
     )
     original = batch.images[5]
     picture = Darker().decode(original * np.float32(0.9), 3, 0)
@@ -123,14 +123,14 @@ def test_values_are_of_the_named_image(measured):
 
 
 def test_a_stop_changes_nothing(measured, measures, tmp_path, monkeypatch):
-    monkeypatch.setattr(measure, "SAVE_EVERY_SECONDS", 0)
+    monkeypatch.setattr(measuring, "SAVE_EVERY_SECONDS", 0)
     file = tmp_path / "progress.npz"
     with pytest.raises(KeyboardInterrupt):
         run(Stops(), measures, file)
-    halfway = measure.Progress.load(file, list(measured.accumulators), measured.setting)
+    halfway = measuring.Progress.load(file, list(measured.accumulators), measured.setting)
     assert halfway.names == measured.names[:4]
     assert [len(accumulator.seconds) for accumulator in halfway.accumulators.values()] == [0, 1, 1]
-    elsewhere = measure.Progress.load(file, list(measured.accumulators), "8 TPU v5")
+    elsewhere = measuring.Progress.load(file, list(measured.accumulators), "8 TPU v5")
     assert [len(accumulator.seconds) for accumulator in elsewhere.accumulators.values()] == [
         0,
         0,
@@ -153,14 +153,14 @@ def assert_same_moments(one, other):
 
 
 def test_batches_and_stops_do_not_change_moments(monkeypatch):
-    monkeypatch.setattr(measure, "ROWS", 8)
+    monkeypatch.setattr(measuring, "ROWS", 8)
     features = np.random.default_rng(0).normal(3, 1, (29, 5)).astype(np.float32)
     accumulators = []
     for size in (3, 11):
-        accumulator = measure.MetricAccumulator()
+        accumulator = measuring.MetricAccumulator()
         for start in range(0, len(features), size):
             accumulator.add({}, {"x": features[start : start + size]})
-            accumulator = measure.MetricAccumulator.of_arrays(accumulator.arrays())
+            accumulator = measuring.MetricAccumulator.of_arrays(accumulator.arrays())
         accumulators.append(accumulator)
     assert_same_moments(*accumulators)
     gaussian = accumulators[0].statistics()["x"].gaussian()
@@ -170,7 +170,7 @@ def test_batches_and_stops_do_not_change_moments(monkeypatch):
 def test_an_image_that_cannot_be_read_is_named(measures, tmp_path):
     source = [*Photos("val"), Record(b"none", None, "broken.jpg")]
     with pytest.raises(DataError, match=r"broken.jpg: not a readable image.*out of --data"):
-        measure.measure(
+        measuring.measure(
             [Darker()],
             source,
             resolution=SIZE,
@@ -187,11 +187,11 @@ import json, pathlib, sys, tempfile
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
 from epsilon_vae.data.sources import Photos
-from epsilon_vae.evaluation import measure, protocol, results
+from epsilon_vae.evaluation import measuring, protocols, results
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
 from epsilon_vae.parallel.mesh import make_mesh
-from tests.evaluation.test_measure import SIZE, Darker, Stops, run
-measure.SAVE_EVERY_SECONDS, measure.ROWS = 0, 16
+from tests.evaluation.test_measuring import SIZE, Darker, Stops, run
+measuring.SAVE_EVERY_SECONDS, measuring.ROWS = 0, 16
 photos = [*Photos("train")] * 3  # a batch of 32 on eight devices, and 10 more
 eight, one = (
     ReconstructionMetrics(("alexnet",), ("alexnet",), make_mesh(devices=devices))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from epsilon_vae.losses.adversarial import NoGAN
-from epsilon_vae.models.generator import Generator
+from epsilon_vae.models.latent_diffusion import Generator
 
 
 @dataclasses.dataclass(frozen=True)

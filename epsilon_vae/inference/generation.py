@@ -5,6 +5,7 @@ finished is seen from the folder, and neither stops, devices nor processes chang
 """
 
 import json
+import math
 import pathlib
 import shutil
 import zipfile
@@ -16,17 +17,16 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from epsilon_vae.autoencoder import Autoencoder
 from epsilon_vae.data.decode import DataError, list_images
+from epsilon_vae.data.image_set import ImageSet
 from epsilon_vae.data.shards import check_space, save_json, writing
 from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.diffusion.guidance import Guidance
-from epsilon_vae.evaluation.image_set import ImageSet
-from epsilon_vae.evaluation.sampling import grid
-from epsilon_vae.generator import IMAGES_PER_DEVICE, TrainedGenerator
+from epsilon_vae.inference.autoencoder import Autoencoder
+from epsilon_vae.inference.latent_diffusion import IMAGES_PER_DEVICE, TrainedGenerator
+from epsilon_vae.output import is_seen
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
-from epsilon_vae.training.workdir import is_seen
 from epsilon_vae.versions import versions
 
 PLAN, NPZ = "generation.json", "images.npz"
@@ -133,6 +133,17 @@ def _finish(folder: pathlib.Path, plan: dict[str, Any]) -> None:
         Image.fromarray(grid(first)).save(folder / "grid.png")
     if plan["format"] == "npz":
         _join(images, folder / NPZ, first.shape[1:])
+
+
+def grid(images: np.ndarray) -> np.ndarray:
+    """uint8 images `[N, H, W, 3]`, row by row in a square of them; what is left of it is black."""
+    side = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / side)
+    cells = np.zeros((rows * side, *images.shape[1:]), np.uint8)
+    cells[: len(images)] = images
+    height, width = images.shape[1:3]
+    cells = cells.reshape(rows, side, height, width, 3).swapaxes(1, 2)
+    return cells.reshape(rows * height, side * width, 3)
 
 
 def _drawing(

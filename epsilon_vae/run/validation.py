@@ -4,12 +4,12 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from epsilon_vae.autoencoder import Autoencoder
 from epsilon_vae.data.pipeline import BadRecords
 from epsilon_vae.data.sources import evenly_spaced, open_source
-from epsilon_vae.evaluation.batches import Batch, batches
-from epsilon_vae.evaluation.measure import MetricAccumulator
+from epsilon_vae.evaluation.images import Batch, batches
+from epsilon_vae.evaluation.measuring import MetricAccumulator
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
+from epsilon_vae.inference.autoencoder import Autoencoder
 from epsilon_vae.models.build import build_networks, build_process
 
 GRID_IMAGES = 8

@@ -2,35 +2,15 @@
 
 import json
 import time
-from collections.abc import Callable
 
 from etils import epath
 
+from epsilon_vae.output import is_seen, write_whole
 from epsilon_vae.parallel import hosts
-
-# Network disks may show a new file to another host after some seconds only.
-SEEN_TIMEOUT_SECONDS = 20
 
 
 class WorkdirError(ValueError):
     """A folder that a run cannot use; the message names it and what would do."""
-
-
-def write_whole(path: epath.Path, content: bytes) -> None:
-    """Writes a file of which readers see the old content or the new, never a part."""
-    unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
-
-
-def is_seen(is_there: Callable[[], bool]) -> bool:
-    """Whether what another process has written is there, if need be after a while."""
-    deadline = time.monotonic() + SEEN_TIMEOUT_SECONDS
-    while not is_there():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(1)
-    return True
 
 
 class Heartbeat:

@@ -9,9 +9,9 @@ import pytest
 
 import epsilon_vae
 from configs import tiny
-from epsilon_vae.autoencoder import Autoencoder
 from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.data.transforms import to_float
+from epsilon_vae.inference.autoencoder import Autoencoder
 from epsilon_vae.models.build import build_networks, build_process
 from epsilon_vae.models.unet import UNET_SIZES
 from tests.helpers import STEPS, held_out_images
@@ -132,7 +132,7 @@ def test_missing_run_and_step_are_named(finished_run, tmp_path):
         epsilon_vae.restore(str(finished_run), step=5)
 
 
-@pytest.mark.parametrize("module", ["epsilon_vae.autoencoder", "epsilon_vae.reconstruct"])
+@pytest.mark.parametrize("module", ["epsilon_vae.inference.autoencoder", "epsilon_vae.reconstruct"])
 def test_use_imports_no_tensorflow(module):
     code = f"import sys, {module}; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

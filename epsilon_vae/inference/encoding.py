@@ -20,7 +20,6 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 from tqdm import tqdm
 
-from epsilon_vae.autoencoder import Autoencoder
 from epsilon_vae.config import ConfigError
 from epsilon_vae.data.array_records import count_records
 from epsilon_vae.data.decode import DataError
@@ -38,8 +37,9 @@ from epsilon_vae.data.pipeline import BadRecords, evaluation_batches
 from epsilon_vae.data.records import Record
 from epsilon_vae.data.shards import check_space, save_json, write_shard
 from epsilon_vae.data.sources import Subset
+from epsilon_vae.inference.autoencoder import Autoencoder
+from epsilon_vae.output import is_seen
 from epsilon_vae.parallel import hosts
-from epsilon_vae.training.workdir import is_seen
 from epsilon_vae.versions import versions
 
 # Images that a device encodes in one call, each with its mirror image.

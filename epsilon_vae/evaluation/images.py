@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from epsilon_vae.data.named import open_data
 from epsilon_vae.data.pipeline import BadRecords, evaluation_batches
 from epsilon_vae.data.records import Record
 from epsilon_vae.data.sources import Subset
@@ -73,6 +74,40 @@ def batches(
                 _concatenate_names(local["name"])[filled],
                 good.size,
             )
+
+
+class CroppedImages:
+    """Photos of any size as a reference: their crops.
+
+    Args:
+      path: a folder of them, 'photos', 'array_record:DIR' or 'tfds:NAME', of which 'train'.
+      size: of the crops.
+      crop: one of `transforms.EVALUATION_CROPS`.
+
+    Raises:
+      DataError: they cannot be read.
+    """
+
+    def __init__(self, path: str, size: int, crop: str):
+        self.path, self._size, self._crop = path, size, crop
+        self._source = open_data(path, "train").source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        """All of them, uint8 `[B, size, size, 3]`, `size` at a time and the rest.
+
+        Raises:
+          DataError: one cannot be read.
+        """
+        indices, bad_records = range(len(self)), BadRecords(0, len(self), "take it out")
+        for batch in batches(self._source, indices, size, self._size, self._crop, bad_records):
+            yield batch.images[: batch.count]
+
+    def moments(self, dim: int) -> None:
+        """They have no moments."""
+        del dim
 
 
 def _concatenate_names(names: np.ndarray) -> np.ndarray:

@@ -13,12 +13,13 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from epsilon_vae.data.decode import DataError
+from epsilon_vae.data.image_set import ImageSet
 from epsilon_vae.evaluation import results
 from epsilon_vae.evaluation.features import DESCRIPTIONS
-from epsilon_vae.evaluation.image_set import CroppedImages, ImageSet
-from epsilon_vae.evaluation.protocol import CROPS, Protocol, distance_name
+from epsilon_vae.evaluation.generated_report import Shown, shown_of, write_samples_report
+from epsilon_vae.evaluation.images import CroppedImages
+from epsilon_vae.evaluation.protocols import CROPS, Protocol, distance_name
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
-from epsilon_vae.evaluation.samples_report import Shown, shown_of, write_samples_report
 from epsilon_vae.evaluation.tables import cell
 from epsilon_vae.metrics import inception
 from epsilon_vae.metrics.frechet import FeatureStatistics, Gaussian, frechet_distance
@@ -68,8 +69,9 @@ def evaluate_samples(
     generated = ImageSet(samples)
     real = _open_reference(reference, generated, protocol.crop)
     has_inception = "inception" in protocol.features
-    moments = real.gaussian(inception.NUM_FEATURES) if has_inception else None
-    _check_numbers(generated, real, protocol.features, moments)
+    moments = real.moments(inception.NUM_FEATURES) if has_inception else None
+    given = None if moments is None else Gaussian(*moments)
+    _check_numbers(generated, real, protocol.features, given)
     measures = ReconstructionMetrics((), protocol.features, mesh)
     generated_features, samples_shown = _features(generated, measures)
     real_features, reference_shown = _features(real, measures)
@@ -77,8 +79,8 @@ def evaluate_samples(
     notes = []
     for name, features in generated_features.items():
         title = distance_name(name, "fid")
-        if name == "inception" and moments is not None:
-            target, num_images = moments, len(generated)
+        if name == "inception" and given is not None:
+            target, num_images = given, len(generated)
         else:
             target, num_images = _gaussian(real_features[name]), min(len(generated), len(real))
         row[title] = frechet_distance(target, _gaussian(features))

@@ -8,12 +8,12 @@ from PIL import Image
 from scipy import linalg
 
 from epsilon_vae.data.decode import DataError
+from epsilon_vae.data.image_set import ImageSet
 from epsilon_vae.data.sources import Photos
 from epsilon_vae.data.transforms import center_crop_adm, center_crop_bicubic
-from epsilon_vae.evaluation import protocol, results
-from epsilon_vae.evaluation.image_set import ImageSet
+from epsilon_vae.evaluation import protocols, results
+from epsilon_vae.evaluation.generated import _inception_score, evaluate_samples
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
-from epsilon_vae.evaluation.samples import _inception_score, evaluate_samples
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained import registry
 from tests.helpers import training_images
@@ -39,7 +39,7 @@ def write_npz(path, **arrays):
 
 def measure(samples, reference, output, asked="local,features=alexnet") -> dict:
     evaluate_samples(
-        samples, reference, protocol=protocol.parse(asked), output=str(output), mesh=make_mesh()
+        samples, reference, protocol=protocols.parse(asked), output=str(output), mesh=make_mesh()
     )
     found = json.loads((output / "results.json").read_text())
     assert found["protocol"]["features"] == ["alexnet"]
@@ -127,7 +127,8 @@ def test_statistics_alone_are_a_reference(tmp_path):
     path = write_npz(tmp_path / "statistics.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     reference = ImageSet(path)
     assert len(reference) == 0 and list(reference.batches(8)) == []
-    assert reference.gaussian(2048).covariance.shape == (2048, 2048)
+    _, covariance = reference.moments(2048)
+    assert covariance.shape == (2048, 2048)
 
 
 def test_statistics_that_do_not_fit_are_named(tmp_path):
@@ -138,7 +139,7 @@ def test_statistics_that_do_not_fit_are_named(tmp_path):
     }
     for words, arrays in bad.items():
         with pytest.raises(DataError, match=words):
-            ImageSet(write_npz(tmp_path / "statistics.npz", **arrays)).gaussian(3)
+            ImageSet(write_npz(tmp_path / "statistics.npz", **arrays)).moments(3)
 
 
 def test_inception_score_does_not_depend_on_classes_in_order(monkeypatch):

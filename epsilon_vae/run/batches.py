@@ -9,14 +9,14 @@ import ml_collections
 import numpy as np
 
 from epsilon_vae import checkpoint
-from epsilon_vae.autoencoder import Autoencoder, restore_on
 from epsilon_vae.config import ConfigError, is_generator
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.latents import LatentBatches, LatentMetadata, Latents
 from epsilon_vae.data.pipeline import BadRecords, Batch, TrainingBatches, evaluation_batches
 from epsilon_vae.data.records import Record
 from epsilon_vae.data.sources import Subset, evenly_spaced, open_source
-from epsilon_vae.encoding import IMAGES_PER_DEVICE, ChannelStatistics
+from epsilon_vae.inference.autoencoder import Autoencoder, restore_on
+from epsilon_vae.inference.encoding import IMAGES_PER_DEVICE, ChannelStatistics
 from epsilon_vae.models.build import latents_shape
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from epsilon_vae.autoencoder import restore_on
 from epsilon_vae.config import to_json
 from epsilon_vae.data.decode import SUFFIXES, DataError, list_images, read_image
 from epsilon_vae.data.files import hash_files
 from epsilon_vae.data.transforms import to_float, to_uint8
-from epsilon_vae.evaluation.batches import Batch
-from epsilon_vae.evaluation.protocol import Protocol
+from epsilon_vae.evaluation.images import Batch
+from epsilon_vae.evaluation.protocols import Protocol
+from epsilon_vae.inference.autoencoder import restore_on
 
 DIFFUSERS = "diffusers:"
 

@@ -22,15 +22,12 @@ from epsilon_vae.checkpoint import (
     load_parts,
 )
 from epsilon_vae.config import differences, is_generator
-from epsilon_vae.evaluation.reconstruction import HeldOutEvaluation
-from epsilon_vae.evaluation.sampling import SampleEvaluation
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import batch_sharding, make_mesh, replicated
 from epsilon_vae.parallel.sharding import global_batch, local_batch_indices
-from epsilon_vae.training.batches import Batches, open_batches
-from epsilon_vae.training.build import build_train_step, frozen_inputs
-from epsilon_vae.training.logging import NoLog, RunLog, write_run_files
-from epsilon_vae.training.monitor import (
+from epsilon_vae.run.batches import Batches, open_batches
+from epsilon_vae.run.logging import NoLog, RunLog, write_run_files
+from epsilon_vae.run.monitor import (
     SPEED_METRICS,
     Clock,
     MetricsWindow,
@@ -38,10 +35,13 @@ from epsilon_vae.training.monitor import (
     StopSignal,
     memory_metrics,
 )
+from epsilon_vae.run.samples import SampleEvaluation
+from epsilon_vae.run.validation import HeldOutEvaluation
+from epsilon_vae.run.workdir import open_workdir
+from epsilon_vae.training.build import build_train_step, frozen_inputs
 from epsilon_vae.training.sharded import batch_shapes, jit_step, make_state, state_shapes
 from epsilon_vae.training.state import TrainState
 from epsilon_vae.training.step import TrainStep
-from epsilon_vae.training.workdir import open_workdir
 
 LOSSES = ("flow", "reconstruction", "lpips", "adv", "disc", "r1")
 

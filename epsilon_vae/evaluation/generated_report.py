@@ -66,7 +66,7 @@ def write_samples_report(path: pathlib.Path, results: dict, sets: list[Shown]) -
     facts = {"Protocol": protocol, "Versions": results["versions"]}
     facts = {title: {k: plain(v) for k, v in values.items()} for title, values in facts.items()}
     page = render(
-        "samples_report.html.j2",
+        "generated_report.html.j2",
         row=row,
         reference=results["reference"],
         protocol=facts["Protocol"],

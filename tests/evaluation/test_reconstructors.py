@@ -6,12 +6,12 @@ from PIL import Image
 
 from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.data.decode import DataError
-from epsilon_vae.evaluation import protocol
-from epsilon_vae.evaluation.batches import Batch
-from epsilon_vae.evaluation.subjects import PictureFolder, SubjectError, open_subjects
+from epsilon_vae.evaluation import protocols
+from epsilon_vae.evaluation.images import Batch
+from epsilon_vae.evaluation.reconstructors import PictureFolder, SubjectError, open_subjects
 from epsilon_vae.parallel.mesh import make_mesh
 
-LOCAL = protocol.parse("local")
+LOCAL = protocols.parse("local")
 NAMES = np.array(["photos/a.jpg", "photos/b.jpg"])
 BATCH = Batch(np.zeros((2, 8, 8, 3), np.uint8), np.array([3, 4]), NAMES, 2)
 

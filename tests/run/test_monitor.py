@@ -5,7 +5,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from epsilon_vae.training.monitor import Clock, MetricsWindow, StepProfiler, memory_metrics
+from epsilon_vae.run.monitor import Clock, MetricsWindow, StepProfiler, memory_metrics
 
 
 def test_goodput_leaves_out_what_is_no_step(monkeypatch):

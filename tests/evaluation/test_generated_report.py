@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from epsilon_vae.evaluation.protocol import DESCRIPTIONS
-from epsilon_vae.evaluation.samples import FIXED
-from epsilon_vae.evaluation.samples_report import (
+from epsilon_vae.evaluation.generated import FIXED
+from epsilon_vae.evaluation.generated_report import (
     BUDGET_BYTES,
     BYTES_PER_PIXEL,
     Shown,
     shown_of,
     write_samples_report,
 )
+from epsilon_vae.evaluation.protocols import DESCRIPTIONS
 from tests.evaluation.browser import emulate, find, find_all, open_page, requests, text_of
 from tests.evaluation.example_report import BAD_NAME, NOTE
 

@@ -2,14 +2,14 @@
 
 import pytest
 
-from epsilon_vae.evaluation import protocol
-from epsilon_vae.evaluation.protocol import ProtocolError
+from epsilon_vae.evaluation import protocols
+from epsilon_vae.evaluation.protocols import ProtocolError
 
 
 def test_paper_is_fid_on_adm_crops_of_ema_weights():
-    paper = protocol.parse("paper")
+    paper = protocols.parse("paper")
     assert (paper.crop, paper.features, paper.weights) == ("adm", ("inception",), "ema")
-    assert [protocol.distance_name(name) for name in paper.features] == ["rfid"]
+    assert [protocols.distance_name(name) for name in paper.features] == ["rfid"]
 
 
 def test_changes_are_in_the_name_and_the_stamp():
@@ -17,7 +17,7 @@ def test_changes_are_in_the_name_and_the_stamp():
         "local,crop=bicubic,features=vgg16+efficientnet_lite0,seed=7,num_images=500,weights=raw,"
         "latent_noise=0.1+0.3"
     )
-    stamp = protocol.parse(text).stamp()
+    stamp = protocols.parse(text).stamp()
     assert stamp["name"] == text
     assert stamp["features"] == ("vgg16", "efficientnet_lite0")
     assert (stamp["crop"], stamp["seed"], stamp["num_images"]) == ("bicubic", 7, 500)
@@ -40,11 +40,11 @@ def test_changes_are_in_the_name_and_the_stamp():
 )
 def test_what_is_wrong_is_named(text, words):
     with pytest.raises(ProtocolError, match=words):
-        protocol.parse(text)
+        protocols.parse(text)
 
 
 def test_missing_weights_are_said_with_two_ways_out(monkeypatch, tmp_path):
     monkeypatch.setenv("EPSILON_VAE_CACHE", str(tmp_path))
     with pytest.raises(ProtocolError, match="--get=inception.*--protocol=local"):
-        protocol.check_features(protocol.parse("paper"))
-    protocol.check_features(protocol.parse("local"))
+        protocols.check_features(protocols.parse("paper"))
+    protocols.check_features(protocols.parse("local"))

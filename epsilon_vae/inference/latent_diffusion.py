@@ -11,7 +11,7 @@ from epsilon_vae.data.latents import LatentMetadata
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.diffusion.time import SPACINGS
 from epsilon_vae.models.build import build_generator, latents_shape
-from epsilon_vae.models.generator import Generator
+from epsilon_vae.models.latent_diffusion import Generator
 from epsilon_vae.parallel.batch import in_chunks, share_images
 from epsilon_vae.parallel.mesh import replicated
 

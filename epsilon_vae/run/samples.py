@@ -1,18 +1,17 @@
 """The evaluation of a generator during training: a picture of samples."""
 
-import math
-
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from epsilon_vae.autoencoder import Autoencoder, restore_on, step_for
 from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.diffusion.time import SPACINGS
-from epsilon_vae.generator import LatentSampler
+from epsilon_vae.inference.autoencoder import Autoencoder, restore_on, step_for
+from epsilon_vae.inference.generation import grid
+from epsilon_vae.inference.latent_diffusion import LatentSampler
 from epsilon_vae.models.build import build_generator
-from epsilon_vae.training.batches import Batches
+from epsilon_vae.run.batches import Batches
 
 
 class SampleEvaluation:
@@ -60,14 +59,3 @@ class SampleEvaluation:
         labels = indices % num_classes if num_classes else np.full_like(indices, -1)
         latents = self._sampler(params["generator"], indices, labels)
         return {}, grid(to_uint8(self._autoencoder.decode(latents, config.autoencoder.nfe)))
-
-
-def grid(images: np.ndarray) -> np.ndarray:
-    """uint8 images `[N, H, W, 3]`, row by row in a square of them; what is left of it is black."""
-    side = math.ceil(math.sqrt(len(images)))
-    rows = math.ceil(len(images) / side)
-    cells = np.zeros((rows * side, *images.shape[1:]), np.uint8)
-    cells[: len(images)] = images
-    height, width = images.shape[1:3]
-    cells = cells.reshape(rows, side, height, width, 3).swapaxes(1, 2)
-    return cells.reshape(rows * height, side * width, 3)

@@ -17,8 +17,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from epsilon_vae.config import to_json
+from epsilon_vae.output import write_whole
 from epsilon_vae.parallel.sharding import sharding_table
-from epsilon_vae.training.workdir import Heartbeat, write_whole
+from epsilon_vae.run.workdir import Heartbeat
 from epsilon_vae.versions import versions
 
 

@@ -10,10 +10,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from epsilon_vae.data.decode import DataError, list_images, read_image
-from epsilon_vae.data.named import open_data
-from epsilon_vae.data.pipeline import BadRecords
-from epsilon_vae.evaluation.batches import batches
-from epsilon_vae.metrics.frechet import Gaussian
 
 MOMENTS = ("mu", "sigma")
 IMAGES = "arr_0.npy"
@@ -76,8 +72,8 @@ class ImageSet:
         elif len(self):
             yield from self._stored_batches(size)
 
-    def gaussian(self, dim: int) -> Gaussian | None:
-        """`mu` and `sigma` of features with `dim` numbers each, if it has them.
+    def moments(self, dim: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """`mu` `[dim]` and `sigma` `[dim, dim]` of `dim` features, if it has them.
 
         Raises:
           DataError: one without the other, of another shape, broken or not finite.
@@ -96,7 +92,7 @@ class ImageSet:
             )
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
             raise DataError(f"{self.path}: mu or sigma is not finite")
-        return Gaussian(mean, covariance)
+        return mean, covariance
 
     def _batches_of_files(self, size: int) -> Iterator[np.ndarray]:
         shape = read_image(self._files[0]).shape
@@ -120,40 +116,6 @@ class ImageSet:
                     data = file.read(count * math.prod(shape))
                     images = np.frombuffer(data, np.uint8).reshape(count, *shape)
                 yield images
-
-
-class CroppedImages:
-    """Photos of any size as a reference: their crops.
-
-    Args:
-      path: a folder of them, 'photos', 'array_record:DIR' or 'tfds:NAME', of which 'train'.
-      size: of the crops.
-      crop: one of `transforms.EVALUATION_CROPS`.
-
-    Raises:
-      DataError: they cannot be read.
-    """
-
-    def __init__(self, path: str, size: int, crop: str):
-        self.path, self._size, self._crop = path, size, crop
-        self._source = open_data(path, "train").source
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def batches(self, size: int) -> Iterator[np.ndarray]:
-        """All of them, uint8 `[B, size, size, 3]`, `size` at a time and the rest.
-
-        Raises:
-          DataError: one cannot be read.
-        """
-        indices, bad_records = range(len(self)), BadRecords(0, len(self), "take it out")
-        for batch in batches(self._source, indices, size, self._size, self._crop, bad_records):
-            yield batch.images[: batch.count]
-
-    def gaussian(self, dim: int) -> None:
-        """They have no moments."""
-        del dim
 
 
 def _read_header(archive: zipfile.ZipFile) -> tuple[int, ...]:

@@ -9,8 +9,8 @@ import pytest
 from epsilon_vae.diffusion.path import DDPM, RectifiedFlow
 from epsilon_vae.diffusion.time import logit_normal, whole_steps
 from epsilon_vae.models.dit import ClassDiT, DiT
-from epsilon_vae.models.generator import Generator
-from epsilon_vae.training.generator import GeneratorObjective
+from epsilon_vae.models.latent_diffusion import Generator
+from epsilon_vae.training.latent_diffusion import GeneratorObjective
 from tests import golden_params
 
 SHAPE = (8, 4, 4, 2)

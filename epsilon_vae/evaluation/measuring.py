@@ -14,10 +14,10 @@ import numpy as np
 from epsilon_vae.data.pipeline import BadRecords
 from epsilon_vae.data.records import Record
 from epsilon_vae.data.sources import evenly_spaced
-from epsilon_vae.evaluation.batches import Batch, batches
-from epsilon_vae.evaluation.protocol import CROPS, Protocol, noisy
+from epsilon_vae.evaluation.images import Batch, batches
+from epsilon_vae.evaluation.protocols import CROPS, Protocol, noisy
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
-from epsilon_vae.evaluation.subjects import Subject
+from epsilon_vae.evaluation.reconstructors import Subject
 from epsilon_vae.metrics.frechet import FeatureStatistics
 from epsilon_vae.parallel import hosts
 from epsilon_vae.versions import devices

@@ -23,7 +23,7 @@ from configs import latent_diffusion
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.diffusion.time import SPACINGS, respaced
 from epsilon_vae.inference.autoencoder import decode_latents
-from epsilon_vae.models.build import build_generator, build_networks, build_process
+from epsilon_vae.models.build import build_latent_diffusion, build_networks, build_process
 from epsilon_vae.models.dit import DIT_SIZES
 from epsilon_vae.parallel.batch import in_chunks
 
@@ -43,9 +43,9 @@ class System:
         self.shape = (side, side, n_z)  # of latents
         dit = latent_diffusion.dit(size, patch=2, f=self.networks.f)
         dit.autoencoder.n_z = n_z
-        self.generator = build_generator(dit)
+        self.model = build_latent_diffusion(dit)
         key = jax.eval_shape(lambda: jax.random.key(0))
-        self.dit_params = jax.eval_shape(lambda key: self.generator.init(key, self.shape), key)
+        self.dit_params = jax.eval_shape(lambda key: self.model.init(key, self.shape), key)
         params = jax.eval_shape(lambda key: self.networks.init(key, RESOLUTION), key)
         self.decoder_params = {"decoder": params["decoder"]}
 
@@ -54,14 +54,14 @@ class System:
         latents = jax.ShapeDtypeStruct((1, *self.shape), jnp.float32)
         images = jax.ShapeDtypeStruct((1, RESOLUTION, RESOLUTION, 3), jnp.float32)
         t, label = (jax.ShapeDtypeStruct((1,), dtype) for dtype in (jnp.float32, jnp.int32))
-        dit = self.generator.predict, (self.dit_params, latents, t, label)
+        dit = self.model.predict, (self.dit_params, latents, t, label)
         decoder = self.networks.predict, (self.decoder_params, images, t, latents)
         return [count_flops(*program, compiled=False) for program in (dit, decoder)]
 
     def sample(self, params: dict, labels: jax.Array, steps: int) -> jax.Array:
         """Latents of `labels` `[B]`."""
         indices, times = jnp.arange(len(labels)), respaced(steps)
-        return self.generator.generate(params, 0, indices, labels, self.shape, times, Guidance())
+        return self.model.generate(params, 0, indices, labels, self.shape, times, Guidance())
 
     def decode(self, params: dict, latents: jax.Array) -> jax.Array:
         """Images of latents, all at once."""

@@ -1,9 +1,9 @@
-"""How far generated images are from photos, beside what an untrained generator would give.
+"""How far generated images are from photos, beside what an untrained one would give.
 
-`python -m benchmarks.samples DIT PHOTOS [NUM]` takes the workdir of a generator whose config names
-its autoencoder, and a folder of photos; it draws NUM (1000) samples, and prints `fd_alexnet` to the
-photos' crops of the samples; of decoded noise, which an untrained rectified flow gives, since it
-predicts 0; of decoded mean latents; and, for the least one could hope for, of reconstructions.
+`python -m benchmarks.samples DIT PHOTOS [NUM]` takes the workdir of a latent diffusion model whose
+config names its autoencoder, and a folder of photos; it draws NUM (1000) samples, and prints
+`fd_alexnet` to the photos' crops of the samples; of decoded noise, which an untrained rectified
+flow gives, since it predicts 0; of decoded mean latents; and, for the least one could hope for, of reconstructions.
 """
 
 import sys
@@ -19,7 +19,7 @@ from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.evaluation.images import batches
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
 from epsilon_vae.inference.autoencoder import restore_on
-from epsilon_vae.inference.latent_diffusion import restore_generator
+from epsilon_vae.inference.latent_diffusion import restore_latent_diffusion
 from epsilon_vae.metrics.frechet import FeatureStatistics, Gaussian, frechet_distance
 from epsilon_vae.parallel.mesh import make_mesh
 
@@ -42,10 +42,10 @@ def main() -> None:
     workdir, photos, *rest = sys.argv[1:]
     num_images = int(rest[0]) if rest else 1000
     mesh = make_mesh()
-    trained = restore_generator(mesh, workdir)
-    config, facts = trained.config, trained.facts
+    trained = restore_latent_diffusion(mesh, workdir)
+    config, metadata = trained.config, trained.metadata
     autoencoder = restore_on(mesh, config.autoencoder.workdir)
-    facts.check_encoder(autoencoder.encoder_fingerprint())
+    metadata.check_encoder(autoencoder.encoder_fingerprint())
     measures = ReconstructionMetrics((), (FEATURE,), mesh)
     source = open_data(photos, "train").source
     size = config.data.resolution, "center_crop_adm"
@@ -56,7 +56,7 @@ def main() -> None:
     ]
     real = gaussian(measures, iter(crops))
     sampler = trained.sampler(config.flow.nfe, Guidance(), mesh)
-    shape = tuple(facts.shape)
+    shape = tuple(metadata.shape)
 
     def sampled(numbers: np.ndarray) -> np.ndarray:
         num_classes = config.model.generator.num_classes
@@ -65,10 +65,10 @@ def main() -> None:
 
     def noise(numbers: np.ndarray) -> np.ndarray:
         key = jax.random.key(int(numbers[0]))
-        return facts.denormalize(np.asarray(jax.random.normal(key, (len(numbers), *shape))))
+        return metadata.denormalize(np.asarray(jax.random.normal(key, (len(numbers), *shape))))
 
     def mean(numbers: np.ndarray) -> np.ndarray:
-        return facts.denormalize(np.zeros((len(numbers), *shape)))
+        return metadata.denormalize(np.zeros((len(numbers), *shape)))
 
     def decoded(latents: Callable[[np.ndarray], np.ndarray]) -> Iterator[np.ndarray]:
         for start in range(0, num_images, BATCH):

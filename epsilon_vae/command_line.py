@@ -109,8 +109,8 @@ def read_flags(argv: Sequence[str]) -> list[str]:
     except (AttributeError, KeyError) as error:  # ml_collections', of a key that others have
         key = str(error).strip("\"'")
         raise UsageError(
-            f"--config.…{key}: this config has no such key; autoencoders' and generators' have "
-            "each some that the others have not (epsilon_vae/keys.py)"
+            f"--config.…{key}: this config has no such key; autoencoders and "
+            "latent diffusion models have each some that the others have not (epsilon_vae/keys.py)"
         ) from error
 
 

@@ -97,7 +97,9 @@ def _step() -> tuple[ml_collections.ConfigDict, Callable, Callable]:
 
 def _reconstruction() -> tuple[ml_collections.ConfigDict, Callable, Callable]:
     if is_generator(CONFIG.value):
-        raise UsageError("--what=reconstruct: --config is of a generator; name an autoencoder's")
+        raise UsageError(
+            "--what=reconstruct: --config is of a latent diffusion model; name an autoencoder's"
+        )
     text = RESOLUTION.value or str(CONFIG.value.data.resolution)
     sizes = text.split("x")
     if len(sizes) > 2 or not all(size.isdecimal() and int(size) for size in sizes):

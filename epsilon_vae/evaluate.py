@@ -23,7 +23,7 @@ from epsilon_vae.evaluation import protocols
 from epsilon_vae.evaluation.evaluation import evaluate, held_out_data
 from epsilon_vae.evaluation.generated import evaluate_samples
 from epsilon_vae.evaluation.protocols import Protocol, ProtocolError
-from epsilon_vae.evaluation.reconstructors import Run, SubjectError, open_subjects
+from epsilon_vae.evaluation.reconstructors import ReconstructorError, Run, open_reconstructors
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained.weights import WeightsError
@@ -67,12 +67,12 @@ def _check_flags(rest: Sequence[str]) -> None:
         raise UsageError("--output is missing: name a folder for results and report")
     if (SAMPLES.value is None) != (REFERENCE.value is None):
         raise UsageError("--samples and --reference: give both")
-    subjects = [COMPARE.value, WORKDIR.value is not None, SAMPLES.value is not None]
-    if sum(subjects) > 1:
+    reconstructors = [COMPARE.value, WORKDIR.value is not None, SAMPLES.value is not None]
+    if sum(reconstructors) > 1:
         raise UsageError("--workdir, --compare and --samples: one of them at a time")
     if COMPARE.value and len(rest) < 2:
         raise UsageError("--compare: name runs' folders, folders of pictures or diffusers:PATH")
-    if not any(subjects):
+    if not any(reconstructors):
         raise UsageError("--workdir is missing: name the folder of a run, or --compare A B …")
     if not COMPARE.value and len(rest) > 1:
         raise UsageError(f"{rest[1]!r} is not a flag; to evaluate several, --compare A B …")
@@ -113,7 +113,7 @@ def main(argv: Sequence[str]) -> None:
         ConfigError,
         DataError,
         ProtocolError,
-        SubjectError,
+        ReconstructorError,
         UsageError,
         WeightsError,
         OSError,
@@ -129,7 +129,7 @@ def main(argv: Sequence[str]) -> None:
                 )
             else:
                 paths = argv[1:] if COMPARE.value else [WORKDIR.value]
-                _evaluate_subjects(paths, asked, mesh)
+                _evaluate_reconstructors(paths, asked, mesh)
             if hosts.is_first():
                 print(f"{OUTPUT.value}/report.html")
         except KeyboardInterrupt:
@@ -137,14 +137,14 @@ def main(argv: Sequence[str]) -> None:
             exit_with(1, f"stopped; to {again}, run the same command again", wait=False)
 
 
-def _evaluate_subjects(paths: Sequence[str], asked: Protocol, mesh: Mesh) -> None:
+def _evaluate_reconstructors(paths: Sequence[str], asked: Protocol, mesh: Mesh) -> None:
     data = open_data(DATA.value, SPLIT.value) if DATA.value else None
-    subjects = open_subjects(paths, STEP.value, protocol=asked, mesh=mesh)
-    config = next((s.autoencoder.config for s in subjects if isinstance(s, Run)), None)
+    reconstructors = open_reconstructors(paths, STEP.value, protocol=asked, mesh=mesh)
+    config = next((s.autoencoder.config for s in reconstructors if isinstance(s, Run)), None)
     if config is None and not (DATA.value and RESOLUTIONS.value):
         raise UsageError("--data and --resolutions are missing: no run says which")
     evaluate(
-        subjects,
+        reconstructors,
         data or held_out_data(config),
         [int(x) for x in RESOLUTIONS.value or [config.data.resolution]],
         [int(x) for x in STEPS.value],

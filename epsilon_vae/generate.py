@@ -23,14 +23,16 @@ from epsilon_vae.inference.autoencoder import restore_on, step_for
 from epsilon_vae.inference.generation import existing_plan, generate_images, plan_generation
 from epsilon_vae.inference.latent_diffusion import (
     IMAGES_PER_DEVICE,
-    TrainedGenerator,
-    restore_generator,
+    TrainedLatentDiffusion,
+    restore_latent_diffusion,
 )
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a generator's run.")
-STEP = flags.DEFINE_integer("checkpoint_step", None, "Of the generator; the newest by default.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a latent diffusion model's run.")
+STEP = flags.DEFINE_integer(
+    "checkpoint_step", None, "Of the latent diffusion model; the newest by default."
+)
 AUTOENCODER = flags.DEFINE_string(
     "autoencoder", None, "Folder of the autoencoder's run; by default the config's."
 )
@@ -47,7 +49,10 @@ INTERVAL = flags.DEFINE_list(
     "guidance_interval", ["0", "1"], "Times t that are guided, from 0, data, to 1, noise."
 )
 STEPS = flags.DEFINE_integer(
-    "steps", None, "Of the generator (NFE without guidance); the config's by default.", 1
+    "steps",
+    None,
+    "Of the latent diffusion model (NFE without guidance); the config's by default.",
+    1,
 )
 DECODER_STEPS = flags.DEFINE_integer(
     "decoder_steps", None, "Of the decoder (NFE); its run's by default.", 1
@@ -74,7 +79,7 @@ def _check_flags(rest: Sequence[str]) -> None:
     if len(rest) > 1:
         raise UsageError(f"{rest[1]!r} is not a flag; flags start with --")
     if WORKDIR.value is None:
-        raise UsageError("--workdir is missing: name the folder of a generator's run")
+        raise UsageError("--workdir is missing: name the folder of a latent diffusion model's run")
     if OUTPUT.value is None:
         raise UsageError("--output is missing: name a folder for the images")
     if "://" in OUTPUT.value:
@@ -114,14 +119,14 @@ def _generate() -> int:
     mesh = make_mesh(devices=jax.local_devices())
     before = existing_plan(OUTPUT.value) if hosts.is_first() else {}
     step = _step(WORKDIR.value, STEP.value, before.get("generator", {}))
-    trained = restore_generator(mesh, WORKDIR.value, step=step)
+    trained = restore_latent_diffusion(mesh, WORKDIR.value, step=step)
     _check_sampling(trained)
     workdir = AUTOENCODER.value or trained.config.autoencoder.workdir
     if not workdir:
         raise UsageError("--autoencoder is missing: name the folder of the autoencoder's run")
     step = AUTOENCODER_STEP.value
     if step is None:
-        step = step_for(trained.facts.made_by, workdir)
+        step = step_for(trained.metadata.provenance, workdir)
     autoencoder = restore_on(mesh, workdir, step=step, group_size=IMAGES_PER_DEVICE)
     plan = plan_generation(
         trained,
@@ -152,7 +157,7 @@ def _step(workdir: str, step: int | None, before: dict) -> int:
     return hosts.broadcast_from_first(int(checkpoint.find_step(workdir).name))
 
 
-def _check_sampling(trained: TrainedGenerator) -> None:
+def _check_sampling(trained: TrainedLatentDiffusion) -> None:
     """Raises `ConfigError` for guidance that cannot be, `UsageError` for too many steps."""
     flat = flatten(trained.config)
     check_guidance("--guidance", GUIDANCE.value, flat)
@@ -160,13 +165,13 @@ def _check_sampling(trained: TrainedGenerator) -> None:
         raise UsageError(f"--steps={STEPS.value}: DDPM has {DDPM_STEPS}")
 
 
-def _classes(trained: TrainedGenerator) -> list[int]:
-    """Numbers of the classes that are asked for; none where the generator has none.
+def _classes(trained: TrainedLatentDiffusion) -> list[int]:
+    """Numbers of the classes that are asked for; none where the latent diffusion model has none.
 
     Raises:
-      UsageError: there is no such class, or the generator has none.
+      UsageError: there is no such class, or the latent diffusion model has none.
     """
-    count, names = trained.config.model.generator.num_classes, trained.facts.classes
+    count, names = trained.config.model.generator.num_classes, trained.metadata.classes
     if CLASSES.value == "all":
         return list(range(count))
     if not count:

@@ -1,6 +1,6 @@
 """Trains an ε-VAE: `python -m epsilon_vae.main --config=configs/tiny.py --workdir=DIR`.
 
-Or a generator of its latents, with the config of one, as configs/dit_tiny.py.
+Or a latent diffusion model of its latents, with the config of one, as configs/dit_tiny.py.
 
 Run the same command again to resume. On several processes or hosts, each runs this command. Exit
 codes: 0 done, or stopped by Ctrl-C and saved; 1 training failed, or another process was lost; 2 the

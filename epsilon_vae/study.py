@@ -30,7 +30,7 @@ from epsilon_vae.data.decode import DataError
 from epsilon_vae.evaluation import protocols, study_results
 from epsilon_vae.evaluation.evaluation import evaluate, held_out_data
 from epsilon_vae.evaluation.protocols import ProtocolError
-from epsilon_vae.evaluation.reconstructors import Decoding, Run, SubjectError
+from epsilon_vae.evaluation.reconstructors import Decoding, ReconstructorError, Run
 from epsilon_vae.models.build import build_networks
 from epsilon_vae.output import write_whole
 from epsilon_vae.parallel import hosts
@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> None:
         ConfigError,
         DataError,
         ProtocolError,
-        SubjectError,
+        ReconstructorError,
         UsageError,
         WeightsError,
         WorkdirError,
@@ -219,18 +219,18 @@ def _is_trained(workdir: pathlib.Path, num_steps: int) -> bool:
 def _evaluate(folder: pathlib.Path, variants: dict, asked: protocols.Protocol) -> None:
     """Writes `evaluation/`, and from its results the study's own table and plot."""
     mesh = make_mesh()
-    subjects, nfes, trained = [], set(), _studies().trained_as(variants)
+    reconstructors, nfes, trained = [], set(), _studies().trained_as(variants)
     for seed in range(SEEDS.value):
         for name, variant in variants.items():
             workdir = str(run_folder(folder, trained[name], seed))
             decoding = f"{name}-seed{seed}", variant.config.flow.spacing, variant.nfes
-            subjects.append(
+            reconstructors.append(
                 Run(workdir, None, protocol=asked, mesh=mesh, decoding=Decoding(*decoding))
             )
             nfes |= {*variant.nfes}
-    config = subjects[0].autoencoder.config
+    config = reconstructors[0].autoencoder.config
     data, output = held_out_data(config), folder / "evaluation"
-    evaluate(subjects, data, [config.data.resolution], sorted(nfes), asked, str(output), mesh)
+    evaluate(reconstructors, data, [config.data.resolution], sorted(nfes), asked, str(output), mesh)
     if hosts.is_first():
         rows = json.loads((output / "results.json").read_text())["rows"]
         paper = {name: variant.paper_rfid for name, variant in variants.items()}

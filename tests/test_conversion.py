@@ -18,7 +18,7 @@ from epsilon_vae.config import ConfigError, to_json
 from epsilon_vae.conversion import diffusers_config, export_weights, import_weights
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.inference.autoencoder import restore
-from epsilon_vae.inference.latent_diffusion import restore_generator
+from epsilon_vae.inference.latent_diffusion import restore_latent_diffusion
 from epsilon_vae.models.build import ENCODERS, build_networks
 from epsilon_vae.models.decoder import SD_SIZES
 from epsilon_vae.models.dit import DIT_SIZES
@@ -276,10 +276,10 @@ def test_dits_weights_become_a_generator_of_the_autoencoders_latents(dit_config,
         import_weights(file, workdir, other)
     assert import_weights(file, workdir, dit_config).startswith("DiT, ")
     mesh = make_mesh(devices=jax.devices()[:1])
-    trained = restore_generator(mesh, workdir)
+    trained = restore_latent_diffusion(mesh, workdir)
     assert_equal(trained.params, params)
-    trained.facts.check_encoder(restore(dit_config.autoencoder.workdir).encoder_fingerprint())
+    trained.metadata.check_encoder(restore(dit_config.autoencoder.workdir).encoder_fingerprint())
     # Latents times 0.18215 are what it knows.
-    np.testing.assert_allclose(trained.facts.denormalize(np.full((1, 4), 0.18215)), 1, rtol=1e-6)
+    np.testing.assert_allclose(trained.metadata.denormalize(np.full((1, 4), 0.18215)), 1, rtol=1e-6)
     sampler = trained.sampler(2, Guidance(), mesh)
     assert sampler(trained.params, np.arange(2), np.arange(2)).shape == (2, 4, 4, 4)

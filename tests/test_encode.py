@@ -86,7 +86,7 @@ def test_latents_are_the_autoencoders_of_images_and_mirror_images(encoded, autoe
     output, out = encoded
     assert f"{output}: done: 64 images and their mirror images, latents of 8x8x8" in out
     latents = Latents(str(output))
-    assert len(latents) == NUM_IMAGES and latents.facts.classes == ["cat", "dog"]
+    assert len(latents) == NUM_IMAGES and latents.metadata.classes == ["cat", "dog"]
     files = sorted(images.rglob("*.png"))
     plain, flipped = (z.astype(np.float16) for z in encode_files(autoencoder, files))
     assert not np.array_equal(flipped, plain[:, :, ::-1])  # else one would do
@@ -95,24 +95,24 @@ def test_latents_are_the_autoencoders_of_images_and_mirror_images(encoded, autoe
         np.testing.assert_array_equal(record.latents, plain[i])
         np.testing.assert_array_equal(record.flipped, flipped[i])
         assert record.name == str(files[i])
-        assert latents.facts.classes[record.label] == files[i].parent.name
+        assert latents.metadata.classes[record.label] == files[i].parent.name
     stored = np.stack([plain, flipped]).astype(np.float64)
-    np.testing.assert_allclose(latents.facts.mean, stored.mean((0, 1, 2, 3)), rtol=1e-12)
-    np.testing.assert_allclose(latents.facts.std, stored.std((0, 1, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(latents.metadata.mean, stored.mean((0, 1, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(latents.metadata.std, stored.std((0, 1, 2, 3)), rtol=1e-12)
 
 
 def test_index_says_what_made_them(encoded, autoencoder, finished_run):
     index = read_index(encoded[0])
-    made_by = {"workdir": str(finished_run), "step": 6, "weights": "ema"}
-    assert made_by.items() <= index["checkpoint"].items()
+    provenance = {"workdir": str(finished_run), "step": 6, "weights": "ema"}
+    assert provenance.items() <= index["checkpoint"].items()
     assert (index["f"], index["n_z"], index["resolution"]) == (4, 8, 32)
     assert index["config"]["model"]["encoder"]["name"] == "micro"
     assert {"jax", "git_commit", "devices"} <= index["versions"].keys()
-    facts = Latents(str(encoded[0])).facts
-    facts.check_encoder(autoencoder.encoder_fingerprint())
+    metadata = Latents(str(encoded[0])).metadata
+    metadata.check_encoder(autoencoder.encoder_fingerprint())
     before = epsilon_vae.restore(str(finished_run), step=4)
     with pytest.raises(DataError, match=r"latents of .*, step 6 .*, but this decoder's encoder is"):
-        facts.check_encoder(before.encoder_fingerprint())
+        metadata.check_encoder(before.encoder_fingerprint())
 
 
 def test_killed_it_goes_on_on_two_devices_to_the_same_bytes(

@@ -43,8 +43,12 @@ def test_numbers_carry_their_protocol(evaluated, finished_run):
     assert results["protocol"]["name"] == "local,features=alexnet"
     assert results["data"]["num_images"] == 3
     assert {"git_commit", "jax", "devices"} <= results["versions"].keys()
-    [subject] = results["subjects"]
-    assert (subject["kind"], subject["step"], subject["spacing"]) == ("run", 6, "reversed_log")
+    [reconstructor] = results["reconstructors"]
+    assert (reconstructor["kind"], reconstructor["step"], reconstructor["spacing"]) == (
+        "run",
+        6,
+        "reversed_log",
+    )
     assert [(row["resolution"], row["nfe"]) for row in results["rows"]] == [(32, 1), (32, 3)]
     for row in results["rows"]:
         assert "256 features of 3 images, which are too few" in row["notes"][0]
@@ -61,7 +65,7 @@ def test_numbers_are_those_of_the_restored_model(evaluated, finished_run):
     files = sorted((images / "originals").iterdir())
     originals = np.stack([np.asarray(Image.open(file)) for file in files])
     pictures = epsilon_vae.restore(str(finished_run)).reconstruct(originals, steps=3)
-    name = read(output)["subjects"][0]["name"]
+    name = read(output)["reconstructors"][0]["name"]
     for file, picture in zip(files, pictures, strict=True):
         saved = np.asarray(Image.open(images / f"{name}-nfe3" / file.name))
         np.testing.assert_array_equal(saved, picture)

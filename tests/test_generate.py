@@ -1,4 +1,4 @@
-"""A generator trained on real latents, and its images, by the commands and in between."""
+"""A latent diffusion model trained on real latents, and its images, by the commands."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.named import open_data
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.inference.encoding import encode_data
-from epsilon_vae.inference.latent_diffusion import TrainedGenerator, restore_generator
+from epsilon_vae.inference.latent_diffusion import TrainedLatentDiffusion, restore_latent_diffusion
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.run import loop
 from epsilon_vae.run.batches import open_batches
@@ -85,15 +85,15 @@ def as_flags(changes: dict[str, object]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def run(latents, finished_run, tmp_path_factory) -> Path:
-    """Workdir of a generator, trained for some steps in one go."""
+    """Workdir of a latent diffusion model, trained for some steps in one go."""
     workdir = tmp_path_factory.mktemp("generator")
     assert loop.train(config_of(overrides(latents, finished_run)), str(workdir)) is None
     return workdir
 
 
 @pytest.fixture(scope="module")
-def trained(run) -> TrainedGenerator:
-    return restore_generator(make_mesh(devices=jax.devices()[:1]), str(run))
+def trained(run) -> TrainedLatentDiffusion:
+    return restore_latent_diffusion(make_mesh(devices=jax.devices()[:1]), str(run))
 
 
 def test_run_has_what_runs_have(run, trained):
@@ -103,7 +103,7 @@ def test_run_has_what_runs_have(run, trained):
     rows = read_metrics(run)
     assert len(rows) == STEPS and 0 < float(rows[-1]["loss/flow"]) < 5
     assert float(rows[-1]["grad_norm/generator"]) > 0 and "grad_norm/discriminator" not in rows[0]
-    assert trained.facts.classes == ["cat", "dog"] and trained.step == STEPS
+    assert trained.metadata.classes == ["cat", "dog"] and trained.step == STEPS
 
 
 def test_resumed_on_a_mesh_it_is_the_run_in_one_go(
@@ -168,11 +168,11 @@ def test_images_encoded_as_they_come_are_latents_of_their_crops(finished_run, tm
     state = batches.get_state()
     assert state["position"] == 8
     again = open_batches(config, np.arange(8))
-    facts = batches.facts._replace(mean=[1.0] * 8, std=[2.0] * 8, classes=["gone"])
-    again.set_state({"position": 0, "latents": facts._asdict()})
-    assert again.facts == facts._replace(classes=[])
-    expected = batches.facts.denormalize(batch["latents"])
-    np.testing.assert_allclose(facts.denormalize(next(again)["latents"]), expected, atol=1e-5)
+    metadata = batches.metadata._replace(mean=[1.0] * 8, std=[2.0] * 8, classes=["gone"])
+    again.set_state({"position": 0, "latents": metadata._asdict()})
+    assert again.metadata == metadata._replace(classes=[])
+    expected = batches.metadata.denormalize(batch["latents"])
+    np.testing.assert_allclose(metadata.denormalize(next(again)["latents"]), expected, atol=1e-5)
     batches.close(), again.close()
 
 
@@ -195,9 +195,9 @@ def test_ddpm_with_a_variance_on_images_encoded_as_they_come(images, finished_ru
     assert [row["step"] for row in rows] == ["1", "2"]
     assert 0.5 < float(rows[0]["loss/flow"]) < 1.5  # the noise's square, at first
     assert Image.open(tmp_path / "run" / "samples" / "00000002.png").size == (96, 64)
-    trained = restore_generator(make_mesh(devices=jax.devices()[:1]), workdir)
-    assert trained.facts.classes == ["cat", "dog"] and trained.step == 2
-    assert trained.generator.process.variance == "learned"
+    trained = restore_latent_diffusion(make_mesh(devices=jax.devices()[:1]), workdir)
+    assert trained.metadata.classes == ["cat", "dog"] and trained.step == 2
+    assert trained.model.process.variance == "learned"
 
 
 def test_a_sample_is_of_seed_number_and_label_alone(trained):
@@ -212,7 +212,7 @@ def test_a_sample_is_of_seed_number_and_label_alone(trained):
     assert np.abs(other - all_of_them[some]).max() > 0
     # Latents are given in the decoder's scale.
     assert np.allclose(
-        all_of_them.mean((0, 1, 2)), trained.facts.mean, atol=np.max(trained.facts.std)
+        all_of_them.mean((0, 1, 2)), trained.metadata.mean, atol=np.max(trained.metadata.std)
     )
 
 
@@ -332,7 +332,9 @@ def test_bad_input_is_one_line(
     processes = {words: run_module(MODULE, *command) for words, command in commands.items()}
     picture = str(next((generated / "images").rglob("*.png")))
     command = (f"--workdir={run}", picture, output)
-    processes["is the run of a generator"] = run_module("epsilon_vae.reconstruct", *command)
+    processes["is the run of a latent diffusion model"] = run_module(
+        "epsilon_vae.reconstruct", *command
+    )
     for words, process in processes.items():
         out, err = process.communicate(timeout=300)
         assert (process.returncode, out) == (2, ""), (words, err)

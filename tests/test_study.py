@@ -53,7 +53,7 @@ def test_a_variant_decodes_as_its_own_config_says(finished_run):
             mesh=mesh,
             decoding=Decoding(name, spacing, (3,)),
         )
-        assert (run.name, run.facts["spacing"]) == (name, spacing)
+        assert (run.name, run.metadata["spacing"]) == (name, spacing)
         assert run.autoencoder.config.flow.spacing == spacing
         assert run.nfes((1, 2)) == (3,)
         found[spacing] = run.decode(np.ones((1, 8, 8, 8), np.float32), 3, 0)
@@ -89,7 +89,7 @@ def test_variants_are_trained_and_evaluated_side_by_side(study):
         assert config["seed"] == int(name[-1])
         assert config["model"]["decoder"]["conditioning"] == name.split("-")[0]
     rows = json.loads((workdir / "evaluation" / "results.json").read_text())["rows"]
-    assert [(row["subject"], row["nfe"]) for row in rows] == [(name, 2) for name in names]
+    assert [(row["reconstructor"], row["nfe"]) for row in rows] == [(name, 2) for name in names]
     table = (workdir / "study.md").read_text()
     assert "| concat | 2 | 2 |" in table and table.count("*22.0") == 2
     assert out.splitlines()[-1] == f"{workdir}/study.md"

@@ -11,7 +11,7 @@ import fsspec
 from epsilon_vae.data.decode import DataError
 
 # What tells that a file has changed, of local ones and those of buckets.
-_FILE_FACTS = ("size", "mtime", "updated", "LastModified")
+_FILE_METADATA = ("size", "mtime", "updated", "LastModified")
 
 
 def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -32,8 +32,10 @@ def hash_files(entries: Mapping[str, Mapping[str, Any]]) -> str:
     Args:
       entries: of files by path, as their file system lists them.
     """
-    facts = {path: [str(entry.get(key)) for key in _FILE_FACTS] for path, entry in entries.items()}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    metadata = {
+        path: [str(entry.get(key)) for key in _FILE_METADATA] for path, entry in entries.items()
+    }
+    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def list_files(files: fsspec.AbstractFileSystem, root: str, path: str) -> dict[str, dict]:

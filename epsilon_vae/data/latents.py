@@ -70,14 +70,20 @@ class LatentMetadata(NamedTuple):
       shape: `[h, w, n_z]`, as a list.
       mean, std: of each channel, lists of n_z.
       classes: their names, if known; a label is an index into them.
-      made_by: `workdir`, `step`, `weights` and `encoder_sha256` of the autoencoder.
+      provenance: `workdir`, `step`, `weights` and `encoder_sha256` of the autoencoder.
     """
 
     shape: list[int]
     mean: list[float]
     std: list[float]
     classes: list[str]
-    made_by: dict[str, Any]
+    provenance: dict[str, Any]
+
+    @classmethod
+    def of(cls, stored: dict[str, Any]) -> "LatentMetadata":
+        """Those of a checkpoint, as `_asdict` gave them; older ones call the last `made_by`."""
+        renamed = {"made_by": "provenance"}
+        return cls(**{renamed.get(name, name): value for name, value in stored.items()})
 
     def normalize(self, latents: np.ndarray) -> np.ndarray:
         """Float32, of mean 0 and deviation 1 by channel; a channel that never varies stays 0."""
@@ -93,7 +99,7 @@ class LatentMetadata(NamedTuple):
         Raises:
           DataError: they are of another encoder.
         """
-        before.check_encoder(self.made_by["encoder_sha256"])
+        before.check_encoder(self.provenance["encoder_sha256"])
         return self._replace(mean=before.mean, std=before.std)
 
     def _scale(self) -> np.ndarray:
@@ -111,11 +117,11 @@ class LatentMetadata(NamedTuple):
         Raises:
           DataError: another encoder.
         """
-        made_by = self.made_by
-        if made_by["encoder_sha256"] != fingerprint:
+        provenance = self.provenance
+        if provenance["encoder_sha256"] != fingerprint:
             raise DataError(
-                f"latents of {made_by['workdir']}, step {made_by['step']} (encoder "
-                f"{made_by['encoder_sha256'][:12]}), but this decoder's encoder is another "
+                f"latents of {provenance['workdir']}, step {provenance['step']} (encoder "
+                f"{provenance['encoder_sha256'][:12]}), but this decoder's encoder is another "
                 f"({fingerprint[:12]}); take that checkpoint, or encode anew with "
                 "epsilon_vae.encode"
             )
@@ -128,7 +134,7 @@ class Latents(Sequence[LatentRecord]):
       path: folder that `epsilon_vae.encode` wrote, gs:// too.
 
     Attributes:
-      facts: of the data set, mirror images counted in.
+      metadata: of the data set, mirror images counted in.
 
     Raises:
       DataError: no such folder, unfinished, of another version, or shards that do not fit.
@@ -137,8 +143,8 @@ class Latents(Sequence[LatentRecord]):
     def __init__(self, path: str):
         self.path = path.rstrip("/")
         index = _read_index(self.path)
-        facts = (index[name] for name in ("shape", "mean", "std", "classes", "checkpoint"))
-        self.facts = LatentMetadata(*facts)
+        metadata = (index[name] for name in ("shape", "mean", "std", "classes", "checkpoint"))
+        self.metadata = LatentMetadata(*metadata)
         self._dtype = jnp.dtype(index["dtype"])
         self._records = ShardRecords(path, index["shards"], title=path, writer="epsilon_vae.encode")
 
@@ -148,7 +154,7 @@ class Latents(Sequence[LatentRecord]):
     def __getitem__(self, index: int) -> LatentRecord:
         title = f"{self.path}[{index}]"
         return unpack_latents(
-            self._records[index], self.facts.shape, dtype=self._dtype, title=title
+            self._records[index], self.metadata.shape, dtype=self._dtype, title=title
         )
 
 
@@ -188,7 +194,7 @@ class LatentBatches(EndlessBatches):
       local_indices: which P places of each batch, in 0 … B - 1, this process reads; None for all.
 
     Attributes:
-      facts: of the latents.
+      metadata: of the latents.
 
     Raises:
       DataError: while iterating; a record cannot be read.
@@ -206,7 +212,7 @@ class LatentBatches(EndlessBatches):
         local_indices: Sequence[int] | None = None,
     ):
         self._source, self._seed, self._flip = source, seed, flip
-        self.facts = source.facts
+        self.metadata = source.metadata
         super().__init__(self._element, batch_size, local_indices=local_indices)
 
     def _element(self, position: int) -> Batch:
@@ -214,12 +220,12 @@ class LatentBatches(EndlessBatches):
         record = self._source[index]
         rng = np.random.default_rng((self._seed, epoch, index))
         flip = self._flip and rng.random() < 0.5
-        latents = self.facts.normalize(record.flipped if flip else record.latents)
+        latents = self.metadata.normalize(record.flipped if flip else record.latents)
         return {"latents": latents, "label": np.int32(-1 if record.label is None else record.label)}
 
     def get_state(self) -> dict[str, Any]:
         """As `EndlessBatches`', and whose latents they are."""
-        return super().get_state() | {"latents": self.facts._asdict()}
+        return super().get_state() | {"latents": self.metadata._asdict()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """As `EndlessBatches`'; mean and deviation are those that the run began with.
@@ -227,5 +233,5 @@ class LatentBatches(EndlessBatches):
         Raises:
           DataError: the state is of another encoder's latents.
         """
-        self.facts = self.facts.continuing(LatentMetadata(**state["latents"]))
+        self.metadata = self.metadata.continuing(LatentMetadata.of(state["latents"]))
         super().set_state(state)

@@ -16,7 +16,7 @@ class Data(NamedTuple):
     source: Sequence[Record]
     name: str
 
-    def facts(self) -> dict[str, str]:
+    def metadata(self) -> dict[str, str]:
         """Of files that can be told without reading them: 'files_hash'."""
         known = isinstance(self.source, (Folder, ArrayRecords))
         return {"files_hash": self.source.files_hash()} if known else {}

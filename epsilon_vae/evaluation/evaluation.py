@@ -1,4 +1,4 @@
-"""A whole evaluation: subjects, images and resolutions, to numbers, plots and the report."""
+"""A whole evaluation: reconstructors, images and resolutions, to numbers, plots and the report."""
 
 import functools
 import hashlib
@@ -22,7 +22,12 @@ from epsilon_vae.evaluation.paper import paper_rows
 from epsilon_vae.evaluation.pictures import ReportImages
 from epsilon_vae.evaluation.protocols import CROPS, Protocol
 from epsilon_vae.evaluation.reconstruction_metrics import MIN_RESOLUTION, ReconstructionMetrics
-from epsilon_vae.evaluation.reconstructors import Run, Subject, SubjectError, picture_name
+from epsilon_vae.evaluation.reconstructors import (
+    Reconstructor,
+    ReconstructorError,
+    Run,
+    picture_name,
+)
 from epsilon_vae.evaluation.report import Gallery, write_report
 from epsilon_vae.parallel import hosts
 from epsilon_vae.versions import versions
@@ -43,7 +48,7 @@ def held_out_data(config: ml_collections.ConfigDict) -> Data:
 
 
 def evaluate(
-    subjects: Sequence[Subject],
+    reconstructors: Sequence[Reconstructor],
     data: Data,
     resolutions: Sequence[int],
     steps: Sequence[int],
@@ -55,7 +60,7 @@ def evaluate(
     """Measures, and writes `output`; all processes call alike, process 0 writes.
 
     Args:
-      subjects: to compare.
+      reconstructors: to compare.
       data: images, of which the protocol may take some.
       resolutions: of the crops.
       steps: NFEs.
@@ -66,31 +71,35 @@ def evaluate(
         `images/RESOLUTION/SUBJECT-nfeN/INDEX-NAME.png`, INDEX among the images that are measured.
 
     Raises:
-      SubjectError: a resolution that metrics or a subject cannot take, or it has no such picture.
+      ReconstructorError: a resolution that metrics or a reconstructor cannot take, or a picture
+        that is missing.
       DataError: an image cannot be read.
       WeightsError, OSError: weights that are missing, or a file that cannot be read or written.
     """
     source = data.source
     if protocol.num_images:
         source = Subset(source, evenly_spaced(len(source), protocol.num_images))
-    _check(subjects, resolutions, len(source))
+    _check(reconstructors, resolutions, len(source))
     folder = pathlib.Path(output)
     parts = folder / "unfinished"
     parts.mkdir(parents=True, exist_ok=True)
     found = {
         "protocol": protocol.stamp(),
-        "data": {"source": data.name, "num_images": len(source)} | data.facts(),
+        "data": {"source": data.name, "num_images": len(source)} | data.metadata(),
         "versions": versions(),
-        "subjects": [{"name": subject.name} | subject.facts for subject in subjects],
+        "reconstructors": [
+            {"name": reconstructor.name} | reconstructor.metadata
+            for reconstructor in reconstructors
+        ],
         "rows": [],
-        "paper": _paper_rows(subjects, resolutions, data.name),
+        "paper": _paper_rows(reconstructors, resolutions, data.name),
     }
     saves = save_images and hosts.is_first()
     keep = functools.partial(_save, folder / "images") if saves else None
     measures = ReconstructionMetrics(LPIPS_NETS, protocol.features, mesh)
     crop = CROPS[protocol.crop]
     report_images = ReportImages(
-        subjects,
+        reconstructors,
         source,
         resolutions=resolutions,
         steps=steps,
@@ -104,7 +113,7 @@ def evaluate(
         for resolution in resolutions:
             file = parts / f"{_fingerprint(found, resolution, steps, save_images)}.npz"
             measured = measure(
-                subjects,
+                reconstructors,
                 source,
                 resolution=resolution,
                 steps=steps,
@@ -126,31 +135,35 @@ def evaluate(
     hosts.barrier("evaluation written")
 
 
-def _check(subjects: Sequence[Subject], resolutions: Sequence[int], num_images: int) -> None:
-    """Raises `SubjectError` for what would fail later."""
+def _check(
+    reconstructors: Sequence[Reconstructor], resolutions: Sequence[int], num_images: int
+) -> None:
+    """Raises `ReconstructorError` for what would fail later."""
     for resolution in resolutions:
         if resolution < MIN_RESOLUTION:
-            raise SubjectError(
+            raise ReconstructorError(
                 f"resolution {resolution}: LPIPS and SSIM need {MIN_RESOLUTION} px or more"
             )
-        for subject in subjects:
-            subject.check(resolution, num_images)
+        for reconstructor in reconstructors:
+            reconstructor.check(resolution, num_images)
 
 
-def _paper_rows(subjects: Sequence[Subject], resolutions: Sequence[int], data: str) -> list[dict]:
+def _paper_rows(
+    reconstructors: Sequence[Reconstructor], resolutions: Sequence[int], data: str
+) -> list[dict]:
     return [
         row
-        for subject in subjects
-        if isinstance(subject, Run)
+        for reconstructor in reconstructors
+        if isinstance(reconstructor, Run)
         for row in paper_rows(
-            subject.name, subject.autoencoder.config, resolutions=resolutions, data=data
+            reconstructor.name, reconstructor.autoencoder.config, resolutions=resolutions, data=data
         )
     ]
 
 
 def _fingerprint(found: dict, resolution: int, steps: Sequence[int], save_images: bool) -> str:
     """Of all that a pass at a resolution gives depends on; not of devices and processes."""
-    what = {name: found[name] for name in ("protocol", "data", "subjects")}
+    what = {name: found[name] for name in ("protocol", "data", "reconstructors")}
     code = {k: v for k, v in found["versions"].items() if k not in ("devices", "processes")}
     text = json.dumps([what, code, resolution, list(steps), save_images], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -63,15 +63,17 @@ def write_samples_report(path: pathlib.Path, results: dict, sets: list[Shown]) -
       sets: side by side.
     """
     protocol, [row] = results["protocol"], results["rows"]
-    facts = {"Protocol": protocol, "Versions": results["versions"]}
-    facts = {title: {k: plain(v) for k, v in values.items()} for title, values in facts.items()}
+    metadata = {"Protocol": protocol, "Versions": results["versions"]}
+    metadata = {
+        title: {k: plain(v) for k, v in values.items()} for title, values in metadata.items()
+    }
     page = render(
         "generated_report.html.j2",
         row=row,
         reference=results["reference"],
-        protocol=facts["Protocol"],
+        protocol=metadata["Protocol"],
         stamp=("name", "features"),
-        facts=facts,
+        metadata=metadata,
         numbers=[
             _number(k, v, protocol, row["notes"]) for k, v in row.items() if isinstance(v, float)
         ],
@@ -95,9 +97,9 @@ def _number(name: str, value: float, protocol: dict, notes: list[str]) -> dict:
 
 
 def _grid(shown: Shown) -> dict:
-    """'title', 'facts', 'size' (width and height), 'tile' (CSS pixels), index → 'pictures'."""
+    """'title', 'caption', 'size' (width and height), 'tile' (CSS pixels), index → 'pictures'."""
     if not shown.pictures:
-        return {"title": shown.title, "facts": "no images, only mu and sigma", "pictures": {}}
+        return {"title": shown.title, "caption": "no images, only mu and sigma", "pictures": {}}
     height, width, _ = next(iter(shown.pictures.values())).shape
     tile = width
     while tile < MIN_TILE_PIXELS:
@@ -110,7 +112,7 @@ def _grid(shown: Shown) -> dict:
         which += f" (more would take over {BUDGET_BYTES / 1e6:g} MB)"
     return {
         "title": shown.title,
-        "facts": f"{which}, {width} × {height} px",
+        "caption": f"{which}, {width} × {height} px",
         "size": (width, height),
         "tile": f"{tile:g}",
         "pictures": {index: data_uri(picture) for index, picture in shown.pictures.items()},

@@ -1,4 +1,4 @@
-"""One pass over the images at one resolution: every subject's numbers, and where it stopped.
+"""One pass over the images at one resolution: every reconstructor's numbers, and where it stopped.
 
 Sums are float64 on process 0; batch size, devices and stops do not change what they come to.
 """
@@ -17,7 +17,7 @@ from epsilon_vae.data.sources import evenly_spaced
 from epsilon_vae.evaluation.images import Batch, batches
 from epsilon_vae.evaluation.protocols import CROPS, Protocol, noisy
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
-from epsilon_vae.evaluation.reconstructors import Subject
+from epsilon_vae.evaluation.reconstructors import Reconstructor
 from epsilon_vae.metrics.frechet import FeatureStatistics
 from epsilon_vae.parallel import hosts
 from epsilon_vae.versions import devices
@@ -28,11 +28,11 @@ DEVIATION_IMAGES = 256
 # Rows of features that are added to their moments at once: 2048 of them long, 4 take as long as 32.
 ROWS = 512
 
-Key = tuple[str, int | None]  # a subject's name, and NFE or None
+Key = tuple[str, int | None]  # a reconstructor's name, and NFE or None
 
 
 class MetricAccumulator:
-    """What has been measured of one subject at one NFE, or of the originals.
+    """What has been measured of one reconstructor at one NFE, or of the originals.
 
     Attributes:
       values: metric → an array of each batch, `[B]`.
@@ -161,7 +161,7 @@ ORIGINALS: Key = ("", None)
 
 
 def measure(
-    subjects: Sequence[Subject],
+    reconstructors: Sequence[Reconstructor],
     source: Sequence[Record],
     *,
     resolution: int,
@@ -172,10 +172,10 @@ def measure(
     advance: Callable[[int], None],
     keep: Callable[[Batch, Key, np.ndarray], None] | None = None,
 ) -> Progress | None:
-    """All subjects on all images of a source at one resolution, in one pass.
+    """All reconstructors on all images of a source at one resolution, in one pass.
 
     Args:
-      subjects: at all of `steps`, if they have NFEs.
+      reconstructors: at all of `steps`, if they have NFEs.
       source: of the images.
       resolution: of the crops.
       steps: NFEs.
@@ -186,13 +186,13 @@ def measure(
       keep: called with each batch's originals and pictures.
 
     Returns:
-      On process 0, the names of all images, and the accumulators of each subject at each NFE and
-      of the `ORIGINALS`; None on the others.
+      On process 0, the names of all images, and the accumulators of each reconstructor at each
+      NFE and of the `ORIGINALS`; None on the others.
 
     Raises:
-      DataError, SubjectError: an image or a picture cannot be used.
+      DataError, ReconstructorError: an image or a picture cannot be used.
     """
-    keys = [(s.name, nfe) for s in subjects for nfe in s.nfes(steps)]
+    keys = [(s.name, nfe) for s in reconstructors for nfe in s.nfes(steps)]
     setting = f"{', '.join(devices().values())} processes, batches of {measures.batch_size}"
     progress = Progress.load(file, [ORIGINALS, *keys], setting) if hosts.is_first() else None
     start = hosts.broadcast_from_first(len(progress.names) if progress else 0)
@@ -201,35 +201,37 @@ def measure(
     crop, seed = CROPS[protocol.crop], protocol.seed
     if protocol.latent_noise:
         some = evenly_spaced(len(source), DEVIATION_IMAGES)
-        for subject in subjects:
+        for reconstructor in reconstructors:
             seen = batches(source, some, measures.batch_size, resolution, crop, bad_records)
-            subject.learn_deviation(subject.encode(batch)[: batch.count] for batch in seen)
+            reconstructor.learn_deviation(
+                reconstructor.encode(batch)[: batch.count] for batch in seen
+            )
     saved_at, warm = time.monotonic(), False
     rest = range(start, len(source))
     for batch in batches(source, rest, measures.batch_size, resolution, crop, bad_records):
         if keep:
             keep(batch, ORIGINALS, batch.images)
         results = {ORIGINALS: ({}, batch.cut(measures.features(batch.images)), ())}
-        for subject in subjects:
-            code = subject.encode(batch)
-            for nfe in subject.nfes(steps):
+        for reconstructor in reconstructors:
+            code = reconstructor.encode(batch)
+            for nfe in reconstructor.nfes(steps):
                 if not warm:
-                    subject.decode(code, nfe, seed)  # compiles, and is not timed
+                    reconstructor.decode(code, nfe, seed)  # compiles, and is not timed
                 begin = time.perf_counter()
-                pictures = subject.decode(code, nfe, seed)
+                pictures = reconstructor.decode(code, nfe, seed)
                 seconds = (time.perf_counter() - begin) / len(pictures)
                 if keep:
-                    keep(batch, (subject.name, nfe), pictures)
+                    keep(batch, (reconstructor.name, nfe), pictures)
                 features = measures.features(pictures)
                 for tau in protocol.latent_noise:
-                    noisy_code = subject.add_noise(code, tau, batch, seed)
+                    noisy_code = reconstructor.add_noise(code, tau, batch, seed)
                     if noisy_code is not None:
-                        found = measures.features(subject.decode(noisy_code, nfe, seed))
+                        found = measures.features(reconstructor.decode(noisy_code, nfe, seed))
                         features |= {noisy(name, tau): array for name, array in found.items()}
-                results[subject.name, nfe] = (
+                results[reconstructor.name, nfe] = (
                     batch.cut(measures.compare(batch.images, pictures)),
                     batch.cut(features),
-                    (seconds,) if subject.decodes else (),
+                    (seconds,) if reconstructor.decodes else (),
                 )
         warm = True
         start += batch.count

@@ -134,7 +134,11 @@ UNCONDITIONAL_256 = {
 
 
 def paper_rows(
-    subject: str, config: ml_collections.ConfigDict, *, resolutions: Sequence[int], data: str = ""
+    reconstructor: str,
+    config: ml_collections.ConfigDict,
+    *,
+    resolutions: Sequence[int],
+    data: str = "",
 ) -> list[dict]:
     """What the paper has for a run's networks and recipe at these resolutions, perhaps nothing.
 
@@ -148,7 +152,7 @@ def paper_rows(
     else:
         num_images, rows = 50_000, _direct_rows if is_direct else _denoising_rows
     return [
-        {"subject": subject, "num_images": num_images} | row
+        {"reconstructor": reconstructor, "num_images": num_images} | row
         for resolution in resolutions
         for row in rows(config, resolution)
     ]

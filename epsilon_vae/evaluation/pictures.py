@@ -1,4 +1,4 @@
-"""What the report shows of the images: a selection, variation over seeds, and films of decoding."""
+"""What the report shows of images: a selection, variation over seeds, decoding step by step."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -12,17 +12,17 @@ from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.evaluation.images import Batch, batches
 from epsilon_vae.evaluation.measuring import Key, MetricAccumulator
 from epsilon_vae.evaluation.page import BYTES_PER_PIXEL
-from epsilon_vae.evaluation.reconstructors import Run, Subject, stem
+from epsilon_vae.evaluation.reconstructors import Reconstructor, Run, stem
 from epsilon_vae.evaluation.report import Gallery, ReportImage, SeedVariation, Trajectory
 from epsilon_vae.parallel import hosts
 
 # At least 16 images; at 128 px, 64.
 GALLERY_IMAGES, GALLERY_PIXELS = 16, 2**20
 WORST_IMAGES = 10
-# Of the gallery, for which seeds are varied and films made.
+# Of the gallery, for which seeds are varied and trajectories made.
 CLOSE_IMAGES = 4
 SEEDS = 8
-FILM_STEPS = 10
+TRAJECTORY_STEPS = 10
 # That a report's pictures may take.
 BUDGET_BYTES = 100e6
 # Metrics with a list of the worst images: PSNR, SSIM, LPIPS of two networks.
@@ -45,7 +45,7 @@ class Amount(NamedTuple):
 
 
 def amounts(
-    resolutions: Sequence[int], num_subjects: int, *, num_runs: int, num_keys: int
+    resolutions: Sequence[int], num_reconstructors: int, *, num_runs: int, num_keys: int
 ) -> dict[int, Amount]:
     """As many of each resolution as the budget allows, and at least `CLOSE_IMAGES` in the gallery.
 
@@ -53,16 +53,17 @@ def amounts(
 
     Args:
       resolutions: all, of the report.
-      num_subjects: each with lists of worst images at one NFE.
-      num_runs: of the subjects, that seeds are varied and films made of.
-      num_keys: subjects at each NFE.
+      num_reconstructors: each with lists of worst images at one NFE.
+      num_runs: of the reconstructors, that seeds are varied and trajectories made of.
+      num_keys: reconstructors at each NFE.
     """
     left, found = BUDGET_BYTES, {}
     for i, resolution in enumerate(sorted(resolutions)):
         gallery = max(GALLERY_IMAGES, GALLERY_PIXELS // resolution**2)
         pictures = gallery * (1 + num_keys)
-        pictures += 2 * WORST_IMAGES * LISTS * num_subjects  # an original and one picture each
-        pictures += CLOSE_IMAGES * num_runs * (2 * FILM_STEPS + 2)
+        # An original and one picture each.
+        pictures += 2 * WORST_IMAGES * LISTS * num_reconstructors
+        pictures += CLOSE_IMAGES * num_runs * (2 * TRAJECTORY_STEPS + 2)
         needed = pictures * resolution**2 * BYTES_PER_PIXEL
         share = min(1, left / (len(resolutions) - i) / needed)
         left -= share * needed
@@ -93,7 +94,7 @@ class ReportImages:
     """Fills a `Gallery`, one resolution after the other; all processes call alike.
 
     Args:
-      subjects: of the evaluation.
+      reconstructors: of the evaluation.
       source: of its images.
       resolutions: all that will be added.
       steps: NFEs.
@@ -104,7 +105,7 @@ class ReportImages:
 
     def __init__(
         self,
-        subjects: Sequence[Subject],
+        reconstructors: Sequence[Reconstructor],
         source: Sequence[Record],
         *,
         resolutions: Sequence[int],
@@ -113,13 +114,13 @@ class ReportImages:
         seed: int,
         batch_size: int,
     ):
-        self._subjects, self._source, self._steps = subjects, source, steps
+        self._reconstructors, self._source, self._steps = reconstructors, source, steps
         self._crop, self._seed, self._batch_size = crop, seed, batch_size
-        self._keys = [(s.name, nfe) for s in subjects for nfe in s.nfes(steps)]
-        self._main_keys = [(s.name, main_nfe(s.nfes(steps))) for s in subjects]
-        num_runs = sum(isinstance(subject, Run) for subject in subjects)
+        self._keys = [(s.name, nfe) for s in reconstructors for nfe in s.nfes(steps)]
+        self._main_keys = [(s.name, main_nfe(s.nfes(steps))) for s in reconstructors]
+        num_runs = sum(isinstance(reconstructor, Run) for reconstructor in reconstructors)
         self._amounts = amounts(
-            resolutions, len(subjects), num_runs=num_runs, num_keys=len(self._keys)
+            resolutions, len(reconstructors), num_runs=num_runs, num_keys=len(self._keys)
         )
         self.pictures = Gallery([], {}, [], [])
 
@@ -174,11 +175,11 @@ class ReportImages:
     ) -> None:
         """Pictures of all keys, or only of those that `named` has for an image."""
         pictures: dict[Key, np.ndarray] = {}
-        for subject in self._subjects:
-            code = subject.encode(batch)
-            for nfe in subject.nfes(self._steps):
-                if (subject.name, nfe) in keys:
-                    pictures[subject.name, nfe] = subject.decode(code, nfe, self._seed)
+        for reconstructor in self._reconstructors:
+            code = reconstructor.encode(batch)
+            for nfe in reconstructor.nfes(self._steps):
+                if (reconstructor.name, nfe) in keys:
+                    pictures[reconstructor.name, nfe] = reconstructor.decode(code, nfe, self._seed)
         for i, index in enumerate(batch.indices[: batch.count].tolist() if values else ()):
             own = keys if named is None else [key for key in keys if key in named[index]]
             self.pictures.images.append(
@@ -193,23 +194,23 @@ class ReportImages:
             )
 
     def _look_closely(self, batch: Batch) -> None:
-        """Variation over seeds, and films, of subjects that start from noise."""
-        for subject in self._subjects:
-            if not (isinstance(subject, Run) and subject.autoencoder.is_diffusion):
+        """Variation over seeds, and trajectories, of reconstructors that start from noise."""
+        for reconstructor in self._reconstructors:
+            if not (isinstance(reconstructor, Run) and reconstructor.autoencoder.is_diffusion):
                 continue
-            latents, nfe = subject.encode(batch), main_nfe(subject.nfes(self._steps))
+            latents, nfe = reconstructor.encode(batch), main_nfe(reconstructor.nfes(self._steps))
             seeds = range(self._seed, self._seed + SEEDS)
-            draws = [subject.decode(latents, nfe, seed)[: batch.count] for seed in seeds]
+            draws = [reconstructor.decode(latents, nfe, seed)[: batch.count] for seed in seeds]
             deviation = np.std(np.asarray(draws, np.float32), axis=0).mean(axis=-1)
             for i, index in enumerate(batch.indices[: batch.count].tolist()):
-                place = index, batch.images.shape[1], subject.name
+                place = index, batch.images.shape[1], reconstructor.name
                 variation = SeedVariation(*place, nfe, SEEDS, deviation[i])
                 self.pictures.seeds.append(variation)
-                times, states, estimates = subject.autoencoder.trajectory(
-                    latents[i], FILM_STEPS, self._seed
+                times, states, estimates = reconstructor.autoencoder.trajectory(
+                    latents[i], TRAJECTORY_STEPS, self._seed
                 )
-                film = Trajectory(*place, times, to_uint8(states), to_uint8(estimates))
-                self.pictures.films.append(film)
+                trajectory = Trajectory(*place, times, to_uint8(states), to_uint8(estimates))
+                self.pictures.trajectories.append(trajectory)
 
 
 def _at(index: int, values: dict[str, np.ndarray]) -> dict[str, float]:

@@ -35,7 +35,7 @@ INK = "#1d2126"
 COLORS = ("#3b7dd8", "#e0653a", "#2a9d6f", "#b565c9", "#c99a1d", "#d6487e", "#3aa6b9")
 MARKERS = "os^Dv"
 
-# `parse_math` off: a subject may be named `a$b$`.
+# `parse_math` off: a reconstructor may be named `a$b$`.
 STYLE = {
     "axes.edgecolor": INK,
     "axes.grid": True,
@@ -58,15 +58,15 @@ STYLE = {
 def draw(rows: list[dict]) -> dict[str, Figure]:
     """Figures by name, without those that would be empty.
 
-    - `frechet_over_nfe`: every Fréchet distance that rows have. A subject without NFE is a dashed
-      line; where no subject has one, there is no such figure.
+    - `frechet_over_nfe`: every Fréchet distance that rows have. A reconstructor without NFE is
+      a dashed line; where no reconstructor has one, there is no such figure.
     - `psnr_over_lpips`: a point is a row, joined over NFE, with its NFE beside it.
     - `quality_over_decode_time`: PSNR over the time that decoding an image takes.
 
-    A line is of a subject at a resolution, and has the same colour and marker in all figures.
+    A line is of a reconstructor at a resolution, and has the same colour and marker in all figures.
 
     Args:
-      rows: of results: 'subject', 'resolution', 'nfe' (or None), and any of the columns of
+      rows: of results: 'reconstructor', 'resolution', 'nfe' (or None), and any of the columns of
         `LABELS`, where None is a value that was not measured.
     """
     with matplotlib.rc_context(STYLE):
@@ -102,16 +102,20 @@ def svg(figure: Figure) -> str:
 
 
 def _series(rows: list[dict], *columns: str) -> Iterator[tuple[list[dict], dict]]:
-    """Rows of a subject at a resolution that have all columns, by NFE; and how a line looks."""
-    keys = dict.fromkeys((row["subject"], row["resolution"]) for row in rows)
-    for i, (subject, resolution) in enumerate(keys):
-        own = [row for row in rows if (row["subject"], row["resolution"]) == (subject, resolution)]
+    """A reconstructor's rows at a resolution that have all columns, by NFE, and its line's style."""
+    keys = dict.fromkeys((row["reconstructor"], row["resolution"]) for row in rows)
+    for i, (reconstructor, resolution) in enumerate(keys):
+        own = [
+            row
+            for row in rows
+            if (row["reconstructor"], row["resolution"]) == (reconstructor, resolution)
+        ]
         own = [row for row in own if all(row.get(column) is not None for column in columns)]
         # The label does not begin with the name: legends leave out what begins with '_'.
         style = {
             "color": COLORS[i % len(COLORS)],
             "marker": MARKERS[i % len(MARKERS)],
-            "label": f"{resolution} px, {subject}",
+            "label": f"{resolution} px, {reconstructor}",
         }
         if own:
             yield sorted(own, key=lambda row: row["nfe"] or 0), style

@@ -21,22 +21,22 @@ from epsilon_vae.inference.autoencoder import restore_on
 DIFFUSERS = "diffusers:"
 
 
-class SubjectError(ValueError):
+class ReconstructorError(ValueError):
     """What cannot be evaluated as asked; the message says why."""
 
 
-class Subject(abc.ABC):
+class Reconstructor(abc.ABC):
     """Makes pictures of originals; every process of a mesh calls alike.
 
     Attributes:
       name: in tables; unlike the others'.
-      facts: of it, for results: kind, path and more.
+      metadata: of it, for results: kind, path and more.
       decodes: whether `decode` is what is worth timing.
     """
 
     decodes = True
     name: str
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
     def nfes(self, steps: Sequence[int]) -> tuple[int | None, ...]:
         """Which NFEs it decodes at, of those asked for; (None,) where that says nothing."""
@@ -44,7 +44,7 @@ class Subject(abc.ABC):
         return (None,)
 
     def check(self, resolution: int, num_images: int) -> None:
-        """Raises `SubjectError` for a resolution, or as many images, that it cannot take."""
+        """Raises `ReconstructorError` for a resolution, or as many images, that it cannot take."""
         del resolution, num_images
 
     def add_noise(self, code: Any, tau: float, batch: Batch, seed: int) -> Any:
@@ -63,7 +63,7 @@ class Subject(abc.ABC):
         """What `decode` takes, of originals.
 
         Raises:
-          SubjectError, DataError: it has no such picture.
+          ReconstructorError, DataError: it has no such picture.
         """
 
     @abc.abstractmethod
@@ -79,7 +79,7 @@ class Decoding(NamedTuple):
     nfes: tuple[int, ...]
 
 
-class Run(Subject):
+class Run(Reconstructor):
     """A run of `epsilon_vae.main`.
 
     Args:
@@ -116,7 +116,7 @@ class Run(Subject):
             self.autoencoder.spacing = spacing or decoding.spacing
         self.name = decoding.name if decoding else workdir.rstrip("/").rsplit("/", 1)[-1]
         config = to_json(self.autoencoder.config)
-        self.facts = {
+        self.metadata = {
             "kind": "run",
             "path": workdir,
             "step": self.autoencoder.step,
@@ -129,12 +129,12 @@ class Run(Subject):
         return tuple(dict.fromkeys(map(self.autoencoder.nfe, self._nfes or steps)))
 
     def check(self, resolution: int, num_images: int) -> None:
-        """Raises `SubjectError` for a resolution that the networks cannot take."""
+        """Raises `ReconstructorError` for a resolution that the networks cannot take."""
         del num_images
         multiple = self.autoencoder.networks.multiple
         if resolution % multiple:
             near = max(multiple, round(resolution / multiple) * multiple)
-            raise SubjectError(
+            raise ReconstructorError(
                 f"resolution {resolution}: the networks of {self.name} take multiples of "
                 f"{multiple}; {near} would do"
             )
@@ -158,7 +158,7 @@ class Run(Subject):
         return to_uint8(self.autoencoder.decode(code, nfe, seed))
 
 
-class PictureFolder(Subject):
+class PictureFolder(Reconstructor):
     """A folder of pictures, each named as its original, or as `--save_images` names it.
 
     The suffix may be another, and subfolders count too.
@@ -185,7 +185,7 @@ class PictureFolder(Subject):
         self._owners: dict[pathlib.Path, int] = {}  # indices of the images that were given one
         self.name = folder.rstrip("/").rsplit("/", 1)[-1]
         entries = {str(f): {"size": f.stat().st_size, "mtime": f.stat().st_mtime} for f in files}
-        self.facts = {
+        self.metadata = {
             "kind": "pictures",
             "path": folder,
             "num_pictures": len(files),
@@ -193,10 +193,10 @@ class PictureFolder(Subject):
         }
 
     def check(self, resolution: int, num_images: int) -> None:
-        """Raises `SubjectError` where there are fewer pictures than images."""
+        """Raises `ReconstructorError` where there are fewer pictures than images."""
         del resolution
         if len(self._files) < num_images:
-            raise SubjectError(
+            raise ReconstructorError(
                 f"{self._folder}: only {len(self._files)} of {num_images} pictures; each image "
                 "needs one of its own"
             )
@@ -205,7 +205,7 @@ class PictureFolder(Subject):
         """The pictures themselves, which `decode` gives.
 
         Raises:
-          SubjectError: an image has none, one of another size, or another image's.
+          ReconstructorError: an image has none, one of another size, or another image's.
           DataError: one cannot be read.
         """
         pictures = []
@@ -214,7 +214,7 @@ class PictureFolder(Subject):
             picture = read_image(file)
             if picture.shape != original.shape:
                 found, asked = ("x".join(map(str, x.shape[1::-1])) for x in (picture, original))
-                raise SubjectError(f"{file}: {found} pixels, its original's crop has {asked}")
+                raise ReconstructorError(f"{file}: {found} pixels, its original's crop has {asked}")
             pictures.append(picture)
         return pictures
 
@@ -222,12 +222,12 @@ class PictureFolder(Subject):
         """Of the picture of an image, and of no other image."""
         file = self._files.get(picture_name(index, name)) or self._files.get(stem(name))
         if file is None:
-            raise SubjectError(
+            raise ReconstructorError(
                 f"{self._folder}: no picture for {name}; expected {stem(name)}.png, or "
                 f"{picture_name(index, name)}.png as --save_images calls it"
             )
         if self._owners.setdefault(file, index) != index:
-            raise SubjectError(
+            raise ReconstructorError(
                 f"{file}: two images of that name, the second is {name}; name pictures as "
                 f"--save_images does, its one {picture_name(index, name)}.png"
             )
@@ -257,7 +257,7 @@ def picture_name(index: int, name: str) -> str:
     return f"{index:06d}-{stem(name)}"
 
 
-class DiffusersVAE(Subject):
+class DiffusersVAE(Reconstructor):
     """An `AutoencoderKL` of diffusers, in PyTorch on this machine's CPU or GPU: its mode, decoded.
 
     Needs `pip install -e '.[parity]'`.
@@ -266,7 +266,7 @@ class DiffusersVAE(Subject):
       path: folder of its `config.json` and weights, or a name on the Hugging Face hub.
 
     Raises:
-      SubjectError: diffusers is not installed, or has no such VAE.
+      ReconstructorError: diffusers is not installed, or has no such VAE.
     """
 
     def __init__(self, path: str):
@@ -274,19 +274,19 @@ class DiffusersVAE(Subject):
             import torch
             from diffusers import AutoencoderKL
         except ImportError as error:
-            raise SubjectError(
+            raise ReconstructorError(
                 f"{DIFFUSERS}{path}: {error.name} is missing; pip install -e '.[parity]'"
             ) from error
         try:
             vae = AutoencoderKL.from_pretrained(path)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise SubjectError(f"{DIFFUSERS}{path}: cannot be loaded ({reason})") from error
+            raise ReconstructorError(f"{DIFFUSERS}{path}: cannot be loaded ({reason})") from error
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._vae = vae.eval().to(self._device)
         self._torch = torch
         self.name = path.rstrip("/").rsplit("/", 1)[-1]
-        self.facts = {
+        self.metadata = {
             "kind": "diffusers",
             "path": path,
             "torch": torch.__version__,
@@ -295,11 +295,11 @@ class DiffusersVAE(Subject):
         }
 
     def check(self, resolution: int, num_images: int) -> None:
-        """Raises `SubjectError` for a resolution that its downsampling does not divide."""
+        """Raises `ReconstructorError` for a resolution that its downsampling does not divide."""
         del num_images
         f = 2 ** (len(self._vae.config.block_out_channels) - 1)
         if resolution % f:
-            raise SubjectError(f"resolution {resolution}: {self.name} takes multiples of {f}")
+            raise ReconstructorError(f"resolution {resolution}: {self.name} takes multiples of {f}")
 
     def encode(self, batch: Batch) -> list:
         """Its latents."""
@@ -332,9 +332,9 @@ class DiffusersVAE(Subject):
         return to_uint8(np.stack(images).transpose(0, 2, 3, 1))
 
 
-def open_subjects(
+def open_reconstructors(
     paths: Sequence[str], step: int | None, *, protocol: Protocol, mesh: Mesh
-) -> list[Subject]:
+) -> list[Reconstructor]:
     """Of runs' folders, folders of pictures, and 'diffusers:PATH'; names that are alike get longer.
 
     Args:
@@ -344,19 +344,19 @@ def open_subjects(
       mesh: of one process or all.
 
     Raises:
-      SubjectError, CheckpointError, DataError: one cannot be evaluated, or is there twice.
+      ReconstructorError, CheckpointError, DataError: one cannot be evaluated, or is there twice.
     """
     if len(set(paths)) < len(paths):
-        raise SubjectError(f"--compare {' '.join(paths)}: one of them twice")
-    subjects = [_open(path, step, protocol, mesh) for path in paths]
-    names = [subject.name for subject in subjects]
-    for subject, name, path in zip(subjects, names, paths, strict=True):
+        raise ReconstructorError(f"--compare {' '.join(paths)}: one of them twice")
+    reconstructors = [_open(path, step, protocol, mesh) for path in paths]
+    names = [reconstructor.name for reconstructor in reconstructors]
+    for reconstructor, name, path in zip(reconstructors, names, paths, strict=True):
         if names.count(name) > 1:
-            subject.name = path
-    return subjects
+            reconstructor.name = path
+    return reconstructors
 
 
-def _open(path: str, step: int | None, protocol: Protocol, mesh: Mesh) -> Subject:
+def _open(path: str, step: int | None, protocol: Protocol, mesh: Mesh) -> Reconstructor:
     if path.startswith(DIFFUSERS):
         return DiffusersVAE(path.removeprefix(DIFFUSERS))
     folder = pathlib.Path(path)

@@ -142,25 +142,25 @@ function startWorst() {
 
 // ---- Decoding from t = 1 to 0 ----
 
-function showFilmTime() {
-  const film = data.films[Number(byId("film").value)];
-  const step = Number(byId("film-time").value);
-  const views = film.original === null ? [] : [["original", film.original]];
-  views.push(["state at t", film.states[step]]);
-  if (step < film.estimates.length) views.push(["estimate of t = 0", film.estimates[step]]);
-  byId("film-view").replaceChildren(
+function showTrajectoryTime() {
+  const trajectory = data.trajectories[Number(byId("trajectory").value)];
+  const step = Number(byId("trajectory-time").value);
+  const views = trajectory.original === null ? [] : [["original", trajectory.original]];
+  views.push(["state at t", trajectory.states[step]]);
+  if (step < trajectory.estimates.length) views.push(["estimate of t = 0", trajectory.estimates[step]]);
+  byId("trajectory-view").replaceChildren(
     ...views.map(([caption, id]) =>
-      element("figure", {}, picture(id, film.size, caption), element("figcaption", {}, caption)),
+      element("figure", {}, picture(id, trajectory.size, caption), element("figcaption", {}, caption)),
     ),
   );
-  byId("film-now").textContent = `t = ${film.times[step]}`;
-  for (const row of byId("film-strip").rows) {
+  byId("trajectory-now").textContent = `t = ${trajectory.times[step]}`;
+  for (const row of byId("trajectory-strip").rows) {
     [...row.cells].forEach((cell, i) => cell.classList.toggle("now", i === step + 1));
   }
 }
 
-function showFilm() {
-  const film = data.films[Number(byId("film").value)];
+function showTrajectory() {
+  const trajectory = data.trajectories[Number(byId("trajectory").value)];
   const row = (title, cells) =>
     element(
       "tr",
@@ -169,27 +169,27 @@ function showFilm() {
       ...cells.map((content, step) => {
         const cell = element("td", {}, content);
         cell.addEventListener("click", () => {
-          byId("film-time").value = step;
-          showFilmTime();
+          byId("trajectory-time").value = step;
+          showTrajectoryTime();
         });
         return cell;
       }),
     );
-  byId("film-strip").tBodies[0].replaceChildren(
-    row("state", film.states.map((id, i) => picture(id, film.size, `t = ${film.times[i]}`))),
-    row("estimate", film.estimates.map((id, i) => picture(id, film.size, `t = ${film.times[i]}`))),
-    row("t", film.times),
+  byId("trajectory-strip").tBodies[0].replaceChildren(
+    row("state", trajectory.states.map((id, i) => picture(id, trajectory.size, `t = ${trajectory.times[i]}`))),
+    row("estimate", trajectory.estimates.map((id, i) => picture(id, trajectory.size, `t = ${trajectory.times[i]}`))),
+    row("t", trajectory.times),
   );
-  byId("film-time").max = film.states.length - 1;
-  byId("film-time").value = 0;
-  showFilmTime();
+  byId("trajectory-time").max = trajectory.states.length - 1;
+  byId("trajectory-time").value = 0;
+  showTrajectoryTime();
 }
 
-function startFilms() {
-  fillSelect(byId("film"), data.films.map((film, i) => [i, film.title]));
-  byId("film").addEventListener("change", showFilm);
-  byId("film-time").addEventListener("input", showFilmTime);
-  showFilm();
+function startTrajectories() {
+  fillSelect(byId("trajectory"), data.trajectories.map((trajectory, i) => [i, trajectory.title]));
+  byId("trajectory").addEventListener("change", showTrajectory);
+  byId("trajectory-time").addEventListener("input", showTrajectoryTime);
+  showTrajectory();
 }
 
 for (const image of document.querySelectorAll("img[data-picture]")) {
@@ -197,4 +197,4 @@ for (const image of document.querySelectorAll("img[data-picture]")) {
 }
 if (data.images.length) startImagesTable();
 if (data.worst.length) startWorst();
-if (data.films.length) startFilms();
+if (data.trajectories.length) startTrajectories();

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from epsilon_vae.evaluation.measuring import Key
 from epsilon_vae.evaluation.page import data_uri, render
 from epsilon_vae.evaluation.plots import LABELS, svg
-from epsilon_vae.evaluation.tables import all_facts, cell, plain, results_table
+from epsilon_vae.evaluation.tables import all_metadata, cell, plain, results_table
 
 # What of the protocol is said without asking; the rest unfolds.
 STAMP = ("name", "crop", "features", "weights", "spacing", "seed")
@@ -51,7 +51,7 @@ class SeedVariation:
 
     Attributes:
       index, resolution: of the image.
-      subject, nfe: what decoded it.
+      reconstructor, nfe: what decoded it.
       num_seeds: number of reconstructions.
       deviation: float `[H, W]`: standard deviation over seeds, its mean over channels, in grey
         levels (of 0…255).
@@ -59,7 +59,7 @@ class SeedVariation:
 
     index: int
     resolution: int
-    subject: str
+    reconstructor: str
     nfe: int
     num_seeds: int
     deviation: np.ndarray
@@ -71,7 +71,7 @@ class Trajectory:
 
     Attributes:
       index, resolution: of the image.
-      subject: what decoded it.
+      reconstructor: what decoded it.
       times: `[n + 1]`, falling from 1 to 0.
       states: uint8 `[n + 1, H, W, 3]`, x_t at each time.
       estimates: uint8 `[n, H, W, 3]`: x_0 as the network estimates it at each time but the last.
@@ -79,7 +79,7 @@ class Trajectory:
 
     index: int
     resolution: int
-    subject: str
+    reconstructor: str
     times: np.ndarray
     states: np.ndarray
     estimates: np.ndarray
@@ -93,14 +93,14 @@ class Gallery:
       images: a selection of the data set; holds all that `worst` names, of its keys.
       worst: (resolution, metric, key) → indices of the worst images, worst first.
       seeds: shown beside the original where `images` has it.
-      films: likewise.
+      trajectories: likewise.
       shown: how many images of each resolution are shown, in words.
     """
 
     images: list[ReportImage]
     worst: dict[tuple[int, str, Key], list[int]]
     seeds: list[SeedVariation]
-    films: list[Trajectory]
+    trajectories: list[Trajectory]
     shown: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -111,7 +111,8 @@ def write_report(
 
     Args:
       path: of the HTML file.
-      results: as in results.json: 'protocol', 'data', 'versions', 'subjects', 'rows', 'paper'.
+      results: as in results.json: 'protocol', 'data', 'versions', 'reconstructors', 'rows' and
+        'paper'.
       figures: of `plots.draw`.
       pictures: embedded without loss, each once.
 
@@ -123,15 +124,17 @@ def write_report(
     known = {(image.resolution, image.index): image for image in images}
     data = {
         **_viewer(images, pictures.worst, store),
-        "films": [_film(film, known, store) for film in pictures.films],
+        "trajectories": [
+            _trajectory(trajectory, known, store) for trajectory in pictures.trajectories
+        ],
     }
     page = render(
         "report.html.j2",
-        subjects=[subject["name"] for subject in results["subjects"]],
+        reconstructors=[reconstructor["name"] for reconstructor in results["reconstructors"]],
         source=results["data"],
         protocol={name: plain(value) for name, value in results["protocol"].items()},
         stamp=STAMP,
-        facts=all_facts(results),
+        metadata=all_metadata(results),
         table=results_table(results["rows"], results["paper"]),
         figures={name: Markup(svg(figure)) for name, figure in figures.items()},
         shown=pictures.shown,
@@ -159,8 +162,8 @@ class _Store:
         return self._ids[key]
 
 
-def _key_label(subject: str, nfe: int | None) -> str:
-    return subject if nfe is None else f"{subject}, NFE {nfe}"
+def _key_label(reconstructor: str, nfe: int | None) -> str:
+    return reconstructor if nfe is None else f"{reconstructor}, NFE {nfe}"
 
 
 def _viewer(
@@ -223,16 +226,18 @@ def _known_image(
     return (image.name, store.add(image.original)) if image else (f"image {of.index}", None)
 
 
-def _film(film: Trajectory, known: dict[tuple[int, int], ReportImage], store: _Store) -> dict:
-    name, original = _known_image(film, known, store)
-    steps = len(film.estimates)
+def _trajectory(
+    trajectory: Trajectory, known: dict[tuple[int, int], ReportImage], store: _Store
+) -> dict:
+    name, original = _known_image(trajectory, known, store)
+    steps = len(trajectory.estimates)
     return {
-        "title": f"{name}, {film.resolution} px, {film.subject}, {steps} steps",
+        "title": f"{name}, {trajectory.resolution} px, {trajectory.reconstructor}, {steps} steps",
         "original": original,
-        "size": _size(film.states[0]),
-        "times": [f"{time:.3g}" for time in film.times],
-        "states": [store.add(state) for state in film.states],
-        "estimates": [store.add(estimate) for estimate in film.estimates],
+        "size": _size(trajectory.states[0]),
+        "times": [f"{time:.3g}" for time in trajectory.times],
+        "states": [store.add(state) for state in trajectory.states],
+        "estimates": [store.add(estimate) for estimate in trajectory.estimates],
     }
 
 
@@ -250,8 +255,8 @@ def _heat(
         name, original = _known_image(variation, known, store)
         return {
             "title": f"{name}, {variation.resolution} px",
-            "subject": _key_label(variation.subject, variation.nfe),
-            "facts": f"{variation.num_seeds} seeds, mean {np.mean(variation.deviation):.2f}",
+            "reconstructor": _key_label(variation.reconstructor, variation.nfe),
+            "caption": f"{variation.num_seeds} seeds, mean {np.mean(variation.deviation):.2f}",
             "size": _size(variation.deviation),
             "original": original,
             "map": store.add(colors(variation.deviation / top, bytes=True)[..., :3]),

@@ -14,7 +14,7 @@ from epsilon_vae.metrics.frechet import frechet_distance
 
 
 def rows(resolution: int, accumulators: dict[Key, MetricAccumulator]) -> list[dict]:
-    """Each subject's numbers at each NFE: means over images, distances, time.
+    """Each reconstructor's numbers at each NFE: means over images, distances, time.
 
     `notes` says what is to be known of them, as that images are too few.
     """
@@ -25,9 +25,14 @@ def rows(resolution: int, accumulators: dict[Key, MetricAccumulator]) -> list[di
 def _row(
     key: Key, resolution: int, accumulator: MetricAccumulator, originals: MetricAccumulator
 ) -> dict:
-    subject, nfe = key
+    reconstructor, nfe = key
     num_images = sum(map(len, next(iter(accumulator.values.values()))))
-    found = {"subject": subject, "resolution": resolution, "nfe": nfe, "num_images": num_images}
+    found = {
+        "reconstructor": reconstructor,
+        "resolution": resolution,
+        "nfe": nfe,
+        "num_images": num_images,
+    }
     notes = []
     references = originals.statistics()
     for features, statistics in accumulator.statistics().items():
@@ -59,7 +64,7 @@ def notes_on_distance(name: str, dim: int, num_images: int) -> list[str]:
 def write_per_image(
     path: pathlib.Path, names: Sequence[str], accumulators: dict[Key, MetricAccumulator]
 ) -> None:
-    """A CSV file with a line for each image, subject and NFE: all metrics of it.
+    """A CSV file with a line for each image, reconstructor and NFE: all metrics of it.
 
     The index is the image's place among those that were measured, in the order of the data.
     """
@@ -67,7 +72,7 @@ def write_per_image(
     metrics = list(accumulators[keys[0]].values)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["index", "name", "subject", "nfe", *metrics])
+        writer.writerow(["index", "name", "reconstructor", "nfe", *metrics])
         for key in keys:
             columns = [accumulators[key].per_image(metric) for metric in metrics]
             for index, values in enumerate(zip(*columns, strict=True)):
@@ -76,7 +81,7 @@ def write_per_image(
 
 
 def write_json(path: pathlib.Path, results: dict) -> None:
-    """results.json: protocol, data, versions, subjects, rows and the paper's.
+    """results.json: protocol, data, versions, reconstructors, rows and the paper's.
 
     JSON has no infinite number: the PSNR of pictures equal to their originals is "Infinity".
     """

@@ -18,7 +18,7 @@ def write(folder: pathlib.Path, rows: list[dict], paper: dict[str, float | None]
 
     Args:
       folder: of the study.
-      rows: of the evaluation's results; subjects are called VARIANT-seedN.
+      rows: of the evaluation's results; reconstructors are called VARIANT-seedN.
       paper: rFID of each variant, in the study's order; None where the paper has none.
     """
     groups = by_variant(rows, list(paper))
@@ -30,7 +30,7 @@ def by_variant(rows: list[dict], names: list[str]) -> dict[Group, list[dict]]:
     """Rows of all seeds by variant, in the order of `names`, and NFE."""
     groups: dict[Group, list[dict]] = {}
     for row in rows:
-        variant = row["subject"].rsplit("/", 1)[-1].rsplit("-seed", 1)[0]
+        variant = row["reconstructor"].rsplit("/", 1)[-1].rsplit("-seed", 1)[0]
         groups.setdefault((variant, row["nfe"]), []).append(row)
     return dict(sorted(groups.items(), key=lambda item: (names.index(item[0][0]), item[0][1])))
 

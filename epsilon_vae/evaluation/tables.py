@@ -1,11 +1,16 @@
-"""Numbers and facts of an evaluation as its report writes them."""
+"""Numbers and metadata of an evaluation as its report writes them."""
 
 import math
 
 from epsilon_vae.evaluation.plots import LABELS
 
 # Of the results table, before what was measured.
-FIRST_COLUMNS = {"subject": "Subject", "resolution": "px", "nfe": "NFE", "num_images": "Images"}
+FIRST_COLUMNS = {
+    "reconstructor": "Reconstructor",
+    "resolution": "px",
+    "nfe": "NFE",
+    "num_images": "Images",
+}
 NOT_MEASURED = "–"
 
 
@@ -45,19 +50,21 @@ def plain(value) -> str:
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def all_facts(results: dict) -> dict[str, dict[str, str]]:
-    """Title → facts: the protocol, the data, each subject, the versions."""
-    facts = {"Protocol": results["protocol"], "Data": results["data"]}
-    for subject in results["subjects"]:
-        facts[f"Subject {subject['name']}"] = {k: v for k, v in subject.items() if k != "name"}
-    facts["Versions"] = results["versions"]
-    return {title: {k: plain(v) for k, v in values.items()} for title, values in facts.items()}
+def all_metadata(results: dict) -> dict[str, dict[str, str]]:
+    """Title → metadata: the protocol, the data, each reconstructor, the versions."""
+    metadata = {"Protocol": results["protocol"], "Data": results["data"]}
+    for reconstructor in results["reconstructors"]:
+        metadata[f"Reconstructor {reconstructor['name']}"] = {
+            k: v for k, v in reconstructor.items() if k != "name"
+        }
+    metadata["Versions"] = results["versions"]
+    return {title: {k: plain(v) for k, v in values.items()} for title, values in metadata.items()}
 
 
 def results_table(rows: list[dict], paper: list[dict]) -> dict:
     """'columns', 'rows' of cells, and the 'notes' that cells refer to by number, from 1.
 
-    The paper's rows follow those of the same subject and resolution.
+    The paper's rows follow those of the same reconstructor and resolution.
     """
     both = [*rows, *paper]
     columns = dict.fromkeys(
@@ -69,8 +76,10 @@ def results_table(rows: list[dict], paper: list[dict]) -> dict:
     order = [*(name for name in LABELS if name != "decode_seconds"), *columns]
     columns = sorted(columns, key=lambda name: (name == "decode_seconds", order.index(name)))
     notes = list(dict.fromkeys(note for row in rows for note in row["notes"]))
-    groups = dict.fromkeys((row["subject"], row["resolution"]) for row in both)
-    grouped = [row for at in groups for row in both if (row["subject"], row["resolution"]) == at]
+    groups = dict.fromkeys((row["reconstructor"], row["resolution"]) for row in both)
+    grouped = [
+        row for at in groups for row in both if (row["reconstructor"], row["resolution"]) == at
+    ]
     return {
         "columns": [*FIRST_COLUMNS.values(), *(LABELS.get(name, name) for name in columns)],
         "rows": [_results_row(row, columns, notes) for row in grouped],
@@ -84,7 +93,7 @@ def _results_row(row: dict, columns: list[str], notes: list[str]) -> dict:
     A note that begins with a column's name belongs to its cell, any other to the row's first.
     """
     is_paper = "name" in row
-    cells = {"subject": {"text": row["name" if is_paper else "subject"], "value": None}}
+    cells = {"reconstructor": {"text": row["name" if is_paper else "reconstructor"], "value": None}}
     for name in ("resolution", "nfe", "num_images"):
         cells[name] = {"text": plain(row.get(name)), "value": row.get(name)}
     cells |= {name: cell(name, row.get(name)) for name in columns}
@@ -95,5 +104,5 @@ def _results_row(row: dict, columns: list[str], notes: list[str]) -> dict:
         shown["notes"] = []
     for note in row.get("notes", []):
         word = note.split(maxsplit=1)[0]
-        cells[word if word in columns else "subject"]["notes"].append(notes.index(note) + 1)
+        cells[word if word in columns else "reconstructor"]["notes"].append(notes.index(note) + 1)
     return {"is_paper": is_paper, "cells": list(cells.values())}

@@ -85,7 +85,7 @@ function wipeToPointer(event) {
 }
 
 function showMetrics() {
-  const head = element("tr", {}, element("th", { scope: "col" }, "Subject"));
+  const head = element("tr", {}, element("th", { scope: "col" }, "Reconstructor"));
   for (const metric of data.metrics) {
     head.append(element("th", { scope: "col", className: "number" }, metric));
   }

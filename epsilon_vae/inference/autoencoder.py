@@ -246,7 +246,9 @@ def restore_on(
     step_directory = checkpoint.find_step(workdir, step)
     config = checkpoint.load_config(step_directory)
     if is_generator(config):
-        raise ConfigError(f"{workdir}: is the run of a generator; name that of an autoencoder")
+        raise ConfigError(
+            f"{workdir}: is the run of a latent diffusion model; name that of an autoencoder"
+        )
     networks = build_networks(config)
     key = jax.random.key(0)
     shapes = jax.eval_shape(lambda k: networks.init(k, config.data.resolution), key)

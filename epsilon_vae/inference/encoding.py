@@ -205,7 +205,7 @@ def _plan(
     return {
         "version": VERSION,
         "checkpoint": autoencoder.provenance(workdir),
-        "data": {"source": data.name} | data.facts(),
+        "data": {"source": data.name} | data.metadata(),
         "num_records": len(data.source),
         "resolution": resolution,
         "crop": crop,

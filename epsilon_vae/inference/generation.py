@@ -1,4 +1,6 @@
-"""Images of a generator and a decoder, into a folder; each process writes parts of its own.
+"""Images of a latent diffusion model and a decoder go into a folder, in parts.
+
+Each process writes parts of its own.
 
 A part is a fixed range of the images' numbers, and has its name once it is whole. So what is
 finished is seen from the folder, and neither stops, devices nor processes change what is written.
@@ -23,7 +25,7 @@ from epsilon_vae.data.shards import check_space, save_json, writing
 from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.inference.autoencoder import Autoencoder
-from epsilon_vae.inference.latent_diffusion import IMAGES_PER_DEVICE, TrainedGenerator
+from epsilon_vae.inference.latent_diffusion import IMAGES_PER_DEVICE, TrainedLatentDiffusion
 from epsilon_vae.output import is_seen
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
@@ -35,7 +37,7 @@ GRID_IMAGES = 64
 
 
 def plan_generation(
-    trained: TrainedGenerator,
+    trained: TrainedLatentDiffusion,
     autoencoder: Autoencoder,
     *,
     workdir: str,
@@ -52,13 +54,13 @@ def plan_generation(
     """All that the images depend on, as `generation.json` holds it.
 
     Raises:
-      DataError: the latents that the generator was trained on are of another autoencoder.
+      DataError: the latents that the model was trained on are of another autoencoder.
     """
-    trained.facts.check_encoder(autoencoder.encoder_fingerprint())
+    trained.metadata.check_encoder(autoencoder.encoder_fingerprint())
     return {
         "generator": {"workdir": workdir, "step": trained.step, "weights": "ema"},
         "autoencoder": {"workdir": autoencoder_workdir, "step": autoencoder.step},
-        "encoder_sha256": trained.facts.made_by["encoder_sha256"],
+        "encoder_sha256": trained.metadata.provenance["encoder_sha256"],
         "num_images": num_images,
         "classes": list(classes),
         "seed": seed,
@@ -74,7 +76,7 @@ def plan_generation(
 
 
 def generate_images(
-    trained: TrainedGenerator, autoencoder: Autoencoder, *, plan: dict[str, Any], output: str
+    trained: TrainedLatentDiffusion, autoencoder: Autoencoder, *, plan: dict[str, Any], output: str
 ) -> int:
     """Writes the images that are missing, and a grid of the first; all processes call alike.
 
@@ -147,7 +149,7 @@ def grid(images: np.ndarray) -> np.ndarray:
 
 
 def _drawing(
-    trained: TrainedGenerator, autoencoder: Autoencoder, plan: dict[str, Any]
+    trained: TrainedLatentDiffusion, autoencoder: Autoencoder, plan: dict[str, Any]
 ) -> Callable[[np.ndarray, tqdm], np.ndarray]:
     """Numbers of images → uint8 images."""
     guidance = Guidance(plan["guidance"], tuple(plan["guidance_interval"]))

@@ -10,8 +10,8 @@ from epsilon_vae.config import ConfigError, is_generator
 from epsilon_vae.data.latents import LatentMetadata
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.diffusion.time import SPACINGS
-from epsilon_vae.models.build import build_generator, latents_shape
-from epsilon_vae.models.latent_diffusion import Generator
+from epsilon_vae.models.build import build_latent_diffusion, latents_shape
+from epsilon_vae.models.latent_diffusion import LatentDiffusion
 from epsilon_vae.parallel.batch import in_chunks, share_images
 from epsilon_vae.parallel.mesh import replicated
 
@@ -25,8 +25,8 @@ class LatentSampler:
     The devices of `mesh` share the images; all its processes call alike.
 
     Args:
-      generator: network and process.
-      facts: of the latents that it was trained on.
+      model: network and process.
+      metadata: of the latents that it was trained on.
       times: `[nfe + 1]`, falling from 1 to 0.
       guidance: by the labels.
       mesh: of one process or all.
@@ -35,20 +35,20 @@ class LatentSampler:
 
     def __init__(
         self,
-        generator: Generator,
-        facts: LatentMetadata,
+        model: LatentDiffusion,
+        metadata: LatentMetadata,
         *,
         times: np.ndarray,
         guidance: Guidance,
         mesh: Mesh,
         images_per_device: int = IMAGES_PER_DEVICE,
     ):
-        self._no_label, self._facts, self._times = generator.no_label, facts, times
-        shape = tuple(facts.shape)
+        self._no_label, self._metadata, self._times = model.no_label, metadata, times
+        shape = tuple(metadata.shape)
 
         def generate(whole: tuple, indices: jax.Array, labels: jax.Array) -> jax.Array:
             params, times, seed = whole
-            return generator.generate(params, seed, indices, labels, shape, times, guidance)
+            return model.generate(params, seed, indices, labels, shape, times, guidance)
 
         grouped = in_chunks(generate, images_per_device)
         self._generate = share_images(grouped, mesh, images_per_device)
@@ -67,42 +67,42 @@ class LatentSampler:
         labels = np.where(labels < 0, self._no_label, labels).astype(np.int32)
         whole = params, self._times, np.uint32(seed % 2**32)
         latents = self._generate(whole, indices.astype(np.uint32), labels)
-        return self._facts.denormalize(latents)
+        return self._metadata.denormalize(latents)
 
 
-class TrainedGenerator:
-    """What a generator's checkpoint holds that generating takes.
+class TrainedLatentDiffusion:
+    """What a latent diffusion model's checkpoint holds that generating takes.
 
     Attributes:
-      generator: network and process.
+      model: network and process.
       params: of the network, by default the EMA.
-      facts: of the latents that it was trained on.
+      metadata: of the latents that it was trained on.
       config: that it was trained with.
       step: of the checkpoint.
     """
 
     def __init__(
         self,
-        generator: Generator,
+        model: LatentDiffusion,
         params: dict,
         *,
-        facts: LatentMetadata,
+        metadata: LatentMetadata,
         config: ml_collections.ConfigDict,
         step: int,
     ):
-        self.generator, self.params, self.facts = generator, params, facts
+        self.model, self.params, self.metadata = model, params, metadata
         self.config, self.step = config, step
 
     def sampler(self, nfe: int, guidance: Guidance, mesh: Mesh) -> LatentSampler:
         """Of `nfe` steps, at the config's spacing."""
         times = SPACINGS[self.config.flow.spacing](nfe)
-        return LatentSampler(self.generator, self.facts, times=times, guidance=guidance, mesh=mesh)
+        return LatentSampler(self.model, self.metadata, times=times, guidance=guidance, mesh=mesh)
 
 
-def restore_generator(
+def restore_latent_diffusion(
     mesh: Mesh, workdir: str, *, step: int | None = None, weights: str = "ema"
-) -> TrainedGenerator:
-    """The generator of a run, whole on each device of a mesh.
+) -> TrainedLatentDiffusion:
+    """The latent diffusion model of a run, whole on each device of a mesh.
 
     Args:
       mesh: of one process or all.
@@ -117,17 +117,19 @@ def restore_generator(
     step_directory = checkpoint.find_step(workdir, step)
     config = checkpoint.load_config(step_directory)
     if not is_generator(config):
-        raise ConfigError(f"{workdir}: is the run of an autoencoder; name that of a generator")
-    generator, shape = build_generator(config), latents_shape(config)
+        raise ConfigError(
+            f"{workdir}: is the run of an autoencoder; name that of a latent diffusion model"
+        )
+    model, shape = build_latent_diffusion(config), latents_shape(config)
     key = jax.random.key(0)
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
-        jax.eval_shape(lambda k: generator.init(k, shape), key),
+        jax.eval_shape(lambda k: model.init(k, shape), key),
     )
     field = {"ema": "ema", "raw": "params"}[weights]
     path = f"{field}/generator"
     params = checkpoint.load_parts(step_directory, {path: target})[field]["generator"]
-    facts = LatentMetadata(**checkpoint.load_data(step_directory)["latents"])
-    return TrainedGenerator(
-        generator, params, facts=facts, config=config, step=int(step_directory.name)
+    metadata = LatentMetadata.of(checkpoint.load_data(step_directory)["latents"])
+    return TrainedLatentDiffusion(
+        model, params, metadata=metadata, config=config, step=int(step_directory.name)
     )

@@ -15,7 +15,7 @@ from epsilon_vae.models.decoder import ASYM_SIZES, SD_SIZES, VAE_SIZES, SDDecode
 from epsilon_vae.models.dit import DIT_SIZES, ClassDiT, DiT, DiTDecoder
 from epsilon_vae.models.encoder import LiteEncoder, SDEncoder
 from epsilon_vae.models.input_skip import InputSkip
-from epsilon_vae.models.latent_diffusion import Generator
+from epsilon_vae.models.latent_diffusion import LatentDiffusion
 from epsilon_vae.models.litevae import LiteVAEEncoder
 from epsilon_vae.models.omni import OMNI_SIZES, OmniDecoder, OmniEncoder
 from epsilon_vae.models.unet import DDPM_UNET, UNET_SIZES, UNet
@@ -205,7 +205,7 @@ def build_process(config: ml_collections.ConfigDict) -> Process:
     return RectifiedFlow(config.flow.gamma, config.flow.normalization)
 
 
-def build_generator(config: ml_collections.ConfigDict) -> Generator:
+def build_latent_diffusion(config: ml_collections.ConfigDict) -> LatentDiffusion:
     """A latent diffusion model's network and process."""
     model, n_z = config.model.generator, config.autoencoder.n_z
     dit = DiT(
@@ -220,10 +220,10 @@ def build_generator(config: ml_collections.ConfigDict) -> Generator:
         process = DDPM(is_clipped=False, variance=variance)
     else:
         process = RectifiedFlow(gamma=1.0, normalization="none")
-    return Generator(ClassDiT(dit, model.num_classes), process)
+    return LatentDiffusion(ClassDiT(dit, model.num_classes), process)
 
 
 def latents_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
-    """`(h, w, n_z)` of what a generator generates."""
+    """`(h, w, n_z)` of what a latent diffusion model generates."""
     side = config.data.resolution // config.autoencoder.f
     return side, side, config.autoencoder.n_z

@@ -12,8 +12,8 @@ from epsilon_vae.models.dit import ClassDiT
 
 
 @dataclasses.dataclass(frozen=True)
-class Generator:
-    """The pure functions that a generator's objective and its users call.
+class LatentDiffusion:
+    """The pure functions that a latent diffusion model's objective and its users call.
 
     Latents are expected near zero mean and unit variance.
 

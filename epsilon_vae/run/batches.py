@@ -33,16 +33,16 @@ class EncodedBatches(Iterator[Batch]):
     Args:
       images: what is encoded.
       autoencoder: on devices of this process.
-      facts: of the latents.
+      metadata: of the latents.
     """
 
-    def __init__(self, images: TrainingBatches, autoencoder: Autoencoder, facts: LatentMetadata):
-        self._images, self._autoencoder, self.facts = images, autoencoder, facts
+    def __init__(self, images: TrainingBatches, autoencoder: Autoencoder, metadata: LatentMetadata):
+        self._images, self._autoencoder, self.metadata = images, autoencoder, metadata
 
     def __next__(self) -> Batch:
         batch = next(self._images)
         latents = self._autoencoder.encode(batch["image"])
-        return {"latents": self.facts.normalize(latents), "label": batch["label"]}
+        return {"latents": self.metadata.normalize(latents), "label": batch["label"]}
 
     @property
     def num_bad_records(self) -> int:
@@ -51,11 +51,11 @@ class EncodedBatches(Iterator[Batch]):
 
     def get_state(self) -> dict[str, Any]:
         """As `LatentBatches`'."""
-        return self._images.get_state() | {"latents": self.facts._asdict()}
+        return self._images.get_state() | {"latents": self.metadata._asdict()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """As `LatentBatches`'."""
-        self.facts = self.facts.continuing(LatentMetadata(**state["latents"]))
+        self.metadata = self.metadata.continuing(LatentMetadata.of(state["latents"]))
         self._images.set_state(state)
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ def open_batches(config: ml_collections.ConfigDict, local_indices: np.ndarray) -
             flip=data.flip,
             local_indices=local_indices,
         )
-        _check_facts(config, batches.facts, data.path)
+        _check_metadata(config, batches.metadata, data.path)
         return batches
     source = open_source(data.source, data.path, split="train", tfds_name=data.tfds_name)
     images = TrainingBatches(
@@ -117,9 +117,9 @@ def open_batches(config: ml_collections.ConfigDict, local_indices: np.ndarray) -
     mesh = make_mesh(devices=jax.local_devices())
     group_size = min(IMAGES_PER_DEVICE, -(-len(local_indices) // jax.local_device_count()))
     autoencoder = restore_on(mesh, workdir, step=step, group_size=group_size)
-    facts = _measure(autoencoder, workdir, source, data.resolution)
-    _check_facts(config, facts, data.path)
-    return EncodedBatches(images, autoencoder, facts)
+    metadata = _measure(autoencoder, workdir, source, data.resolution)
+    _check_metadata(config, metadata, data.path)
+    return EncodedBatches(images, autoencoder, metadata)
 
 
 def _measure(
@@ -141,25 +141,25 @@ def _measure(
     if not statistics:
         raise DataError(f"none of {len(some)} images can be read; check config.data.path")
     found = functools.reduce(ChannelStatistics.merge, statistics)
-    made_by = autoencoder.provenance(workdir)
+    provenance = autoencoder.provenance(workdir)
     classes = list(getattr(source, "classes", ()))
     return LatentMetadata(
-        list(latents.shape[1:]), found.mean.tolist(), found.std().tolist(), classes, made_by
+        list(latents.shape[1:]), found.mean.tolist(), found.std().tolist(), classes, provenance
     )
 
 
-def _check_facts(config: ml_collections.ConfigDict, facts: LatentMetadata, path: str) -> None:
+def _check_metadata(config: ml_collections.ConfigDict, metadata: LatentMetadata, path: str) -> None:
     """Raises `ConfigError` where latents are not those that the config is for."""
     shape = latents_shape(config)
-    if tuple(facts.shape) != shape:
-        found, expected = ("x".join(map(str, x)) for x in (facts.shape, shape))
+    if tuple(metadata.shape) != shape:
+        found, expected = ("x".join(map(str, x)) for x in (metadata.shape, shape))
         raise ConfigError(
             f"{path}: latents of {found}, where config.data.resolution, autoencoder.f and "
             f"autoencoder.n_z make {expected}; set them to what made these"
         )
     num_classes = config.model.generator.num_classes
-    if num_classes and len(facts.classes) != num_classes:
+    if num_classes and len(metadata.classes) != num_classes:
         raise ConfigError(
             f"config.model.generator.num_classes = {num_classes}: {path or config.data.source} has "
-            f"{len(facts.classes)} classes; set it to that, or to 0, which takes no labels"
+            f"{len(metadata.classes)} classes; set it to that, or to 0, which takes no labels"
         )

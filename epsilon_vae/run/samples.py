@@ -1,4 +1,4 @@
-"""The evaluation of a generator during training: a picture of samples."""
+"""The evaluation of a latent diffusion model during training: a picture of samples."""
 
 import ml_collections
 import numpy as np
@@ -10,7 +10,7 @@ from epsilon_vae.diffusion.time import SPACINGS
 from epsilon_vae.inference.autoencoder import Autoencoder, restore_on, step_for
 from epsilon_vae.inference.generation import grid
 from epsilon_vae.inference.latent_diffusion import LatentSampler
-from epsilon_vae.models.build import build_generator
+from epsilon_vae.models.build import build_latent_diffusion
 from epsilon_vae.run.batches import Batches
 
 
@@ -37,9 +37,9 @@ class SampleEvaluation:
         self._autoencoder: Autoencoder | None = None
         self._sampler: LatentSampler | None = None
         if workdir := config.autoencoder.workdir:
-            step = step_for(batches.facts.made_by, workdir)
+            step = step_for(batches.metadata.provenance, workdir)
             self._autoencoder = restore_on(mesh, workdir, step=step)
-            batches.facts.check_encoder(self._autoencoder.encoder_fingerprint())
+            batches.metadata.check_encoder(self._autoencoder.encoder_fingerprint())
 
     def __call__(self, params: dict) -> tuple[dict[str, float], np.ndarray | None]:
         """No scores; and the grid, uint8, or None where no autoencoder is named."""
@@ -48,8 +48,8 @@ class SampleEvaluation:
         config = self._config
         if self._sampler is None:
             self._sampler = LatentSampler(
-                build_generator(config),
-                self._batches.facts,
+                build_latent_diffusion(config),
+                self._batches.metadata,
                 times=SPACINGS[config.flow.spacing](config.flow.nfe),
                 guidance=Guidance(config.eval.guidance),
                 mesh=self._mesh,

@@ -10,24 +10,24 @@ from epsilon_vae.diffusion.time import TIME_SAMPLINGS
 from epsilon_vae.losses.adversarial import NoGAN, TrajectoryGAN
 from epsilon_vae.losses.perceptual import LPIPS
 from epsilon_vae.models.build import (
-    build_generator,
+    build_latent_diffusion,
     build_networks,
     build_process,
     latents_shape,
 )
 from epsilon_vae.models.discriminator import DISCRIMINATORS
 from epsilon_vae.pretrained import registry
-from epsilon_vae.training.latent_diffusion import GeneratorObjective
+from epsilon_vae.training.latent_diffusion import LatentDiffusionObjective
 from epsilon_vae.training.objective import Objective, PerceptualTerm
 from epsilon_vae.training.optimizer import adam
 from epsilon_vae.training.step import TrainStep
 
 
-def build_objective(config: ml_collections.ConfigDict) -> Objective | GeneratorObjective:
+def build_objective(config: ml_collections.ConfigDict) -> Objective | LatentDiffusionObjective:
     """The losses; a term whose weight is 0 is left out, and its network with it."""
     if is_generator(config):
-        return GeneratorObjective(
-            build_generator(config),
+        return LatentDiffusionObjective(
+            build_latent_diffusion(config),
             latents_shape(config),
             TIME_SAMPLINGS[config.flow.time_sampling],
             config.loss.label_dropout,

@@ -1,6 +1,6 @@
 """What a latent diffusion model learns (Peebles & Xie 2023): the process's target, by its square.
 
-Without the variational bound, as the paper trains its generators: nothing trains a variance.
+Without the variational bound, as the paper trains its models: nothing trains a variance.
 """
 
 import dataclasses
@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 
 from epsilon_vae.losses.adversarial import NoGAN
-from epsilon_vae.models.latent_diffusion import Generator
+from epsilon_vae.models.latent_diffusion import LatentDiffusion
 
 
 @dataclasses.dataclass(frozen=True)
-class GeneratorObjective:
+class LatentDiffusionObjective:
     """The loss, and what it is drawn with; for `training.step`, as `objective.Objective`.
 
     Attributes:
-      generator: network and process.
+      model: network and process.
       shape: of an image's latents, `[h, w, n_z]`.
       sample_time: key → one training time t: `whole_steps` for DDPM, `logit_normal` for a flow.
       label_dropout: share of the labels that are dropped, for classifier-free guidance; DiT's 0.1.
@@ -29,7 +29,7 @@ class GeneratorObjective:
     name: ClassVar[str] = "generator"
     adversary: ClassVar[NoGAN] = NoGAN()
 
-    generator: Generator
+    model: LatentDiffusion
     shape: tuple[int, int, int]
     sample_time: Callable[[jax.Array], jax.Array]
     label_dropout: float = 0.1
@@ -37,7 +37,7 @@ class GeneratorObjective:
 
     def init(self, key: jax.Array) -> tuple[dict, dict]:
         """Initial parameters `{'generator'}`, and no discriminator's."""
-        return {"generator": self.generator.init(key, self.shape)}, {}
+        return {"generator": self.model.init(key, self.shape)}, {}
 
     def trained(self, params: dict) -> dict:
         """All of them."""
@@ -47,7 +47,7 @@ class GeneratorObjective:
         """What a step takes: `latents`, float32 `[B, h, w, n_z]`, and `label`, int32 `[B]`.
 
         Latents have mean 0 and variance 1 by channel; a label of -1 is none, as are all where the
-        generator has no classes.
+        model has no classes.
         """
         return {
             "latents": jax.ShapeDtypeStruct((batch_size, *self.shape), jnp.float32),
@@ -94,13 +94,13 @@ class GeneratorObjective:
           draw: this batch's part of `self.draw`.
         """
         del discriminator, frozen, step, probes
-        generator, process, t = self.generator, self.generator.process, draw["t"]
+        model, process, t = self.model, self.model.process, draw["t"]
         latents, label = batch["latents"], batch["label"]
         x_t = process.perturb(latents, draw["noise"], t)
-        is_none = draw["is_dropped"] | (label < 0) | (generator.no_label == 0)
-        labels = jnp.where(is_none, generator.no_label, label)
+        is_none = draw["is_dropped"] | (label < 0) | (model.no_label == 0)
+        labels = jnp.where(is_none, model.no_label, label)
         x = process.network_input(x_t, t)
-        prediction = generator.predict(params["generator"], x, t, labels)
+        prediction = model.predict(params["generator"], x, t, labels)
         target = process.target(latents, draw["noise"])
         loss = jnp.mean((prediction[..., : latents.shape[-1]] - target) ** 2)
         return loss, (None, {f"loss/{process.loss_name}": loss})

@@ -2,7 +2,7 @@
 
 Randomness comes from `fold_in(seed, step)` alone, so that any step can be replayed. One forward
 pass serves both updates: the discriminator learns on the x0_hat that the autoencoder's loss saw.
-A generator is trained by the same step: its objective has no discriminator.
+A latent diffusion model is trained by the same step: its objective has no discriminator.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import optax
 
 from epsilon_vae.losses.adversarial import Denoising, paired_accuracy
 from epsilon_vae.parallel.sharding import gather_parameters
-from epsilon_vae.training.latent_diffusion import GeneratorObjective
+from epsilon_vae.training.latent_diffusion import LatentDiffusionObjective
 from epsilon_vae.training.objective import Objective
 from epsilon_vae.training.state import TrainState
 
@@ -34,7 +34,7 @@ class TrainStep:
       accumulate: the batch is worked through in so many parts, whose gradients are averaged.
     """
 
-    objective: Objective | GeneratorObjective
+    objective: Objective | LatentDiffusionObjective
     optimizer: optax.GradientTransformation
     discriminator_optimizer: optax.GradientTransformation
     ema_decay: float

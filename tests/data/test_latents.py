@@ -8,6 +8,7 @@ import pytest
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.latents import (
     LatentBatches,
+    LatentMetadata,
     LatentRecord,
     Latents,
     pack_latents,
@@ -15,7 +16,7 @@ from epsilon_vae.data.latents import (
 )
 from epsilon_vae.data.shards import write_shard
 
-MADE_BY = {"workdir": "runs/a", "step": 7, "weights": "ema", "encoder_sha256": "ab" * 32}
+PROVENANCE = {"workdir": "runs/a", "step": 7, "weights": "ema", "encoder_sha256": "ab" * 32}
 COUNT, MEAN, STD = 10, (1.0, -2.0, 0.5), (2.0, 0.5, 0.0)
 
 
@@ -37,7 +38,7 @@ def folder(tmp_path):
         "classes": [],
         "mean": MEAN,
         "std": STD,
-        "checkpoint": MADE_BY,
+        "checkpoint": PROVENANCE,
         "shards": {name: len(of_shard) for name, of_shard in shards.items()},
     }
     (tmp_path / "latents.json").write_text(json.dumps(index))
@@ -84,25 +85,33 @@ def test_goes_on_at_a_position_and_shares_a_batch_among_processes(folder):
     resumed.set_state(batches.get_state() | {"position": 8})
     assert values(next(resumed)) == [order[9], order[12]]
     assert resumed.get_state() == batches.get_state() | {"position": 14}
-    facts = source.facts._replace(made_by=MADE_BY | {"encoder_sha256": "cd" * 32})
+    metadata = source.metadata._replace(provenance=PROVENANCE | {"encoder_sha256": "cd" * 32})
     with pytest.raises(DataError, match=r"latents of runs/a, step 7 \(encoder cdcdcdcdcdcd\)"):
-        resumed.set_state({"position": 8, "latents": facts._asdict()})
+        resumed.set_state({"position": 8, "latents": metadata._asdict()})
 
 
 def test_a_run_goes_on_by_the_statistics_that_it_began_with(folder):
     """As one does whose weights were imported, or whose data set has grown."""
     batches = LatentBatches(Latents(str(folder)), 4, seed=0)
-    before = batches.facts._replace(mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0], classes=["gone"])
+    before = batches.metadata._replace(mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0], classes=["gone"])
     batches.set_state({"position": 0, "latents": before._asdict()})
     latents = next(batches)["latents"]
     np.testing.assert_array_equal(latents, np.rint(latents))  # as stored
     assert batches.get_state()["latents"] == before._replace(classes=[])._asdict()
 
 
+def test_metadata_of_older_checkpoints_is_read():
+    metadata = LatentMetadata([2, 2, 1], [0.5], [2.0], ["cat"], PROVENANCE)
+    stored = metadata._asdict()
+    assert LatentMetadata.of(stored) == metadata
+    stored["made_by"] = stored.pop("provenance")
+    assert LatentMetadata.of(stored) == metadata
+
+
 def test_facts_bring_latents_back(folder):
     source = Latents(str(folder))
     z = source[5].latents
-    again = source.facts.denormalize(source.facts.normalize(z))
+    again = source.metadata.denormalize(source.metadata.normalize(z))
     np.testing.assert_allclose(again[..., :2], z[..., :2], rtol=1e-6)
 
 

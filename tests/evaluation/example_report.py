@@ -24,7 +24,7 @@ def make_metrics(image: np.ndarray, other: np.ndarray) -> dict[str, float]:
 
 
 def make_images() -> list[ReportImage]:
-    """Crops of photos and blurred ones; the first is reconstructed without error by one subject."""
+    """Crops of photos and blurred ones; one reconstructor has the first without error."""
     photos = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
     images = []
     for resolution in RESOLUTIONS:
@@ -47,7 +47,7 @@ def worst_of(images: list[ReportImage], metric: str, key) -> list[ReportImage]:
 
 def make_pictures() -> Gallery:
     images = make_images()
-    worst, seeds, films = {}, [], []
+    worst, seeds, trajectories = {}, [], []
     for resolution in RESOLUTIONS:
         own = [image for image in images if image.resolution == resolution]
         for key in KEYS:
@@ -61,26 +61,31 @@ def make_pictures() -> Gallery:
         states = [(1 - t) * own[0].original + t * noise for t in times]
         estimates = [blur(own[0].original, 4 * t) for t in times[:-1]]
         states = np.stack(states).astype(np.uint8)
-        films.append(Trajectory(0, resolution, "tiny", times, states, np.stack(estimates)))
-    return Gallery(images, worst, seeds, films)
+        trajectories.append(Trajectory(0, resolution, "tiny", times, states, np.stack(estimates)))
+    return Gallery(images, worst, seeds, trajectories)
 
 
 def make_results(images: list[ReportImage]) -> dict:
     rows = []
     for resolution in RESOLUTIONS:
-        for subject, nfe in KEYS:
-            own = [i.metrics[subject, nfe] for i in images if i.resolution == resolution]
+        for reconstructor, nfe in KEYS:
+            own = [i.metrics[reconstructor, nfe] for i in images if i.resolution == resolution]
             means = {name: float(np.mean([values[name] for values in own])) for name in own[0]}
             seconds = 0.0123 * nfe if nfe else None
-            row = {"subject": subject, "resolution": resolution, "nfe": nfe, "num_images": 40}
+            row = {
+                "reconstructor": reconstructor,
+                "resolution": resolution,
+                "nfe": nfe,
+                "num_images": 40,
+            }
             row |= {"fd_vgg16": 123.456 / (nfe or 2), **means, "decode_seconds": seconds}
             rows.append(row | {"notes": [NOTE] if nfe == 1 else []})
-    paper = {"subject": "tiny", "resolution": 64, "name": "ε-VAE M (paper)", "nfe": 3}
+    paper = {"reconstructor": "tiny", "resolution": 64, "name": "ε-VAE M (paper)", "nfe": 3}
     return {
         "protocol": {"name": "local", "crop": "adm", "features": ["vgg16"], "seed": 0},
         "data": {"source": "/data/photos", "num_images": 40},
         "versions": {"git_commit": "0123abc", "jax": "0.10"},
-        "subjects": [{"name": "tiny", "step": 1000}, {"name": BAD_NAME, "kind": "folder"}],
+        "reconstructors": [{"name": "tiny", "step": 1000}, {"name": BAD_NAME, "kind": "folder"}],
         "rows": rows,
         "paper": [paper | {"rfid": 1.58, "psnr": None, "ssim": None}],
     }

@@ -90,7 +90,7 @@ def test_numbers_are_said_with_how_they_were_measured(chromium, report):
     assert BAD_NAME in text_of(chromium, "h1") and BAD_NAME in chromium.title
     assert f"against the statistics of /data/{BAD_NAME}.npz" in find(chromium, "header p").text
     find(chromium, "summary").click()
-    assert "0123abc" in find(chromium, ".facts").text
+    assert "0123abc" in find(chromium, ".metadata").text
 
 
 def test_images_are_shown_as_they_are(chromium, report, pictures):

@@ -13,7 +13,7 @@ from epsilon_vae.data.records import Record
 from epsilon_vae.data.sources import Photos
 from epsilon_vae.evaluation import measuring, protocols, results
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
-from epsilon_vae.evaluation.reconstructors import Subject
+from epsilon_vae.evaluation.reconstructors import Reconstructor
 from epsilon_vae.parallel.mesh import make_mesh
 from tests.processes import ROOT
 
@@ -21,11 +21,11 @@ SIZE, STEPS = 32, (1, 3)
 LOCAL = protocols.parse("local")
 
 
-class Darker(Subject):
+class Darker(Reconstructor):
     """Takes a tenth of the light, and one more in 256 for each step."""
 
     name = "darker"
-    facts = {"kind": "test"}
+    metadata = {"kind": "test"}
 
     def nfes(self, steps):
         return tuple(steps)
@@ -66,10 +66,10 @@ def measures():
     return ReconstructionMetrics(("alexnet",), ("alexnet",), make_mesh())
 
 
-def run(subject, measures, file, source=None, asked=LOCAL):
+def run(reconstructor, measures, file, source=None, asked=LOCAL):
     """Of 14 images, without a `source`: three batches of 4, and one of 2, filled up."""
     return measuring.measure(
-        [subject],
+        [reconstructor],
         source or Photos("train"),
         resolution=SIZE,
         steps=STEPS,

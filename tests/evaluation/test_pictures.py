@@ -19,7 +19,7 @@ class Noisy(Run):
     """Says to be a run; mixes its seed's noise into an image, less of it at more steps."""
 
     name = "noisy"
-    facts = {"kind": "test"}
+    metadata = {"kind": "test"}
     is_diffusion = True
 
     def __init__(self):
@@ -50,11 +50,11 @@ def taken(tmp_path_factory):
     """Tallies of 14 photos, and their pictures where two of a kind are shown."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pictures, "amounts", lambda *args, **kwargs: {SIZE: Amount(4, 3, 2)})
-        subjects, source = [Noisy()], Photos("train")
+        reconstructors, source = [Noisy()], Photos("train")
         measures = ReconstructionMetrics(("alexnet",), (), make_mesh())
         file = tmp_path_factory.mktemp("measured") / "progress.npz"
         measured = measuring.measure(
-            subjects,
+            reconstructors,
             source,
             resolution=SIZE,
             steps=STEPS,
@@ -65,7 +65,7 @@ def taken(tmp_path_factory):
         )
         size = measures.batch_size
         report_images = ReportImages(
-            subjects,
+            reconstructors,
             source,
             resolutions=(SIZE,),
             steps=STEPS,
@@ -113,14 +113,18 @@ def test_metrics_and_pictures_are_those_of_the_image(taken):
                 assert value == accumulators[name, nfe].per_image(metric)[image.index]
 
 
-def test_films_end_in_what_is_decoded_and_seeds_vary(taken):
+def test_trajectories_end_in_what_is_decoded_and_seeds_vary(taken):
     _, shown = taken
     originals = {image.index: image.original for image in shown.images}
-    assert [film.index for film in shown.films] == [s.index for s in shown.seeds] == [0, 13]
-    for film, seeds in zip(shown.films, shown.seeds, strict=True):
-        code = to_float(originals[film.index])
-        last = Noisy().decode(code[None], pictures.FILM_STEPS, SEED)[0]
-        np.testing.assert_array_equal(film.states[-1], last)
+    assert (
+        [trajectory.index for trajectory in shown.trajectories]
+        == [s.index for s in shown.seeds]
+        == [0, 13]
+    )
+    for trajectory, seeds in zip(shown.trajectories, shown.seeds, strict=True):
+        code = to_float(originals[trajectory.index])
+        last = Noisy().decode(code[None], pictures.TRAJECTORY_STEPS, SEED)[0]
+        np.testing.assert_array_equal(trajectory.states[-1], last)
         draws = [Noisy().decode(code[None], 3, SEED + i)[0] for i in range(seeds.num_seeds)]
         expected = np.std(np.asarray(draws, np.float64), axis=0).mean(axis=-1)
         np.testing.assert_allclose(seeds.deviation, expected, atol=1e-3)

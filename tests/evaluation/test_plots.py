@@ -8,8 +8,8 @@ import pytest
 from epsilon_vae.evaluation import plots
 
 
-def make_row(subject: str, resolution: int, nfe: int | None, **columns) -> dict:
-    return {"subject": subject, "resolution": resolution, "nfe": nfe, **columns}
+def make_row(reconstructor: str, resolution: int, nfe: int | None, **columns) -> dict:
+    return {"reconstructor": reconstructor, "resolution": resolution, "nfe": nfe, **columns}
 
 
 ROWS = [

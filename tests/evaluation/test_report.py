@@ -82,7 +82,7 @@ def test_pictures_are_embedded_once_and_without_loss(report, pictures):
     for picture, place in (
         (image.original, shown["images"][5]["original"]),
         (image.reconstructions["tiny", 3], shown["images"][5]["results"][1]["picture"]),
-        (pictures.films[0].states[1], shown["films"][0]["states"][1]),
+        (pictures.trajectories[0].states[1], shown["trajectories"][0]["states"][1]),
     ):
         webp = base64.b64decode(uris[place].split(",")[1])
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(webp))), picture)
@@ -109,7 +109,7 @@ def test_names_are_text(page):
 def test_results_table(page):
     head = [h.get_attribute("textContent").strip() for h in find_all(page, "#results-table th")]
     assert head == [
-        "Subject",
+        "Reconstructor",
         "px",
         "NFE",
         "Images",
@@ -120,9 +120,9 @@ def test_results_table(page):
         "LPIPS VGG16",
         "ms an image",
     ]
-    resolutions, subjects = column(page, "results-table", 2), column(page, "results-table", 1)
+    resolutions, reconstructors = column(page, "results-table", 2), column(page, "results-table", 1)
     assert resolutions == ["32"] * 3 + ["64"] * 4
-    assert subjects[5].endswith("ε-VAE M (paper)") and "tiny" in subjects[4]
+    assert reconstructors[5].endswith("ε-VAE M (paper)") and "tiny" in reconstructors[4]
     assert find_all(page, "#results-table tr.paper .tag")[0].text == "paper"
     assert column(page, "results-table", 5) == ["–"] * 5 + ["1.58", "–"]
     assert column(page, "results-table", 6)[:3] == ["123.51", "41.15", "61.73"]  # note 1 of 123.5
@@ -136,9 +136,9 @@ def test_results_table(page):
 
 def test_protocol_unfolds(page):
     assert text_of(page, ".stamp").split("\n")[1] == "crop adm"
-    assert not find(page, ".facts").is_displayed()
+    assert not find(page, ".metadata").is_displayed()
     find(page, "summary").click()
-    assert "0123abc" in find(page, ".facts").text
+    assert "0123abc" in find(page, ".metadata").text
 
 
 def test_plots_are_inline(page):
@@ -248,19 +248,22 @@ def test_seeds_share_a_scale(page, pictures):
 
 
 def test_decoding_from_noise(page):
-    slider = find(page, "#film-time")
-    assert text_of(page, "#film-now") == "t = 1"
-    times = [cell.text for cell in find_all(page, "#film-strip tr:last-child td")]
+    slider = find(page, "#trajectory-time")
+    assert text_of(page, "#trajectory-now") == "t = 1"
+    times = [cell.text for cell in find_all(page, "#trajectory-strip tr:last-child td")]
     assert times == ["1", "0.75", "0.5", "0.25", "0"]
     slider.send_keys(Keys.ARROW_RIGHT)
-    assert text_of(page, "#film-now") == "t = 0.75"
-    strip = find_all(page, "#film-strip tr:first-child img")
-    state = find(page, "#film-view figure:nth-child(2) img")
+    assert text_of(page, "#trajectory-now") == "t = 0.75"
+    strip = find_all(page, "#trajectory-strip tr:first-child img")
+    state = find(page, "#trajectory-view figure:nth-child(2) img")
     assert state.get_attribute("src") == strip[1].get_attribute("src")
     slider.send_keys(Keys.END)
-    assert text_of(page, "#film-now") == "t = 0" and len(find_all(page, "#film-view img")) == 2
-    choose(page, "film", "photo_0.png, 64 px, tiny, 4 steps")
-    assert text_of(page, "#film-now") == "t = 1"
+    assert (
+        text_of(page, "#trajectory-now") == "t = 0"
+        and len(find_all(page, "#trajectory-view img")) == 2
+    )
+    choose(page, "trajectory", "photo_0.png, 64 px, tiny, 4 steps")
+    assert text_of(page, "#trajectory-now") == "t = 1"
 
 
 def luminance(color: str) -> float:

@@ -130,7 +130,7 @@ def test_a_run_of_an_earlier_version_has_its_row():
 def test_table_has_the_paper_under_the_run_and_marks_what_is_biased():
     rows = [
         {
-            "subject": "run|1",
+            "reconstructor": "run|1",
             "resolution": 128,
             "nfe": nfe,
             "num_images": 40,
@@ -148,10 +148,10 @@ def test_table_has_the_paper_under_the_run_and_marks_what_is_biased():
         "rows": rows,
         "paper": paper(sd_m.get_config(), 128),
     }
-    found["paper"][0]["subject"] = "run|1"
+    found["paper"][0]["reconstructor"] = "run|1"
     lines = results.markdown(found).splitlines()
     table = [line for line in lines if line.startswith("|")]
-    assert table[0].startswith("| Subject | px | NFE | Images | rFID | PSNR (dB) | SSIM |")
+    assert table[0].startswith("| Reconstructor | px | NFE | Images | rFID | PSNR (dB) | SSIM |")
     assert table[2] == "| run/1 | 128 | 1 | 40 | 12.35 [1] | 21.34 | 0.7000 | 12.3 |"
     assert (
         table[4]

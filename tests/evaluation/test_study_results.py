@@ -5,8 +5,8 @@ import numpy as np
 from epsilon_vae.evaluation import study_results
 
 
-def row(subject: str, nfe: int, **numbers) -> dict:
-    return {"subject": subject, "resolution": 32, "nfe": nfe, "num_images": 3} | numbers
+def row(reconstructor: str, nfe: int, **numbers) -> dict:
+    return {"reconstructor": reconstructor, "resolution": 32, "nfe": nfe, "num_images": 3} | numbers
 
 
 ROWS = [

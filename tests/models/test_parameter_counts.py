@@ -8,7 +8,7 @@ from configs import common
 from epsilon_vae.diffusion.path import DDPM
 from epsilon_vae.models.dit import DIT_SIZES, ClassDiT, DiT
 from epsilon_vae.models.encoder import SDEncoder
-from epsilon_vae.models.latent_diffusion import Generator
+from epsilon_vae.models.latent_diffusion import LatentDiffusion
 from epsilon_vae.training.build import build_objective
 from epsilon_vae.training.flops import parameter_counts
 
@@ -80,8 +80,8 @@ def test_dit_decoder(size, patch, parameters):
 def test_class_conditional_dit(size, parameters):
     """Patch 2, 4 channels, a learned variance; there, 16 × 16 positions are parameters too."""
     dit = DiT(**DIT_SIZES[size], patch=2, out_channels=8)
-    generator = Generator(ClassDiT(dit, 1000), DDPM())
-    shapes = jax.eval_shape(lambda key: generator.init(key, (32, 32, 4)), jax.random.key(0))
+    model = LatentDiffusion(ClassDiT(dit, 1000), DDPM())
+    shapes = jax.eval_shape(lambda key: model.init(key, (32, 32, 4)), jax.random.key(0))
     counted = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert counted + 16 * 16 * dit.width == parameters
 

@@ -1,4 +1,4 @@
-"""The generator's objective: what it is drawn with, its value, and that it can be learned."""
+"""Latent diffusion's objective: what it is drawn with, its value, and that it can be learned."""
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,8 @@ import pytest
 from epsilon_vae.diffusion.path import DDPM, RectifiedFlow
 from epsilon_vae.diffusion.time import logit_normal, whole_steps
 from epsilon_vae.models.dit import ClassDiT, DiT
-from epsilon_vae.models.latent_diffusion import Generator
-from epsilon_vae.training.latent_diffusion import GeneratorObjective
+from epsilon_vae.models.latent_diffusion import LatentDiffusion
+from epsilon_vae.training.latent_diffusion import LatentDiffusionObjective
 from tests import golden_params
 
 SHAPE = (8, 4, 4, 2)
@@ -18,20 +18,20 @@ LABELS = np.arange(8) % 3
 LATENTS = jax.random.normal(jax.random.key(0), SHAPE)
 
 
-def ddpm(out_channels: int = 2) -> GeneratorObjective:
+def ddpm(out_channels: int = 2) -> LatentDiffusionObjective:
     dit = DiT(depth=1, width=16, heads=2, patch=2, out_channels=out_channels)
     process = DDPM(is_clipped=False)
-    return GeneratorObjective(
-        Generator(ClassDiT(dit, num_classes=3), process), SHAPE[1:], whole_steps
+    return LatentDiffusionObjective(
+        LatentDiffusion(ClassDiT(dit, num_classes=3), process), SHAPE[1:], whole_steps
     )
 
 
-def flow() -> GeneratorObjective:
-    generator = Generator(ddpm().generator.network, RectifiedFlow(1.0, "none"))
-    return GeneratorObjective(generator, SHAPE[1:], logit_normal)
+def flow() -> LatentDiffusionObjective:
+    model = LatentDiffusion(ddpm().model.network, RectifiedFlow(1.0, "none"))
+    return LatentDiffusionObjective(model, SHAPE[1:], logit_normal)
 
 
-def loss_of(objective: GeneratorObjective, params: dict, draw: dict):
+def loss_of(objective: LatentDiffusionObjective, params: dict, draw: dict):
     return objective.loss(params, {}, {}, {"latents": LATENTS, "label": LABELS}, draw, 0)
 
 
@@ -48,7 +48,7 @@ def test_draw_is_of_the_place_in_the_batch_alone():
 def test_loss_is_of_the_noise_alone_and_a_dropped_label_is_none():
     """DiT counts the steps from 0; a learned variance takes no part."""
     objective = ddpm(out_channels=4)
-    network = objective.generator.network
+    network = objective.model.network
     inputs = {"x": LATENTS, "t": jnp.zeros(8), "labels": LABELS}
     params = golden_params.random_params(network, inputs)
     draw = objective.draw(jax.random.key(1), len(LATENTS))
@@ -69,7 +69,7 @@ def test_loss_is_of_the_noise_alone_and_a_dropped_label_is_none():
 def test_loss_falls(make):
     """On one batch and one draw; it starts where a prediction of 0 is."""
     objective = make()
-    process = objective.generator.process
+    process = objective.model.process
     params, _ = jax.jit(objective.init)(jax.random.key(0))
     optimizer = optax.adam(1e-2)
     draw = objective.draw(jax.random.key(1), len(LATENTS))

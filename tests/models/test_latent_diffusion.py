@@ -8,7 +8,7 @@ from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.diffusion.path import DDPM
 from epsilon_vae.diffusion.time import respaced
 from epsilon_vae.models.dit import ClassDiT, DiT
-from epsilon_vae.models.latent_diffusion import Generator
+from epsilon_vae.models.latent_diffusion import LatentDiffusion
 from tests import golden_params
 
 
@@ -16,14 +16,14 @@ def test_latents_depend_on_seed_index_label_and_guidance_alone():
     """Not on the batch; with guidance in an interval, a learned variance and its noise."""
     dit = DiT(depth=1, width=16, heads=2, patch=2, out_channels=4)
     process = DDPM(is_clipped=False, variance="learned")
-    generator = Generator(ClassDiT(dit, num_classes=3), process)
+    model = LatentDiffusion(ClassDiT(dit, num_classes=3), process)
     inputs = {"x": jnp.zeros((1, 4, 4, 2)), "t": jnp.zeros(1), "labels": jnp.array([0])}
-    params = golden_params.random_params(generator.network, inputs)
+    params = golden_params.random_params(model.network, inputs)
 
     def run(seed: int, images: dict[int, int], scale: float = 3.0):
         indices, labels = np.array(list(images)), np.array(list(images.values()))
         guidance = Guidance(scale, (0.3, 0.8))
-        return jax.jit(generator.generate, static_argnums=(4, 6))(
+        return jax.jit(model.generate, static_argnums=(4, 6))(
             params, seed, indices, labels, (4, 4, 2), respaced(6), guidance
         )
 

@@ -3,7 +3,8 @@
 `python -m benchmarks.samples DIT PHOTOS [NUM]` takes the workdir of a latent diffusion model whose
 config names its autoencoder, and a folder of photos; it draws NUM (1000) samples, and prints
 `fd_alexnet` to the photos' crops of the samples; of decoded noise, which an untrained rectified
-flow gives, since it predicts 0; of decoded mean latents; and, for the least one could hope for, of reconstructions.
+flow gives, since it predicts 0; of decoded mean latents; and, for the least one could hope for, of
+reconstructions.
 """
 
 import sys

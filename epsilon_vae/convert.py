@@ -4,10 +4,10 @@
 safetensors or a file of torch: diffusers' AutoencoderKL and VQModel, latent-diffusion's and
 taming-transformers' checkpoints, LlamaGen's, whole Stable Diffusion models, DiT's with a config of
 latent diffusion models, or what this command wrote, which needs no --config. The layout is told
-from names. DIR then has a checkpoint of step 0, from which all other commands start.
-`python -m epsilon_vae.convert --workdir=DIR --to=FILE` writes a run's EMA weights as
-safetensors, its config in the metadata; with --layout=diffusers, a folder for its from_pretrained. Exit codes: 0 done; 2 something named on the
-command line cannot be used.
+from names. DIR then has a checkpoint of step 0, from which all other commands start. `python -m
+epsilon_vae.convert --workdir=DIR --to=FILE` writes a run's EMA weights as safetensors, its config
+in the metadata; with --layout=diffusers, a folder for its from_pretrained. Exit codes: 0 done; 2
+something named on the command line cannot be used.
 """
 
 from collections.abc import Sequence

@@ -102,7 +102,7 @@ def svg(figure: Figure) -> str:
 
 
 def _series(rows: list[dict], *columns: str) -> Iterator[tuple[list[dict], dict]]:
-    """A reconstructor's rows at a resolution that have all columns, by NFE, and its line's style."""
+    """A reconstructor's rows at a resolution with all columns, by NFE, and its line's style."""
     keys = dict.fromkeys((row["reconstructor"], row["resolution"]) for row in rows)
     for i, (reconstructor, resolution) in enumerate(keys):
         own = [

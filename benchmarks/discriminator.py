@@ -67,7 +67,7 @@ def decoded_fakes(workdir: str) -> Fakes:
 
     def fakes(images: jax.Array, x_t: jax.Array, t: jax.Array) -> jax.Array:
         latents = networks.encode(params, images)
-        prediction = networks.predict(params, process.network_input(x_t, t), t, latents)
+        prediction = networks.predict(params, process.network_input(x_t, t), t=t, latents=latents)
         return process.predict_x0(x_t, prediction, t)
 
     return fakes
@@ -142,7 +142,15 @@ def _denoise(objective: Objective, images: jax.Array, fakes: Fakes, key: jax.Arr
     t, noise = draw["t"], draw["noise"]
     x_t = process.perturb(images, noise, t)
     fake = fakes(images, x_t, t)
-    return Denoising(images, noise, t, x_t, fake, fake, draw["step_fraction"])
+    return Denoising(
+        x0=images,
+        noise=noise,
+        t=t,
+        x_t=x_t,
+        prediction=fake,
+        denoised=fake,
+        step_fraction=draw["step_fraction"],
+    )
 
 
 def report(config: ml_collections.ConfigDict, data: str, num_steps: int, fakes: Fakes) -> None:

@@ -59,7 +59,7 @@ class Checkpointer:
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
-    def save(self, step: int, state: Any, data: dict, config: ml_collections.ConfigDict) -> None:
+    def save(self, step: int, state: Any, *, data: dict, config: ml_collections.ConfigDict) -> None:
         """Starts saving; returns once `state` is copied and may be donated."""
         if step in self._manager.all_steps():
             return
@@ -136,7 +136,12 @@ def _restore(step_directory: epath.Path, target: Any) -> Restored:
         config=ocp.args.JsonRestore(),
     )
     step = int(step_directory.name)
-    return Restored(restored["state"], restored["data"], from_dict(restored["config"]), step)
+    return Restored(
+        state=restored["state"],
+        data=restored["data"],
+        config=from_dict(restored["config"]),
+        step=step,
+    )
 
 
 def _read(step_directory: epath.Path, **items: Any) -> Any:

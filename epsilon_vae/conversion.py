@@ -70,13 +70,15 @@ def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | 
         title, params = _to_generator(path, arrays, config, target)
     else:
         networks = train_step.objective.networks
-        title, params = _to_parameters(path, arrays, is_ours, networks, target)
+        title, params = _to_parameters(
+            path, arrays, is_ours=is_ours, networks=networks, target=target
+        )
     with jax.set_mesh(mesh):
         state = make_state(train_step, config.seed, target)
     params = jax.tree.map(lambda x, at: jax.device_put(x, at.sharding), params, target.params)
     state = state.replace(params=params, ema=jax.tree.map(jax.numpy.copy, params))
     checkpointer = Checkpointer(workdir)
-    checkpointer.save(0, state, data, config)
+    checkpointer.save(0, state, data=data, config=config)
     checkpointer.close()
     return title
 
@@ -103,7 +105,9 @@ def _public_latents(config: ml_collections.ConfigDict) -> LatentMetadata:
             f"{config.autoencoder.n_z}, kl"
         )
     mean, std = [0.0] * shape[-1], [1 / LATENT_SCALE] * shape[-1]
-    return LatentMetadata(list(shape), mean, std, [], vae.provenance(workdir))
+    return LatentMetadata(
+        shape=list(shape), mean=mean, std=std, classes=[], provenance=vae.provenance(workdir)
+    )
 
 
 def _to_generator(
@@ -118,7 +122,9 @@ def _to_generator(
     shapes = {name: x.shape for name, x in shapes.items()}
     try:
         layout = dit_layouts.detect(arrays)
-        flat = dit_layouts.parameters(layout, arrays, shapes, config.model.generator.patch)
+        flat = dit_layouts.parameters(
+            layout, arrays, shapes=shapes, patch=config.model.generator.patch
+        )
     except ValueError as error:
         raise WeightsError(
             f"{path} does not fit the config: {error}; DiT-XL/2's public weights are of "
@@ -137,6 +143,7 @@ def _check_finite(path: str, flat: dict[str, np.ndarray]) -> None:
 def _to_parameters(
     path: str,
     arrays: dict[str, np.ndarray],
+    *,
     is_ours: bool,
     networks: AutoencoderModel,
     target: TrainState,

@@ -230,7 +230,15 @@ def _evaluate(folder: pathlib.Path, variants: dict, asked: protocols.Protocol) -
             nfes |= {*variant.nfes}
     config = reconstructors[0].autoencoder.config
     data, output = held_out_data(config), folder / "evaluation"
-    evaluate(reconstructors, data, [config.data.resolution], sorted(nfes), asked, str(output), mesh)
+    evaluate(
+        reconstructors,
+        data,
+        resolutions=[config.data.resolution],
+        steps=sorted(nfes),
+        protocol=asked,
+        output=str(output),
+        mesh=mesh,
+    )
     if hosts.is_first():
         rows = json.loads((output / "results.json").read_text())["rows"]
         paper = {name: variant.paper_rfid for name, variant in variants.items()}

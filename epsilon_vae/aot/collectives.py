@@ -19,7 +19,7 @@ COLLECTIVES = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Collective:
     """One transfer between chips.
 
@@ -56,7 +56,11 @@ def collective(computation: Computation, x: Instruction, per_slice: int) -> Coll
     if kind == "all-reduce" and root.opcode == "dynamic-slice" and x.name in root.operands:
         kind = "reduce-scatter"
     crosses = len({device // per_slice for device in group}) > 1
-    return Collective(kind, num_bytes, len(group), crosses) if len(group) > 1 else None
+    return (
+        Collective(kind=kind, num_bytes=num_bytes, group_size=len(group), crosses_slices=crosses)
+        if len(group) > 1
+        else None
+    )
 
 
 def between_slices(x: Instruction, num_slices: int) -> Collective | None:
@@ -66,7 +70,12 @@ def between_slices(x: Instruction, num_slices: int) -> Collective | None:
         return None
     kind = transfer.lower().replace("_", "-")
     times = num_slices if kind == "all-gather" else 1
-    return Collective(kind, times * x.arrays[0].num_bytes, num_slices, crosses_slices=True)
+    return Collective(
+        kind=kind,
+        num_bytes=times * x.arrays[0].num_bytes,
+        group_size=num_slices,
+        crosses_slices=True,
+    )
 
 
 def replica_group(attributes: str) -> list[int]:

@@ -20,7 +20,7 @@ class Array:
     in_hbm: bool
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Instruction:
     """One line of a computation.
 
@@ -123,11 +123,11 @@ def parse(text: str) -> Module:
         else:
             match = _INSTRUCTION.match(line)
             if match:
-                instructions.append(_instruction(match[2], match[3], bool(match[1])))
+                instructions.append(_instruction(match[2], match[3], is_root=bool(match[1])))
     return Module(computations, entry)
 
 
-def _instruction(name: str, rest: str, is_root: bool) -> Instruction:
+def _instruction(name: str, rest: str, *, is_root: bool) -> Instruction:
     end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
     shapes, rest = rest[:end], rest[end:].lstrip()
     opening = rest.index("(")
@@ -135,7 +135,14 @@ def _instruction(name: str, rest: str, is_root: bool) -> Instruction:
     inside = rest[opening + 1 : closing]
     operands = _NAME.findall(inside) or ([inside] if inside else [])
     attributes = rest[closing + 1 :]
-    return Instruction(name, rest[:opening], _arrays(shapes), tuple(operands), attributes, is_root)
+    return Instruction(
+        name=name,
+        opcode=rest[:opening],
+        arrays=_arrays(shapes),
+        operands=tuple(operands),
+        attributes=attributes,
+        is_root=is_root,
+    )
 
 
 def _closing(text: str, opening: int) -> int:

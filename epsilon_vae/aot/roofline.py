@@ -17,7 +17,7 @@ def bytes_sent(collective: Collective) -> float:
     return _RING.get(collective.kind, 1) * (n - 1) / n * collective.num_bytes
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Roofline:
     """Seconds of one call, each alone; and the assumption behind each, in words."""
 
@@ -64,8 +64,8 @@ def roofline(
             f"; between slices {chip.dcn_bytes_per_second / 1e9:.2f} GB/s a chip"
         )
     return Roofline(
-        flops / chip.flops_per_second,
-        hbm_bytes / chip.hbm_bytes_per_second,
-        ici / ring + dcn / chip.dcn_bytes_per_second,
-        assumptions,
+        compute=flops / chip.flops_per_second,
+        memory=hbm_bytes / chip.hbm_bytes_per_second,
+        interconnect=ici / ring + dcn / chip.dcn_bytes_per_second,
+        assumptions=assumptions,
     )

@@ -21,7 +21,7 @@ _FREE = re.compile(
 _SLICES = ("dynamic-slice", "slice", "gather")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class Traffic:
     """Of one chip in one call.
 

@@ -38,7 +38,7 @@ class Place(NamedTuple):
     size: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Images:
     """Images in an order that depends on the input alone: a folder's sorted, a tar's as it is.
 
@@ -160,7 +160,8 @@ def _folder_images(path: str) -> Images:
             return pathlib.Path(path, names[index]).read_bytes()
 
     folders = [name.split("/")[0] if "/" in name else None for name in names]
-    return Images(path, names, sizes, *_to_labels(folders), read)
+    classes, labels = _to_labels(folders)
+    return Images(path=path, names=names, sizes=sizes, classes=classes, labels=labels, read=read)
 
 
 def _tar_images(path: str) -> Images:
@@ -188,7 +189,8 @@ def _tar_images(path: str) -> Images:
         name[around:].split("/")[0].removesuffix(".tar") if "/" in name[around:] else None
         for name in names
     ]
-    return Images(path, names, sizes, *_to_labels(folders), read)
+    classes, labels = _to_labels(folders)
+    return Images(path=path, names=names, sizes=sizes, classes=classes, labels=labels, read=read)
 
 
 def _tar_places(file: BinaryIO, path: str) -> Iterator[Place]:

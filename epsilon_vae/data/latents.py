@@ -143,8 +143,8 @@ class Latents(Sequence[LatentRecord]):
     def __init__(self, path: str):
         self.path = path.rstrip("/")
         index = _read_index(self.path)
-        metadata = (index[name] for name in ("shape", "mean", "std", "classes", "checkpoint"))
-        self.metadata = LatentMetadata(*metadata)
+        metadata = {name: index[name] for name in ("shape", "mean", "std", "classes")}
+        self.metadata = LatentMetadata(**metadata, provenance=index["checkpoint"])
         self._dtype = jnp.dtype(index["dtype"])
         self._records = ShardRecords(path, index["shards"], title=path, writer="epsilon_vae.encode")
 

@@ -286,7 +286,9 @@ class _TrainingImage(grain.transforms.Map):
             encoded = EncodedImage(record.data)
             box = self._crop(*encoded.size, rng)
             flip = self._flip and rng.random() < 0.5
-            image = transforms.render(encoded, box, self._resolution, flip, self._reduced_jpeg)
+            image = transforms.render(
+                encoded, box, size=self._resolution, flip=flip, reduced_jpeg=self._reduced_jpeg
+            )
             if self._permute_colors:
                 image = image[..., rng.permutation(3)]
         return {"image": image, "label": _label(record)}
@@ -303,11 +305,11 @@ class _EvaluationImage(grain.transforms.Map):
         message = ""
         if position < len(self._source):
             try:
-                return self._load(position) | {"mask": np.bool_(True), "bad": _as_array("")}
+                return self._load(position) | {"mask": np.array(True), "bad": _as_array("")}
             except DataError as error:
                 message = str(error)
         empty = np.zeros((self._resolution, self._resolution, 3), np.uint8)
-        label, mask, name = np.int32(-1), np.bool_(False), np.array("", _NAME)
+        label, mask, name = np.int32(-1), np.array(False), np.array("", _NAME)
         bad = _as_array(message)
         return {"image": empty, "label": label, "name": name, "mask": mask, "bad": bad}
 

@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
         writer = ShardWriter(
             folder, SPLIT.value, images=images, records_per_shard=RECORDS_PER_SHARD.value
         )
-        written = writer.write(ON_BAD_RECORD.value == "skip")
+        written = writer.write(skip_bad=ON_BAD_RECORD.value == "skip")
     except (DataError, OSError) as error:
         _exit(2, str(error))
     except KeyboardInterrupt:

@@ -51,7 +51,7 @@ def random_resized_crop(width: int, height: int, rng: np.random.Generator) -> Bo
 
 
 def render(
-    image: EncodedImage, box: Box, size: int, flip: bool = False, reduced_jpeg: bool = True
+    image: EncodedImage, box: Box, *, size: int, flip: bool = False, reduced_jpeg: bool = True
 ) -> np.ndarray:
     """The box, resized to uint8 `[size, size, 3]`, and mirrored if `flip`.
 

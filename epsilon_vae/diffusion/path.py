@@ -69,24 +69,24 @@ class RectifiedFlow:
         return -self.gamma * change / per_image(jnp.maximum(t, 1e-3))
 
     def ddim_step(
-        self, x_t: jax.Array, velocity: jax.Array, t: jax.Array, s: jax.Array
+        self, x_t: jax.Array, velocity: jax.Array, *, t: jax.Array, s: jax.Array
     ) -> jax.Array:
         """x_s on the straight line through x_t along the velocity."""
         return x_t + per_image(s - t) * velocity
 
     def step_back(
-        self, x_t: jax.Array, velocity: jax.Array, t: jax.Array, s: jax.Array, noise: jax.Array
+        self, x_t: jax.Array, velocity: jax.Array, *, t: jax.Array, s: jax.Array, noise: jax.Array
     ) -> jax.Array:
         """Euler step from t to s < t; deterministic, `noise` is unused."""
         del noise
-        return self.ddim_step(x_t, velocity, t, s)
+        return self.ddim_step(x_t, velocity, t=t, s=s)
 
     def unscale(self, x: jax.Array) -> jax.Array:
         """Image from the sampler's end point at t = 0: the path's data term is gamma x0."""
         return x / self.gamma
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DDPM:
     """Variance-preserving diffusion with a linear schedule (Ho et al. 2020), noise prediction.
 
@@ -163,7 +163,7 @@ class DDPM:
         return -change * per_image(jnp.sqrt(abar / jnp.maximum(noise_variance, 1e-6)))
 
     def ddim_step(
-        self, x_t: jax.Array, prediction: jax.Array, t: jax.Array, s: jax.Array
+        self, x_t: jax.Array, prediction: jax.Array, *, t: jax.Array, s: jax.Array
     ) -> jax.Array:
         """x_s with the same x0 estimate and noise: the deterministic step of DDIM."""
         noise = prediction[..., : x_t.shape[-1]]
@@ -173,6 +173,7 @@ class DDPM:
         self,
         x_t: jax.Array,
         prediction: jax.Array,
+        *,
         t: jax.Array,
         s: jax.Array,
         noise: jax.Array,
@@ -236,13 +237,15 @@ class Direct:
         del t
         return change
 
-    def ddim_step(self, x_t: jax.Array, image: jax.Array, t: jax.Array, s: jax.Array) -> jax.Array:
+    def ddim_step(
+        self, x_t: jax.Array, image: jax.Array, *, t: jax.Array, s: jax.Array
+    ) -> jax.Array:
         """The image, wherever one goes."""
         del x_t, t, s
         return image
 
     def step_back(
-        self, x_t: jax.Array, image: jax.Array, t: jax.Array, s: jax.Array, noise: jax.Array
+        self, x_t: jax.Array, image: jax.Array, *, t: jax.Array, s: jax.Array, noise: jax.Array
     ) -> jax.Array:
         """The image: one step is all."""
         del x_t, t, s, noise

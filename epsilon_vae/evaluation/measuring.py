@@ -202,13 +202,27 @@ def measure(
     if protocol.latent_noise:
         some = evenly_spaced(len(source), DEVIATION_IMAGES)
         for reconstructor in reconstructors:
-            seen = batches(source, some, measures.batch_size, resolution, crop, bad_records)
+            seen = batches(
+                source,
+                some,
+                batch_size=measures.batch_size,
+                resolution=resolution,
+                crop=crop,
+                bad_records=bad_records,
+            )
             reconstructor.learn_deviation(
                 reconstructor.encode(batch)[: batch.count] for batch in seen
             )
     saved_at, warm = time.monotonic(), False
     rest = range(start, len(source))
-    for batch in batches(source, rest, measures.batch_size, resolution, crop, bad_records):
+    for batch in batches(
+        source,
+        rest,
+        batch_size=measures.batch_size,
+        resolution=resolution,
+        crop=crop,
+        bad_records=bad_records,
+    ):
         if keep:
             keep(batch, ORIGINALS, batch.images)
         results = {ORIGINALS: ({}, batch.cut(measures.features(batch.images)), ())}
@@ -224,7 +238,7 @@ def measure(
                     keep(batch, (reconstructor.name, nfe), pictures)
                 features = measures.features(pictures)
                 for tau in protocol.latent_noise:
-                    noisy_code = reconstructor.add_noise(code, tau, batch, seed)
+                    noisy_code = reconstructor.add_noise(code, tau, batch=batch, seed=seed)
                     if noisy_code is not None:
                         found = measures.features(reconstructor.decode(noisy_code, nfe, seed))
                         features |= {noisy(name, tau): array for name, array in found.items()}

@@ -34,7 +34,7 @@ class ProtocolError(ValueError):
     """A protocol that does not exist or cannot be had; the message says what would do."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
     """How reconstructions are measured.
 
@@ -68,9 +68,9 @@ class Protocol:
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        Protocol("paper"),
+        Protocol(name="paper"),
         # For where Inception's weights are not to be had.
-        Protocol("local", features=("alexnet", "vgg16")),
+        Protocol(name="local", features=("alexnet", "vgg16")),
     )
 }
 

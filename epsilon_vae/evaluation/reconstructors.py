@@ -47,7 +47,7 @@ class Reconstructor(abc.ABC):
         """Raises `ReconstructorError` for a resolution, or as many images, that it cannot take."""
         del resolution, num_images
 
-    def add_noise(self, code: Any, tau: float, batch: Batch, seed: int) -> Any:
+    def add_noise(self, code: Any, tau: float, *, batch: Batch, seed: int) -> Any:
         """What `decode` takes, of latents with noise of `tau` standard deviations; None of others.
 
         An image's noise depends on its index and the seed alone.
@@ -148,7 +148,7 @@ class Run(Reconstructor):
         latents = np.concatenate([code.reshape(-1, code.shape[-1]) for code in codes])
         self._deviation = latents.std(axis=0, dtype=np.float64)
 
-    def add_noise(self, code: np.ndarray, tau: float, batch: Batch, seed: int) -> np.ndarray:
+    def add_noise(self, code: np.ndarray, tau: float, *, batch: Batch, seed: int) -> np.ndarray:
         """`z + tau std(z) n`."""
         noise = np.stack([_noise(seed, index, code.shape[1:]) for index in batch.indices])
         return (code + tau * self._deviation * noise).astype(np.float32)
@@ -316,7 +316,7 @@ class DiffusersVAE(Reconstructor):
         latents = self._torch.cat([z for code in codes for z in code])
         self._deviation = latents.std(dim=(0, 2, 3), correction=0, keepdim=True)
 
-    def add_noise(self, code: list, tau: float, batch: Batch, seed: int) -> list:
+    def add_noise(self, code: list, tau: float, *, batch: Batch, seed: int) -> list:
         """`z + tau std(z) n`."""
         noise = [
             self._torch.from_numpy(_noise(seed, index, z.shape[1:])).to(z)

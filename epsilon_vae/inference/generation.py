@@ -158,7 +158,7 @@ def _drawing(
 
     def draw(indices: np.ndarray, bar: tqdm) -> np.ndarray:
         labels = classes[indices % len(classes)]
-        latents = sampler(trained.params, indices, labels, plan["seed"])
+        latents = sampler(trained.params, indices, labels=labels, seed=plan["seed"])
         images = autoencoder.decode(latents, plan["decoder_nfe"], plan["seed"])
         bar.update(len(indices))
         return to_uint8(images)

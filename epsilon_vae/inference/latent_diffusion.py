@@ -48,13 +48,21 @@ class LatentSampler:
 
         def generate(whole: tuple, indices: jax.Array, labels: jax.Array) -> jax.Array:
             params, times, seed = whole
-            return model.generate(params, seed, indices, labels, shape, times, guidance)
+            return model.generate(
+                params,
+                seed,
+                indices=indices,
+                labels=labels,
+                shape=shape,
+                times=times,
+                guidance=guidance,
+            )
 
         grouped = in_chunks(generate, images_per_device)
         self._generate = share_images(grouped, mesh, images_per_device)
 
     def __call__(
-        self, params: dict, indices: np.ndarray, labels: np.ndarray, seed: int = 0
+        self, params: dict, indices: np.ndarray, *, labels: np.ndarray, seed: int = 0
     ) -> np.ndarray:
         """Float32 `[B, h, w, n_z]`, as the autoencoder's decoder takes them.
 

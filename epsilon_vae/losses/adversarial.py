@@ -41,14 +41,16 @@ class Match(NamedTuple):
 def match_trajectory(process: Process, denoising: Denoising) -> Match:
     """x_t → x0 against x_t → x0_hat: the paper's (Eq. 10)."""
     del process
-    return Match(denoising.x0, denoising.denoised, denoising.x_t, denoising.t)
+    return Match(real=denoising.x0, fake=denoising.denoised, context=denoising.x_t, t=denoising.t)
 
 
 def match_standard(process: Process, denoising: Denoising) -> Match:
     """x0 against x0_hat with neither x_t nor t, as in a VAE-GAN; the paper found it unstable."""
     del process
     empty = denoising.x_t[..., :0]
-    return Match(denoising.x0, denoising.denoised, empty, jnp.zeros_like(denoising.t))
+    return Match(
+        real=denoising.x0, fake=denoising.denoised, context=empty, t=jnp.zeros_like(denoising.t)
+    )
 
 
 def match_step(process: Process, denoising: Denoising) -> Match:
@@ -60,7 +62,7 @@ def match_step(process: Process, denoising: Denoising) -> Match:
     real, fake = (
         process.perturb(images, denoising.noise, s) for images in (denoising.x0, denoising.denoised)
     )
-    return Match(real, fake, denoising.x_t, denoising.t)
+    return Match(real=real, fake=fake, context=denoising.x_t, t=denoising.t)
 
 
 MATCHINGS = {"trajectory": match_trajectory, "standard": match_standard, "step": match_step}
@@ -181,7 +183,7 @@ def paired_accuracy(metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return metrics
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrajectoryGAN:
     """The discriminator with its losses, as the objective uses them.
 
@@ -243,7 +245,7 @@ class TrajectoryGAN:
         return ramp * self.weight
 
     def discriminator_loss(
-        self, params: dict, process: Process, denoising: Denoising, step: jax.Array
+        self, params: dict, process: Process, *, denoising: Denoising, step: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The discriminator's loss, and metrics; no gradient reaches the autoencoder.
 
@@ -296,7 +298,7 @@ class NoGAN:
         del step
         return jnp.zeros(())
 
-    def discriminator_loss(self, params, process, denoising, step):
+    def discriminator_loss(self, params, process, *, denoising, step):
         """Nothing to learn."""
         del params, process, denoising, step
         return jnp.zeros(()), {}

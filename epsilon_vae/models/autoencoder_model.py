@@ -13,7 +13,7 @@ from epsilon_vae.diffusion.sampler import sample, trajectory
 from epsilon_vae.models.bottleneck import KLBottleneck, TrainingLatents, VQBottleneck
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AutoencoderModel:
     """Encoder E and denoiser G with the pure functions that the objective and the sampler call.
 
@@ -62,12 +62,12 @@ class AutoencoderModel:
             return self.encoder.apply({"params": params["encoder"]}, images, noise, method="train")
         return TrainingLatents(self.encode(params, images), jnp.zeros(()), {})
 
-    def predict(self, params: dict, x: jax.Array, t: jax.Array, latents: jax.Array) -> jax.Array:
+    def predict(self, params: dict, x: jax.Array, *, t: jax.Array, latents: jax.Array) -> jax.Array:
         """The decoder's prediction (velocity or noise) at normalised noisy images, times `t`."""
         return self.decoder.apply({"params": params["decoder"]}, x, t, latents)
 
     def predict_with_last_layer(
-        self, params: dict, x: jax.Array, t: jax.Array, latents: jax.Array
+        self, params: dict, x: jax.Array, *, t: jax.Array, latents: jax.Array
     ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
         """`predict`, and gradient by the prediction → gradient by the last layer's kernel."""
         decoder = traverse_util.flatten_dict(params["decoder"], sep="/")
@@ -75,24 +75,36 @@ class AutoencoderModel:
 
         def predict(kernel: jax.Array) -> jax.Array:
             changed = traverse_util.unflatten_dict(decoder | {last: kernel}, sep="/")
-            return self.predict(params | {"decoder": changed}, x, t, latents)
+            return self.predict(params | {"decoder": changed}, x, t=t, latents=latents)
 
         prediction, vjp = jax.vjp(predict, decoder[last])
         return prediction, lambda grad: vjp(grad)[0]
 
     def decode(
-        self, params: dict, process: Process, latents: jax.Array, times: jax.Array, key: jax.Array
+        self,
+        params: dict,
+        process: Process,
+        *,
+        latents: jax.Array,
+        times: jax.Array,
+        key: jax.Array,
     ) -> jax.Array:
         """Images `[B, f h, f w, 3]` in [-1, 1], sampled at `times` (`diffusion.sampler`)."""
         predict, shape = self._denoiser(params, latents)
-        return jnp.clip(sample(process, predict, times, key, shape), -1, 1)
+        return jnp.clip(sample(process, predict, times=times, key=key, shape=shape), -1, 1)
 
     def trajectory(
-        self, params: dict, process: Process, latents: jax.Array, times: jax.Array, key: jax.Array
+        self,
+        params: dict,
+        process: Process,
+        *,
+        latents: jax.Array,
+        times: jax.Array,
+        key: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
         """How `decode` comes to its images: `diffusion.sampler.trajectory`."""
         predict, shape = self._denoiser(params, latents)
-        return trajectory(process, predict, times, key, shape)
+        return trajectory(process, predict, times=times, key=key, shape=shape)
 
     def _denoiser(
         self, params: dict, latents: jax.Array
@@ -100,4 +112,4 @@ class AutoencoderModel:
         """The decoder as a function of noisy images and times, and the images' shape."""
         batch, height, width, _ = latents.shape
         shape = (batch, height * self.f, width * self.f, 3)
-        return lambda x, t: self.predict(params, x, t, latents), shape
+        return lambda x, t: self.predict(params, x, t=t, latents=latents), shape

@@ -35,7 +35,7 @@ class LatentDiffusion:
         labels = jnp.zeros((1,), jnp.int32)
         return self.network.init(key, jnp.zeros((1, *shape)), jnp.zeros((1,)), labels)["params"]
 
-    def predict(self, params: dict, x: jax.Array, t: jax.Array, labels: jax.Array) -> jax.Array:
+    def predict(self, params: dict, x: jax.Array, *, t: jax.Array, labels: jax.Array) -> jax.Array:
         """The prediction at the process's input x `[B, h, w, n_z]`, times `[B]`, labels `[B]`."""
         return self.network.apply({"params": params}, x, self.process.network_time(t), labels)
 
@@ -43,6 +43,7 @@ class LatentDiffusion:
         self,
         params: dict,
         seed: int | jax.Array,
+        *,
         indices: jax.Array,
         labels: jax.Array,
         shape: tuple[int, int, int],
@@ -62,8 +63,8 @@ class LatentDiffusion:
         """
 
         def predict(x: jax.Array, t: jax.Array, labels: jax.Array) -> jax.Array:
-            return self.predict(params, x, t, labels)
+            return self.predict(params, x, t=t, labels=labels)
 
         guided = guidance.guide(predict, labels, self.no_label)
         keys = image_keys(seed, indices)
-        return sample(self.process, guided, times, keys, (len(indices), *shape))
+        return sample(self.process, guided, times=times, key=keys, shape=(len(indices), *shape))

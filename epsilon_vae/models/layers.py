@@ -114,7 +114,7 @@ class GroupNorm(nn.Module):
         return norm(x).astype(x.dtype)
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(nn.Module, kw_only=True):
     """GN–swish–conv–GN–swish–conv on a residual; a 1×1 shortcut where channels change.
 
     LDM's with biases, MaskGIT's without.
@@ -162,7 +162,7 @@ class AdaGN(nn.Module):
         return (normed * (1 + scale) + shift).astype(x.dtype)
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(nn.Module, kw_only=True):
     """Residual self-attention over the positions of `[B, H, W, C]`: GN, qkv, attention, projection.
 
     Attributes:
@@ -216,7 +216,7 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     return out.reshape(batch, -1, heads, head_dim)[:, :tokens]
 
 
-class TimeEmbedding(nn.Module):
+class TimeEmbedding(nn.Module, kw_only=True):
     """Times `[B]` in [0, 1] → `[B, features]`: sinusoids (cosines first), then a two-layer MLP.
 
     The sinusoid's argument is `time_scale * t`, so that t = 1 is DDPM's step 1000, the range that

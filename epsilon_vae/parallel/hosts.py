@@ -33,6 +33,7 @@ class NotTogetherError(RuntimeError):
 
 
 def start(
+    *,
     coordinator_address: str | None,
     num_processes: int | None,
     process_id: int | None,
@@ -110,7 +111,7 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def all_agree(yes: bool) -> bool:
+def all_agree(yes: bool) -> bool:  # noqa: FBT001, its one argument
     """Whether all processes say yes."""
     return total(int(not yes)) == 0
 
@@ -153,7 +154,7 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def exit_process(code: int, wait: bool = True) -> NoReturn:
+def exit_process(code: int, *, wait: bool = True) -> NoReturn:
     """Ends this process after an error, when others may never come to the end of theirs.
 
     Args:

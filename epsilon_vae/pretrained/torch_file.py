@@ -60,9 +60,9 @@ class _Tensor(NamedTuple):
         return np.ndarray(self.shape, dtype, numbers, self.offset * dtype.itemsize, strides)
 
 
-def _tensor_of_parameter(tensor: _Tensor, requires_grad: bool, hooks: dict) -> _Tensor:
-    """A parameter, saved as such, is its tensor."""
-    del requires_grad, hooks
+def _tensor_of_parameter(tensor: _Tensor, *rest: object) -> _Tensor:
+    """A parameter, saved as such, is its tensor; gradient and hooks are not used."""
+    del rest
     return tensor
 
 

@@ -28,7 +28,7 @@ class WeightsError(ValueError):
     """Weights that are missing or not the known ones; the message says the way out."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights:
     """One file of weights.
 

@@ -144,7 +144,11 @@ def _measure(
     provenance = autoencoder.provenance(workdir)
     classes = list(getattr(source, "classes", ()))
     return LatentMetadata(
-        list(latents.shape[1:]), found.mean.tolist(), found.std().tolist(), classes, provenance
+        shape=list(latents.shape[1:]),
+        mean=found.mean.tolist(),
+        std=found.std().tolist(),
+        classes=classes,
+        provenance=provenance,
     )
 
 

@@ -145,7 +145,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
             if step % config.checkpoint.every_steps == 0 or done or stopped_by:
                 with clock.paused():
                     window.sync()  # Nothing non-finite is ever saved.
-                    checkpointer.save(step, state, batches.get_state(), config)
+                    checkpointer.save(step, state, data=batches.get_state(), config=config)
             if stopped_by:
                 log.line(f"step {step}: {stopped_by.name}, saving")
                 break

@@ -27,11 +27,11 @@ def build_objective(config: ml_collections.ConfigDict) -> Objective | LatentDiff
     """The losses; a term whose weight is 0 is left out, and its network with it."""
     if is_generator(config):
         return LatentDiffusionObjective(
-            build_latent_diffusion(config),
-            latents_shape(config),
-            TIME_SAMPLINGS[config.flow.time_sampling],
-            config.loss.label_dropout,
-            jnp.dtype(config.dtype),
+            model=build_latent_diffusion(config),
+            shape=latents_shape(config),
+            sample_time=TIME_SAMPLINGS[config.flow.time_sampling],
+            label_dropout=config.loss.label_dropout,
+            dtype=jnp.dtype(config.dtype),
         )
     dtype, loss = jnp.dtype(config.dtype), config.loss
     perceptual = ()
@@ -41,28 +41,28 @@ def build_objective(config: ml_collections.ConfigDict) -> Objective | LatentDiff
     if loss.adv_weight > 0:
         discriminator = config.model.discriminator
         adversary = TrajectoryGAN(
-            DISCRIMINATORS[discriminator.name](discriminator.channels),
-            loss.matching,
-            loss.gan,
-            loss.adv_weight,
-            loss.adaptive_weight,
-            loss.adv_start_step,
-            loss.adv_ramp_steps,
-            loss.disc_start_step,
-            loss.r1_weight,
-            loss.r1_every_steps,
-            discriminator.context_scale,
+            discriminator=DISCRIMINATORS[discriminator.name](discriminator.channels),
+            matching=loss.matching,
+            gan=loss.gan,
+            weight=loss.adv_weight,
+            is_adaptive=loss.adaptive_weight,
+            start_step=loss.adv_start_step,
+            ramp_steps=loss.adv_ramp_steps,
+            discriminator_start_step=loss.disc_start_step,
+            r1_weight=loss.r1_weight,
+            r1_every_steps=loss.r1_every_steps,
+            context_scale=discriminator.context_scale,
         )
     return Objective(
-        build_networks(config),
-        build_process(config),
-        config.data.resolution,
-        TIME_SAMPLINGS[config.flow.time_sampling],
-        perceptual,
-        adversary,
-        loss.distance,
-        config.model.encoder.frozen,
-        dtype,
+        networks=build_networks(config),
+        process=build_process(config),
+        image_size=config.data.resolution,
+        sample_time=TIME_SAMPLINGS[config.flow.time_sampling],
+        perceptual=perceptual,
+        adversary=adversary,
+        distance=loss.distance,
+        encoder_frozen=config.model.encoder.frozen,
+        dtype=dtype,
     )
 
 
@@ -103,9 +103,9 @@ def build_discriminator_optimizer(
 def build_train_step(config: ml_collections.ConfigDict) -> TrainStep:
     """The whole step."""
     return TrainStep(
-        build_objective(config),
-        build_optimizer(config),
-        build_discriminator_optimizer(config),
-        config.optim.ema_decay,
-        config.optim.accumulate,
+        objective=build_objective(config),
+        optimizer=build_optimizer(config),
+        discriminator_optimizer=build_discriminator_optimizer(config),
+        ema_decay=config.optim.ema_decay,
+        accumulate=config.optim.accumulate,
     )

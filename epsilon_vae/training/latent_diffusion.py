@@ -14,7 +14,7 @@ from epsilon_vae.losses.adversarial import NoGAN
 from epsilon_vae.models.latent_diffusion import LatentDiffusion
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LatentDiffusionObjective:
     """The loss, and what it is drawn with; for `training.step`, as `objective.Objective`.
 
@@ -79,6 +79,7 @@ class LatentDiffusionObjective:
         self,
         params: dict,
         discriminator: dict,
+        *,
         frozen: dict,
         batch: dict[str, jax.Array],
         draw: dict[str, jax.Array],
@@ -100,7 +101,7 @@ class LatentDiffusionObjective:
         is_none = draw["is_dropped"] | (label < 0) | (model.no_label == 0)
         labels = jnp.where(is_none, model.no_label, label)
         x = process.network_input(x_t, t)
-        prediction = model.predict(params["generator"], x, t, labels)
+        prediction = model.predict(params["generator"], x, t=t, labels=labels)
         target = process.target(latents, draw["noise"])
         loss = jnp.mean((prediction[..., : latents.shape[-1]] - target) ** 2)
         return loss, (None, {f"loss/{process.loss_name}": loss})
@@ -109,4 +110,6 @@ class LatentDiffusionObjective:
         self, discriminator: dict, denoising: None, step: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """There is none."""
-        return self.adversary.discriminator_loss(discriminator, None, denoising, step)
+        return self.adversary.discriminator_loss(
+            discriminator, None, denoising=denoising, step=step
+        )

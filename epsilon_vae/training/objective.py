@@ -28,7 +28,7 @@ class PerceptualTerm:
     weight: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective:
     """The parts that a config chooses; each is a plain object, none knows of the others.
 
@@ -100,6 +100,7 @@ class Objective:
         self,
         params: dict,
         discriminator: dict,
+        *,
         frozen: dict,
         batch: dict[str, jax.Array],
         draw: dict[str, jax.Array],
@@ -126,7 +127,15 @@ class Objective:
 
         def denoise(prediction: jax.Array) -> Denoising:
             denoised = process.predict_x0(x_t, prediction, t)
-            return Denoising(images, noise, t, x_t, prediction, denoised, draw["step_fraction"])
+            return Denoising(
+                x0=images,
+                noise=noise,
+                t=t,
+                x_t=x_t,
+                prediction=prediction,
+                denoised=denoised,
+                step_fraction=draw["step_fraction"],
+            )
 
         def reconstruction_loss(denoising: Denoising) -> tuple[jax.Array, dict[str, jax.Array]]:
             return self._reconstruction_loss(frozen, denoising)
@@ -135,10 +144,10 @@ class Objective:
             return self.adversary.generator_loss(discriminator, process, denoising)
 
         weight = self.adversary.generator_weight(step)
-        decoder_inputs = process.network_input(x_t, t), t, latents
+        x = process.network_input(x_t, t)
         if self.adversary.is_adaptive:
             prediction, by_last_layer = self.networks.predict_with_last_layer(
-                params, *decoder_inputs
+                params, x, t=t, latents=latents
             )
             grads = [
                 by_last_layer(jax.grad(lambda p, loss=loss: loss(denoise(p))[0])(prediction))
@@ -147,7 +156,7 @@ class Objective:
             weight *= adaptive_weight(*jax.lax.stop_gradient(grads))
             metrics |= {"weight/adv": weight}
         else:
-            prediction = self.networks.predict(params, *decoder_inputs)
+            prediction = self.networks.predict(params, x, t=t, latents=latents)
         denoising = denoise(prediction)
         reconstruction, reconstruction_metrics = self._reconstruction_loss(
             frozen, denoising, probes
@@ -192,7 +201,9 @@ class Objective:
         self, discriminator: dict, denoising: Denoising, step: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The discriminator's loss on the autoencoder's forward pass, and metrics."""
-        return self.adversary.discriminator_loss(discriminator, self.process, denoising, step)
+        return self.adversary.discriminator_loss(
+            discriminator, self.process, denoising=denoising, step=step
+        )
 
     @property
     def _image_shape(self) -> tuple[int, int, int]:

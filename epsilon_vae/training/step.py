@@ -19,7 +19,7 @@ from epsilon_vae.training.objective import Objective
 from epsilon_vae.training.state import TrainState
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainStep:
     """`(state, frozen, batch) -> (state, metrics)`; a batch is what the objective takes.
 
@@ -101,7 +101,9 @@ class TrainStep:
 
         def networks_loss(trained: dict, probes: dict):
             networks = gather(state.params | trained), gather_discriminator(state.discriminator)
-            return objective.loss(*networks, frozen, batch, draw, state.step, probes)
+            return objective.loss(
+                *networks, frozen=frozen, batch=batch, draw=draw, step=state.step, probes=probes
+            )
 
         def discriminator_loss(discriminator: dict, denoising: Denoising):
             params = gather_discriminator(discriminator)

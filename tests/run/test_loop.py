@@ -276,7 +276,7 @@ def test_first_stage_without_a_gan_has_no_discriminator_to_give(small_config, tm
     shapes = state_shapes(small_config)
     checkpointer = Checkpointer(str(tmp_path))
     checkpointer.save(
-        1, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes), {}, small_config
+        1, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes), data={}, config=small_config
     )
     checkpointer.close()
     assert init_weights(small_config, tmp_path).keys() == {"params", "ema"}

@@ -93,10 +93,15 @@ def test_each_network_moves_by_its_own_loss_alone(training, trained, objective):
     """The autoencoder's gradient does not see the discriminator's loss, and the other way round."""
     state = trained[0]
     draw = objective.draw(jax.random.key(0), training.config.batch_size)
-    arguments = (training.frozen, training.batch, draw, state.step)
+    arguments = {
+        "frozen": training.frozen,
+        "batch": training.batch,
+        "draw": draw,
+        "step": state.step,
+    }
 
     def discriminator_loss(params, discriminator):
-        _, (denoising, _) = objective.loss(params, discriminator, *arguments)
+        _, (denoising, _) = objective.loss(params, discriminator, **arguments)
         return objective.discriminator_loss(discriminator, denoising, state.step)[0]
 
     gradient = jax.jit(jax.grad(discriminator_loss, (0, 1)), compiler_options=QUICK_COMPILE)
@@ -125,7 +130,12 @@ def test_loss_is_the_weighted_sum_of_its_terms(training, trained, objective):
     state = trained[0]
     draw = objective.draw(jax.random.key(0), training.config.batch_size)
     loss, (denoising, metrics) = jax.jit(objective.loss)(
-        state.params, state.discriminator, training.frozen, training.batch, draw, state.step
+        state.params,
+        state.discriminator,
+        frozen=training.frozen,
+        batch=training.batch,
+        draw=draw,
+        step=state.step,
     )
     terms = [metrics[f"loss/{name}"] for name in ("flow", "lpips", "adv")]
     np.testing.assert_allclose(loss, np.dot([1, 0.5, 0.5], terms), rtol=1e-6)
@@ -149,7 +159,7 @@ def test_a_bottlenecks_cost_is_part_of_the_loss(small_config):
     params, _ = jax.jit(objective.init, compiler_options=QUICK_COMPILE)(jax.random.key(0))
     batch, draw = {"image": training_images(4, 32)}, objective.draw(jax.random.key(1), 4)
     losses = jax.jit(objective.loss, compiler_options=QUICK_COMPILE)
-    loss, (_, metrics) = losses(params, {}, {}, batch, draw, 0)
+    loss, (_, metrics) = losses(params, {}, frozen={}, batch=batch, draw=draw, step=0)
     cost = 100 * metrics["loss/kl"] / (32 * 32 * 3)
     assert cost > 0.1 * metrics["loss/flow"]
     np.testing.assert_allclose(loss, metrics["loss/flow"] + cost, rtol=1e-6)
@@ -207,9 +217,14 @@ def test_gradients_at_x0_hat_are_the_weighted_terms(training, trained, objective
     key = jax.random.fold_in(jax.random.key(training.config.seed), state.step)
     draw = objective.draw(key, training.config.batch_size)
     _, metrics = training.step(state, training.frozen, training.batch)
-    rest = training.frozen, training.batch, draw, state.step
+    rest = {
+        "frozen": training.frozen,
+        "batch": training.batch,
+        "draw": draw,
+        "step": state.step,
+    }
     _, (denoising, _) = jax.jit(objective.loss, compiler_options=QUICK_COMPILE)(
-        state.params, state.discriminator, *rest
+        state.params, state.discriminator, **rest
     )
 
     def term(name):
@@ -316,10 +331,10 @@ def test_adaptive_weight_makes_the_gans_gradient_as_large_as_the_others(training
 
     def losses(kernel):
         changed = params["decoder"] | {"conv_out": last | {"kernel": kernel}}
-        rest = training.state.discriminator, training.frozen, training.batch, draw, 0
+        rest = {"frozen": training.frozen, "batch": training.batch, "draw": draw, "step": 0}
         return {
             name: dataclasses.replace(objective, adversary=adversary).loss(
-                params | {"decoder": changed}, *rest
+                params | {"decoder": changed}, training.state.discriminator, **rest
             )
             for name, adversary in variants.items()
         }

@@ -30,7 +30,7 @@ from epsilon_vae.inference.autoencoder import restore
 from epsilon_vae.losses.adversarial import Denoising, paired_accuracy
 from epsilon_vae.run.monitor import MetricsWindow
 from epsilon_vae.training.build import build_discriminator_optimizer, build_objective
-from epsilon_vae.training.objective import Objective
+from epsilon_vae.training.objective import AutoencoderObjective
 
 BATCH_SIZE = 16
 WINDOW = 50  # steps of a line
@@ -136,7 +136,9 @@ def learn(
             yield window.means()
 
 
-def _denoise(objective: Objective, images: jax.Array, fakes: Fakes, key: jax.Array) -> Denoising:
+def _denoise(
+    objective: AutoencoderObjective, images: jax.Array, fakes: Fakes, key: jax.Array
+) -> Denoising:
     """What a matching looks at, with the fakes in the place of x0_hat."""
     draw, process = objective.draw(key, len(images)), objective.process
     t, noise = draw["t"], draw["noise"]

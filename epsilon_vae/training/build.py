@@ -18,12 +18,12 @@ from epsilon_vae.models.build import (
 from epsilon_vae.models.discriminator import DISCRIMINATORS
 from epsilon_vae.pretrained import registry
 from epsilon_vae.training.latent_diffusion import LatentDiffusionObjective
-from epsilon_vae.training.objective import Objective, PerceptualTerm
+from epsilon_vae.training.objective import AutoencoderObjective, PerceptualTerm
 from epsilon_vae.training.optimizer import adam
-from epsilon_vae.training.step import TrainStep
+from epsilon_vae.training.step import Objective, TrainStep
 
 
-def build_objective(config: ml_collections.ConfigDict) -> Objective | LatentDiffusionObjective:
+def build_objective(config: ml_collections.ConfigDict) -> Objective:
     """The losses; a term whose weight is 0 is left out, and its network with it."""
     if is_generator(config):
         return LatentDiffusionObjective(
@@ -53,7 +53,7 @@ def build_objective(config: ml_collections.ConfigDict) -> Objective | LatentDiff
             r1_every_steps=loss.r1_every_steps,
             context_scale=discriminator.context_scale,
         )
-    return Objective(
+    return AutoencoderObjective(
         networks=build_networks(config),
         process=build_process(config),
         image_size=config.data.resolution,
@@ -73,7 +73,7 @@ def frozen_inputs(config: ml_collections.ConfigDict) -> dict:
     convolutions over the weights for minutes.
     """
     frozen = {"seed": np.uint32(config.seed)}
-    if not is_generator(config) and config.loss.lpips_weight > 0:
+    if config.loss.get("lpips_weight", 0) > 0:
         frozen["lpips"] = registry.load(config.loss.lpips_net)
     return frozen
 
@@ -88,9 +88,9 @@ def build_discriminator_optimizer(
     config: ml_collections.ConfigDict,
 ) -> optax.GradientTransformation:
     """Of the discriminator; where there is none, of nothing."""
-    if is_generator(config):
-        return build_optimizer(config)
     optim = config.optim
+    if "discriminator_lr" not in optim:
+        return build_optimizer(config)
     return adam(
         optim.discriminator_lr,
         optim.discriminator_warmup_steps,

@@ -7,12 +7,10 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-from epsilon_vae.training.latent_diffusion import LatentDiffusionObjective
-from epsilon_vae.training.objective import Objective
-from epsilon_vae.training.step import TrainStep
+from epsilon_vae.training.step import Objective, TrainStep
 
 
-def parameter_counts(objective: Objective | LatentDiffusionObjective) -> dict[str, int]:
+def parameter_counts(objective: Objective) -> dict[str, int]:
     """`{'encoder': …, 'decoder': …, 'discriminator': …}`, or `{'generator': …}`."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     networks, discriminator = jax.eval_shape(objective.init, key)

@@ -29,7 +29,7 @@ class PerceptualTerm:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Objective:
+class AutoencoderObjective:
     """The parts that a config chooses; each is a plain object, none knows of the others.
 
     Attributes:

@@ -7,6 +7,7 @@ A latent diffusion model is trained by the same step: its objective has no discr
 
 import dataclasses
 import functools
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,50 @@ import optax
 
 from epsilon_vae.losses.adversarial import Denoising, paired_accuracy
 from epsilon_vae.parallel.sharding import gather_parameters
-from epsilon_vae.training.latent_diffusion import LatentDiffusionObjective
-from epsilon_vae.training.objective import Objective
 from epsilon_vae.training.state import TrainState
+
+
+class Objective(Protocol):
+    """What is minimized: an autoencoder's losses, or a latent diffusion model's.
+
+    Attributes:
+      name: 'autoencoder' or 'generator', in the names of metrics.
+    """
+
+    name: str
+
+    def init(self, key: jax.Array) -> tuple[dict, dict]:
+        """Initial parameters of the networks, and of a discriminator, which may be empty."""
+
+    def trained(self, params: dict) -> dict:
+        """The networks of `params` that have gradients, moments and a moving average."""
+
+    def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of what a batch holds, by name."""
+
+    def draw(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
+        """All randomness of one step, `[B, …]` by name; an image's depends on its place alone."""
+
+    def probes(self, batch_size: int) -> dict[str, jax.Array]:
+        """Zeros at x0_hat, `[B, H, W, 3]` by name of a term, whose gradients tell how it pulls."""
+
+    def loss(
+        self,
+        params: dict,
+        discriminator: dict,
+        *,
+        frozen: dict,
+        batch: dict[str, jax.Array],
+        draw: dict[str, jax.Array],
+        step: jax.Array,
+        probes: dict[str, jax.Array] | None = None,
+    ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
+        """The networks' loss; what the discriminator's is computed from; metrics."""
+
+    def discriminator_loss(
+        self, discriminator: dict, denoising: Any, step: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The discriminator's loss on that forward pass, and metrics."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +76,7 @@ class TrainStep:
       accumulate: the batch is worked through in so many parts, whose gradients are averaged.
     """
 
-    objective: Objective | LatentDiffusionObjective
+    objective: Objective
     optimizer: optax.GradientTransformation
     discriminator_optimizer: optax.GradientTransformation
     ema_decay: float

@@ -44,10 +44,11 @@ def test_true_prediction_gives_back_the_image(process):
     np.testing.assert_allclose(denoised, X0, atol=tolerance)
 
 
-@pytest.mark.parametrize("process", PROCESSES)
-def test_move_stays_on_the_path(process):
-    s = T / 2
-    moved = process.ddim_step(process.perturb(X0, NOISE, T), process.target(X0, NOISE), t=T, s=s)
+@pytest.mark.parametrize("gamma", [1.0, 0.6])
+def test_a_step_of_rectified_flow_stays_on_the_path(gamma):
+    process, s = RectifiedFlow(gamma), T / 2
+    x_t, velocity = process.perturb(X0, NOISE, T), process.target(X0, NOISE)
+    moved = process.step_back(x_t, velocity, t=T, s=s, noise=None)
     np.testing.assert_allclose(moved, process.perturb(X0, NOISE, s), atol=2e-3)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from epsilon_vae.checkpoint import Checkpointer, CheckpointError
 from epsilon_vae.data.sources import Photos
-from epsilon_vae.run.loop import load_init_weights
+from epsilon_vae.run.initialize import load_init_weights
 from epsilon_vae.run.monitor import MetricsWindow, NonFiniteError
 from epsilon_vae.versions import versions
 from tests.helpers import (

@@ -24,7 +24,7 @@ class CheckpointError(ValueError):
 
 
 class Restored(NamedTuple):
-    """What a checkpoint held: the state's tree, the data iterator's state, the config, its step."""
+    """A checkpoint: the state's tree, the data iterator's state, the config, its step."""
 
     state: Any
     data: dict
@@ -104,7 +104,7 @@ class Checkpointer:
         return None
 
     def _try_to_restore(self, step: int, target: Any) -> Restored | None:
-        """None, with a warning, where this process cannot read it; no barrier is in the way."""
+        """Restores a step, without a barrier; None, with a warning, where it cannot be read here."""
         try:
             return _restore(self.directory / str(step), target)
         except CheckpointError:
@@ -155,7 +155,7 @@ def _read(step_directory: epath.Path, **items: Any) -> Any:
 
 
 def saved_steps(workdir: str) -> list[int]:
-    """Of the checkpoints in a folder, rising; none where there is no folder."""
+    """The steps of the checkpoints in a folder, rising; none where there is no folder."""
     path = directory(workdir)
     return sorted(ocp.utils.checkpoint_steps(path)) if path.is_dir() else []
 
@@ -183,7 +183,7 @@ def load_config(step_directory: epath.Path) -> ml_collections.ConfigDict:
 
 
 def load_data(step_directory: epath.Path) -> dict:
-    """What the step holds of the data: the position in its order, and what the data was."""
+    """Loads what the step holds of the data: the position in its order, and what the data was."""
     return _read(step_directory, data=ocp.args.JsonRestore())["data"]
 
 

@@ -1,5 +1,6 @@
-"""What commands share: flags of a config, checked before absl reads them, and of several processes;
-and how errors become one line and an exit code.
+"""The parts that all commands share: flags, one-line errors and exit codes.
+
+Flags of a config are checked before absl reads them; `HostFlags` are those of several processes.
 """
 
 import contextlib

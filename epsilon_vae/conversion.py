@@ -84,7 +84,7 @@ def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | 
 
 
 def _public_latents(config: ml_collections.ConfigDict) -> LatentMetadata:
-    """Of the latents that DiT's public weights generate: those of `config.autoencoder.workdir`.
+    """Metadata of the latents that DiT's public weights generate: `config.autoencoder.workdir`'s.
 
     Raises:
       ConfigError: it is not named, or no such autoencoder.
@@ -113,7 +113,7 @@ def _public_latents(config: ml_collections.ConfigDict) -> LatentMetadata:
 def _to_generator(
     path: str, arrays: dict[str, np.ndarray], config: ml_collections.ConfigDict, target: TrainState
 ) -> tuple[str, dict]:
-    """What the arrays are, in words; and `{'generator': …}`, float32.
+    """Returns what the arrays are, in words, and `{'generator': …}`, float32.
 
     Raises:
       WeightsError: they do not fit.
@@ -148,7 +148,7 @@ def _to_parameters(
     networks: AutoencoderModel,
     target: TrainState,
 ) -> tuple[str, dict]:
-    """What the arrays are, in words; and `{'encoder': …, 'decoder': …}`, float32.
+    """Returns what the arrays are, in words, and `{'encoder': …, 'decoder': …}`, float32.
 
     Raises:
       WeightsError: they do not fit.

@@ -141,7 +141,7 @@ def _choose_data(config: ml_collections.ConfigDict) -> None:
 
 
 def _num_steps(folder: pathlib.Path, variants: dict) -> int:
-    """Of every run: what is asked for, or what the first call of the study found for its budget.
+    """Steps of every run: as asked for, or as the first call of the study found for its budget.
 
     Raises:
       UsageError: the folder holds a study that was started with other flags.
@@ -174,7 +174,7 @@ def _num_steps(folder: pathlib.Path, variants: dict) -> int:
 
 
 def _steps_within_budget(folder: pathlib.Path, variants: dict) -> int:
-    """As many for every run, by the time of each variant's first steps, from which the run resumes.
+    """Equal steps for every run, by the time of each variant's first steps, which are kept.
 
     They are as many as the first row of its metrics.csv takes.
     """

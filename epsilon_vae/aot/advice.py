@@ -28,7 +28,7 @@ class Suggestion:
 
     @property
     def flags(self) -> str:
-        """As on the command line."""
+        """The change as a flag of the command line."""
         return " ".join(f"--config.{key}={value}" for key, value in self.settings.items())
 
     def applied(self, config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -38,12 +38,12 @@ class Collective:
 
 
 def channel_of(x: Instruction) -> str:
-    """What the parts of one transfer have in common; its name, if the text gives no channel."""
+    """What the parts of one transfer share: its channel, or its name if the text gives none."""
     return x.attribute(r"channel_id=(\d+)") or x.name
 
 
 def collective(computation: Computation, x: Instruction, per_slice: int) -> Collective | None:
-    """What an instruction is, if it is one; `per_slice` chips make up a slice."""
+    """Returns the collective that an instruction is, or None; `per_slice` chips make up a slice."""
     kind = x.opcode.removesuffix("-start")
     if kind not in COLLECTIVES:
         return None
@@ -64,7 +64,7 @@ def collective(computation: Computation, x: Instruction, per_slice: int) -> Coll
 
 
 def between_slices(x: Instruction, num_slices: int) -> Collective | None:
-    """What a chip sends to its like on other slices, written as a send to the host."""
+    """Returns what a chip sends to its like on other slices, written as a send to the host."""
     transfer = x.attribute(r'_xla_megascale_transfer_type="(\w+)"')
     if x.opcode != "send" or not transfer:
         return None

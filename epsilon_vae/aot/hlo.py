@@ -42,12 +42,12 @@ class Instruction:
 
     @property
     def num_bytes(self) -> int:
-        """Of the whole result."""
+        """Bytes of the whole result."""
         return sum(array.num_bytes for array in self.arrays)
 
     @property
     def hbm_bytes(self) -> int:
-        """Of what of the result lies in HBM."""
+        """Bytes of the part of the result that lies in HBM."""
         return sum(array.num_bytes for array in self.arrays if array.in_hbm)
 
     def called(self, attribute: str) -> list[str]:
@@ -76,7 +76,7 @@ class Computation:
 
     @property
     def root(self) -> Instruction:
-        """Whose result the computation returns."""
+        """The instruction whose result the computation returns."""
         return next(x for x in reversed(self.instructions) if x.is_root)
 
     def operands(self, x: Instruction) -> list[Instruction]:
@@ -84,7 +84,7 @@ class Computation:
         return [self._by_name[name] for name in x.operands if name in self._by_name]
 
     def source(self, x: Instruction) -> Instruction:
-        """What `x` is a copy of, under whatever layout."""
+        """Returns the instruction that `x` is a copy of, under whatever layout."""
         while x.opcode in ("copy", "bitcast", "copy-start", "copy-done", "convert") and x.operands:
             x = self._by_name[x.operands[0]]
         return x

@@ -55,12 +55,12 @@ class Program:
             return self.function.trace(*self.arguments)
 
     def argument_bytes(self) -> int:
-        """On each chip, without the padding of tiles."""
+        """Bytes of the arguments on each chip, without the padding of tiles."""
         return sum(bytes_on_a_chip(leaf) for leaf in jax.tree.leaves(self.arguments))
 
 
 def bytes_on_a_chip(leaf: jax.ShapeDtypeStruct) -> int:
-    """Of an array with a sharding."""
+    """Bytes of an array with a sharding, on one device."""
     return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
 

@@ -10,7 +10,7 @@ _RING = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2, "all-to-all": 1}
 
 
 def bytes_sent(collective: Collective) -> float:
-    """By each chip in one collective, by a ring's formulae."""
+    """Bytes that each chip sends in one collective, by a ring's formulae."""
     n = collective.group_size
     if collective.kind in ("collective-permute", "collective-broadcast"):
         return collective.num_bytes
@@ -45,7 +45,7 @@ class Roofline:
 def roofline(
     chip: Chip, flops: float, *, hbm_bytes: float, collectives: dict[Collective, int]
 ) -> Roofline:
-    """Of one chip's FLOPs, HBM bytes and collectives in one call."""
+    """The bounds of one chip's FLOPs, HBM bytes and collectives in one call."""
     ici = dcn = 0.0
     for collective, count in collectives.items():
         sent = count * bytes_sent(collective)

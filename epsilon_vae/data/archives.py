@@ -31,7 +31,7 @@ _BROKEN_TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error)
 
 
 class Place(NamedTuple):
-    """Where an image is: its path in the folder or tar, first byte in the tar, and bytes."""
+    """The place of an image: its path in the folder or tar, first byte in the tar, and bytes."""
 
     name: str
     offset: int
@@ -85,7 +85,7 @@ def printable(name: str) -> str:
 
 
 class Devkit(NamedTuple):
-    """What ImageNet's validation images are.
+    """The classes of ImageNet's validation images.
 
     Attributes:
       path: of the file.
@@ -99,7 +99,7 @@ class Devkit(NamedTuple):
 
 
 def read_devkit(path: str) -> Devkit:
-    """Of ILSVRC2012_devkit_t12.tar.gz.
+    """Reads them from ILSVRC2012_devkit_t12.tar.gz.
 
     Raises:
       DataError: another file, or a damaged one.
@@ -149,7 +149,7 @@ def label(images: Images, devkit: Devkit) -> Images:
 
 
 def _folder_images(path: str) -> Images:
-    """As `sources.Folder` has them."""
+    """Classes and labels of folders, as `sources.Folder` has them."""
     files, root = filesystem(path)
     names = sorted(name for name in list_files(files, root, path) if _is_image(name))
     with _reading(path):

@@ -135,7 +135,7 @@ class EndlessBatches(Iterator[Batch]):
         return batch
 
     def get_state(self) -> dict[str, int]:
-        """Where the next batch begins, in records; the same for all processes."""
+        """The position where the next batch begins, in records; the same for all processes."""
         return {"position": self._position}
 
     def set_state(self, state: dict[str, int]) -> None:
@@ -151,7 +151,7 @@ class EndlessBatches(Iterator[Batch]):
 
 
 class TrainingBatches(EndlessBatches):
-    """Of images, see `EndlessBatches`.
+    """Endless batches of images; see `EndlessBatches`.
 
     A batch is `image`, float32 `[P, resolution, resolution, 3]` in [-1, 1], and `label`, int32
     `[P]`, -1 where there is none. Augmentation depends on (seed, epoch, record index) alone.
@@ -368,7 +368,7 @@ def _finish(batch: Batch, bad_records: BadRecords) -> Batch:
 
 
 def _as_array(message: str) -> np.ndarray:
-    """Of one length, so that messages of a batch can be stacked, and pass between processes."""
+    """Makes an array of one length: messages of a batch stack, and pass between processes."""
     return np.array(message, dtype="U1000")
 
 

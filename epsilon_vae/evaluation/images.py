@@ -119,6 +119,6 @@ class CroppedImages:
 
 
 def _concatenate_names(names: np.ndarray) -> np.ndarray:
-    """As `hosts.concatenate`, which takes numbers: of characters."""
+    """Concatenates names of all processes, as numbers, which `hosts.concatenate` takes."""
     numbers = np.ascontiguousarray(names).view(np.uint32).reshape(len(names), -1)
     return np.ascontiguousarray(hosts.concatenate(numbers)).view(names.dtype)[:, 0]

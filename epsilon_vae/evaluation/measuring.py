@@ -32,7 +32,7 @@ Key = tuple[str, int | None]  # a reconstructor's name, and NFE or None
 
 
 class MetricAccumulator:
-    """What has been measured of one reconstructor at one NFE, or of the originals.
+    """Accumulates what is measured of one reconstructor at one NFE, or of the originals.
 
     Attributes:
       values: metric → an array of each batch, `[B]`.
@@ -77,7 +77,7 @@ class MetricAccumulator:
         return np.concatenate(self.values[name]).astype(np.float64)
 
     def means(self) -> dict[str, float]:
-        """Of each metric, over images."""
+        """The mean of each metric over images."""
         return {name: float(self.per_image(name).mean()) for name in self.values}
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -90,7 +90,7 @@ class MetricAccumulator:
 
     @classmethod
     def of_arrays(cls, arrays: dict[str, np.ndarray]) -> "MetricAccumulator":
-        """What `arrays` gave."""
+        """Reads what `arrays` gave."""
         accumulator = cls()
         moments: dict[str, dict] = {}
         for path, array in arrays.items():
@@ -135,7 +135,7 @@ class Progress:
 
     @classmethod
     def load(cls, path: pathlib.Path, keys: Sequence[Key], setting: str) -> "Progress":
-        """What `save` wrote of accumulators of these keys; or, without a file, the start.
+        """Loads what `save` wrote of accumulators of these keys; without a file, the start.
 
         Times of decoding in another setting are left out.
         """

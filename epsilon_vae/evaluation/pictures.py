@@ -1,4 +1,4 @@
-"""What the report shows of images: a selection, variation over seeds, decoding step by step."""
+"""Selects what the report shows: some images, variation over seeds, decoding step by step."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -47,7 +47,7 @@ class Amount(NamedTuple):
 def amounts(
     resolutions: Sequence[int], num_reconstructors: int, *, num_runs: int, num_keys: int
 ) -> dict[int, Amount]:
-    """As many of each resolution as the budget allows, and at least `CLOSE_IMAGES` in the gallery.
+    """Chooses as many images of each resolution as the budget allows, `CLOSE_IMAGES` at least.
 
     What a resolution leaves of its equal part, the larger ones have.
 

@@ -76,12 +76,12 @@ PROTOCOLS = {
 
 
 def noisy(features: str, tau: float) -> str:
-    """What features are called that are of images decoded from noisy latents."""
+    """The name of features of images that are decoded from noisy latents."""
     return f"{features}{_NOISE}{tau:g}"
 
 
 def noiseless(features: str) -> str:
-    """What the features of the originals are called that `noisy` ones are compared with."""
+    """The name of the originals' features that `noisy` ones are compared with."""
     return features.partition(_NOISE)[0]
 
 

@@ -154,7 +154,7 @@ class Autoencoder:
         return digest.hexdigest()
 
     def provenance(self, workdir: str) -> dict[str, object]:
-        """Of its latents, as they carry it; `workdir` is what it was restored from."""
+        """The provenance that its latents carry; `workdir` is what it was restored from."""
         fingerprint = self.encoder_fingerprint()
         return {
             "workdir": workdir,
@@ -199,7 +199,7 @@ def decode_trajectory(
     networks: AutoencoderModel,
     process: Process,
 ) -> tuple[jax.Array, jax.Array]:
-    """As `decode_latents`, x_t at all times, the last as images, and the estimates of x0.
+    """Decodes as `decode_latents`, to x_t at all times, the last as images, and estimates of x0.
 
     Both have the times before the batch.
     """

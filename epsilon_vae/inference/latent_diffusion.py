@@ -79,7 +79,7 @@ class LatentSampler:
 
 
 class TrainedLatentDiffusion:
-    """What a latent diffusion model's checkpoint holds that generating takes.
+    """The parts of a latent diffusion model's checkpoint that generating takes.
 
     Attributes:
       model: network and process.
@@ -102,7 +102,7 @@ class TrainedLatentDiffusion:
         self.config, self.step = config, step
 
     def sampler(self, nfe: int, guidance: Guidance, mesh: Mesh) -> LatentSampler:
-        """Of `nfe` steps, at the config's spacing."""
+        """A sampler of `nfe` steps, at the config's spacing."""
         times = SPACINGS[self.config.flow.spacing](nfe)
         return LatentSampler(self.model, self.metadata, times=times, guidance=guidance, mesh=mesh)
 

@@ -144,7 +144,7 @@ TIME_BINS = ("disc_t0", "disc_t1", "disc_t2")
 
 
 def pair_counts(real_logits: jax.Array, fake_logits: jax.Array, t: jax.Array) -> dict:
-    """What the paired accuracy is worked out from, `paired_accuracy`: means over the batch.
+    """Means over the batch from which `paired_accuracy` works out the paired accuracy.
 
     By bin of t (`TIME_BINS`), 'pairs/…' is the share of the images that are in it, and 'ranked/…'
     of the pairs of patches that are in it and have `D(real) > D(fake)`. Means over parts of a batch
@@ -240,7 +240,7 @@ class TrajectoryGAN:
         return loss, {"loss/adv": loss}
 
     def generator_weight(self, step: jax.Array) -> jax.Array:
-        """Of the generator's term, before `adaptive_weight`."""
+        """The weight of the generator's term, before `adaptive_weight`."""
         ramp = jnp.clip((step + 1 - self.start_step) / max(self.ramp_steps, 1), 0.0, 1.0)
         return ramp * self.weight
 
@@ -289,16 +289,16 @@ class NoGAN:
         return {}
 
     def generator_loss(self, params, process, denoising):
-        """Nothing to add."""
+        """Adds nothing."""
         del params, process, denoising
         return jnp.zeros(()), {}
 
     def generator_weight(self, step):
-        """Of nothing."""
+        """A weight of 0."""
         del step
         return jnp.zeros(())
 
     def discriminator_loss(self, params, process, *, denoising, step):
-        """Nothing to learn."""
+        """Learns nothing."""
         del params, process, denoising, step
         return jnp.zeros(()), {}

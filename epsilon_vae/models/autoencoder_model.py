@@ -48,7 +48,7 @@ class AutoencoderModel:
         return self.encoder.apply({"params": params["encoder"]}, images)
 
     def latent_noise_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Of the noise that one image's `training_latents` are drawn with; empty for most."""
+        """The shape of one image's noise for `training_latents`; empty for most."""
         if not isinstance(self.encoder, KLBottleneck):
             return (0,)
         height, width, _ = image_shape

@@ -114,7 +114,7 @@ class VQBottleneck(nn.Module, kw_only=True):
         return TrainingLatents(latents, loss, metrics)
 
     def _quantize(self, images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """What is quantized, its codes `[B, h, w, n_z]`, and their indices `[B, h, w]`."""
+        """Returns what is quantized, its codes `[B, h, w, n_z]`, and their indices `[B, h, w]`."""
         z, codebook = self.quant_conv(self.encoder(images)), self.codebook
         if self.is_normalized:
             z, codebook = _unit_length(z), _unit_length(codebook)

@@ -1,4 +1,4 @@
-"""From a config to networks and processes: where a ConfigDict becomes named arguments."""
+"""Builds networks and processes from a config: here it becomes named arguments."""
 
 import functools
 from collections.abc import Callable
@@ -176,7 +176,7 @@ def _decoder(
 
 
 def _denoiser(decoder: ml_collections.ConfigDict, common: dict) -> tuple[nn.Module, int]:
-    """As `_decoder`, of those that denoise."""
+    """Returns as `_decoder`, for those that denoise."""
     if decoder.name == "dit":
         dit = DiT(**_size(decoder, DIT_SIZES), patch=decoder.patch, out_channels=3, **common)
         return DiTDecoder(dit), decoder.patch

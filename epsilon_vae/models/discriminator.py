@@ -63,7 +63,7 @@ def _to_kernel(x: jax.Array, y: jax.Array, shape: tuple[int, ...], padding: Padd
 
 
 def _gradients(x: jax.Array, kernel: jax.Array, y: jax.Array, padding: Padding) -> tuple:
-    """Of the trilinear form, to x, kernel and y."""
+    """Derivatives of the trilinear form by x, kernel and y."""
     to_image = _to_image(y, kernel, x.shape, padding)
     return to_image, _to_kernel(x, y, kernel.shape, padding), convolve(x, kernel, padding)
 

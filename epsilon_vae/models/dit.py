@@ -175,7 +175,7 @@ class ClassDiT(nn.Module):
 
 
 def time_embedding(dit: DiT) -> TimeEmbedding:
-    """Of the width and with the initial weights that DiT's has."""
+    """A time embedding of the width and with the initial weights that DiT's has."""
     return TimeEmbedding(
         sinusoid_dim=SINUSOID_DIM,
         features=dit.width,

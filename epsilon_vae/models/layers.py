@@ -26,7 +26,7 @@ QUERY_BLOCK = 128  # on each device that shares an image's rows
 
 
 def _convolutions(primitive, *_, **__) -> bool:
-    """What a convolution or a matrix product gave is kept; norms and activations are not."""
+    """Keeps what a convolution or a matrix product gave, but not norms and activations."""
     return primitive in (jax.lax.conv_general_dilated_p, jax.lax.dot_general_p)
 
 

@@ -239,7 +239,7 @@ class OmniDecoder(nn.Module, kw_only=True):
 def _transformer(
     network: OmniEncoder | OmniDecoder, kinds: tuple[str, ...], name: str
 ) -> Callable[[jax.Array], jax.Array]:
-    """Of the encoder's or decoder's own sizes."""
+    """A transformer of the encoder's or decoder's own sizes."""
     return OmniTransformer(
         kinds=kinds,
         heads=network.heads,

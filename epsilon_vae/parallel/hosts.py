@@ -217,7 +217,7 @@ def _check_port_is_free(address: str) -> None:
 
 
 def _metadata(key: str) -> str:
-    """What a Google Cloud host says about itself; empty where it says nothing."""
+    """Asks a Google Cloud host about itself; empty where it says nothing."""
     server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
     url = f"http://{server}/computeMetadata/v1/instance/attributes/{key}"
     request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})

@@ -1,4 +1,4 @@
-"""Where each parameter, batch and activation lives."""
+"""Shardings: where each parameter, batch and activation lives."""
 
 import functools
 import math

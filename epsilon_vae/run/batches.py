@@ -1,4 +1,4 @@
-"""What a run trains on, by its config: images, latents, or images that are encoded on the fly."""
+"""Opens what a run trains on: images, latents, or images that are encoded on the fly."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ class Batches(Protocol):
         """Arrays `[B, …]` by name, as the objective's `batch_shapes`."""
 
     def get_state(self) -> dict[str, Any]:
-        """What a checkpoint holds of the data, as JSON."""
+        """Returns what a checkpoint holds of the data, as JSON."""
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes to where `get_state` was called."""
@@ -117,7 +117,7 @@ def open_images(config: ml_collections.ConfigDict, local_indices: np.ndarray) ->
 def open_latents(
     config: ml_collections.ConfigDict, local_indices: np.ndarray
 ) -> LatentBatches | EncodedBatches:
-    """As `open_images`, of latents: a folder of them, or of images that are encoded on the fly.
+    """Opens batches of latents: of a folder of them, or of images that are encoded on the fly.
 
     Raises:
       ConfigError: latents, or an autoencoder, that are not as the config says.

@@ -1,4 +1,4 @@
-"""Where a run starts: its newest checkpoint, another run's weights, or the seed."""
+"""Starts a run from its newest checkpoint, another run's weights, or the seed."""
 
 import jax
 import ml_collections

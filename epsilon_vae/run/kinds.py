@@ -13,7 +13,7 @@ from epsilon_vae.run.validation import HeldOutEvaluation
 
 
 class Evaluation(Protocol):
-    """What a run evaluates of its EMA parameters while it trains.
+    """Evaluates a run's EMA parameters while it trains.
 
     Attributes:
       names: of the scores.
@@ -26,7 +26,7 @@ class Evaluation(Protocol):
 
 
 class Kind(NamedTuple):
-    """What differs between the kinds of runs, besides the objective.
+    """Holds what differs between the kinds of runs, besides the objective.
 
     Attributes:
       open_batches: (config, indices of this process in a batch) → batches.

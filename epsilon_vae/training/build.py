@@ -1,4 +1,4 @@
-"""From a config to the losses, the optimizers and the whole step."""
+"""Builds the losses, the optimizers and the whole step from a config."""
 
 import jax.numpy as jnp
 import ml_collections
@@ -67,7 +67,7 @@ def build_objective(config: ml_collections.ConfigDict) -> Objective:
 
 
 def frozen_inputs(config: ml_collections.ConfigDict) -> dict:
-    """What the step reads and never changes: `seed`, uint32, and LPIPS weights where there are.
+    """Returns what the step reads and never changes: `seed`, uint32, and LPIPS's weights, if any.
 
     As arguments of the compiled step: another seed compiles nothing, and XLA does not fold
     convolutions over the weights for minutes.
@@ -79,7 +79,7 @@ def frozen_inputs(config: ml_collections.ConfigDict) -> dict:
 
 
 def build_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """Of encoder and decoder, or of a latent diffusion model."""
+    """Builds the optimizer of encoder and decoder, or of a latent diffusion model."""
     optim = config.optim
     return adam(optim.lr, optim.warmup_steps, b1=optim.b1, b2=optim.b2, clip_norm=optim.clip_norm)
 
@@ -87,7 +87,7 @@ def build_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransfor
 def build_discriminator_optimizer(
     config: ml_collections.ConfigDict,
 ) -> optax.GradientTransformation:
-    """Of the discriminator; where there is none, of nothing."""
+    """Builds the optimizer of the discriminator; where there is none, of nothing."""
     optim = config.optim
     if "discriminator_lr" not in optim:
         return build_optimizer(config)

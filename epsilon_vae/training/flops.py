@@ -1,4 +1,4 @@
-"""What a config costs, before anything is compiled: parameters, and FLOPs counted in the jaxpr."""
+"""Counts what a config costs before it is compiled: parameters, and FLOPs in the jaxpr."""
 
 import math
 

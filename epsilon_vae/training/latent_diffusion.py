@@ -1,4 +1,4 @@
-"""What a latent diffusion model learns (Peebles & Xie 2023): the process's target, by its square.
+"""The objective of latent diffusion (Peebles & Xie 2023): the process's target, squared error.
 
 Without the variational bound, as the paper trains its models: nothing trains a variance.
 """
@@ -44,7 +44,7 @@ class LatentDiffusionObjective:
         return params
 
     def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """What a step takes: `latents`, float32 `[B, h, w, n_z]`, and `label`, int32 `[B]`.
+        """Shapes of a batch: `latents`, float32 `[B, h, w, n_z]`, and `label`, int32 `[B]`.
 
         Latents have mean 0 and variance 1 by channel; a label of -1 is none, as are all where the
         model has no classes.
@@ -71,7 +71,7 @@ class LatentDiffusionObjective:
         return jax.vmap(draw_one)(jnp.arange(batch_size))
 
     def probes(self, batch_size: int) -> dict[str, jax.Array]:
-        """None: there is one term."""
+        """No probes: there is one term."""
         del batch_size
         return {}
 
@@ -109,7 +109,7 @@ class LatentDiffusionObjective:
     def discriminator_loss(
         self, discriminator: dict, denoising: None, step: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """There is none."""
+        """No loss: there is no discriminator."""
         return self.adversary.discriminator_loss(
             discriminator, None, denoising=denoising, step=step
         )

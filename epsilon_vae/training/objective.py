@@ -1,4 +1,4 @@
-"""What the losses add up to (paper, Eq. 1 and 9–11).
+"""The losses of an autoencoder and their sum (paper, Eq. 1 and 9–11).
 
 `L_autoencoder = L_flow + 0.5 L_LPIPS(x0_hat, x0) + 0.5 L_adv`, all on one forward pass at one
 random t per image; and the discriminator's loss on that same pass.
@@ -69,7 +69,7 @@ class AutoencoderObjective:
         )
 
     def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """What a step takes: `image`, float32 `[B, H, W, 3]` in [-1, 1]."""
+        """Shapes of a batch: `image`, float32 `[B, H, W, 3]` in [-1, 1]."""
         return {"image": jax.ShapeDtypeStruct((batch_size, *self._image_shape), jnp.float32)}
 
     def draw(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:

@@ -19,7 +19,7 @@ from epsilon_vae.training.state import TrainState
 
 
 class Objective(Protocol):
-    """What is minimized: an autoencoder's losses, or a latent diffusion model's.
+    """The loss to minimize: an autoencoder's losses, or a latent diffusion model's.
 
     Attributes:
       name: 'autoencoder' or 'generator', in the names of metrics.

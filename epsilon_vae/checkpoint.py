@@ -60,7 +60,14 @@ class Checkpointer:
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def save(self, step: int, state: Any, *, data: dict, config: ml_collections.ConfigDict) -> None:
-        """Starts saving; returns once `state` is copied and may be donated."""
+        """Starts saving; returns once `state` is copied and may be donated.
+
+        Args:
+          step: updates that the state has had.
+          state: a tree of arrays.
+          data: of the data iterator, as JSON holds it.
+          config: of the run.
+        """
         if step in self._manager.all_steps():
             return
         self._manager.save(
@@ -104,7 +111,7 @@ class Checkpointer:
         return None
 
     def _try_to_restore(self, step: int, target: Any) -> Restored | None:
-        """Restores a step, without a barrier; None, with a warning, where it cannot be read here."""
+        """Restores a step, without a barrier; None, with a warning, where it cannot be read."""
         try:
             return _restore(self.directory / str(step), target)
         except CheckpointError:

@@ -45,7 +45,14 @@ class Roofline:
 def roofline(
     chip: Chip, flops: float, *, hbm_bytes: float, collectives: dict[Collective, int]
 ) -> Roofline:
-    """The bounds of one chip's FLOPs, HBM bytes and collectives in one call."""
+    """The bounds of one chip's FLOPs, HBM bytes and collectives in one call.
+
+    Args:
+      chip: that computes.
+      flops: of products, in one call.
+      hbm_bytes: read and written.
+      collectives: how often each happens.
+    """
     ici = dcn = 0.0
     for collective, count in collectives.items():
         sent = count * bytes_sent(collective)

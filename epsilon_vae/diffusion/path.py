@@ -20,7 +20,7 @@ def per_image(t: jax.Array) -> jax.Array:
 
 
 class Process(Protocol):
-    """What the objective and the sampler need of a diffusion process.
+    """A diffusion process as the objective and the sampler need it.
 
     Attributes:
       loss_name: of the term that regresses the target: 'flow' or 'reconstruction'.
@@ -32,7 +32,7 @@ class Process(Protocol):
         """x_t, which is x0 at t = 0 but for a scale, and the noise at t = 1."""
 
     def target(self, x0: jax.Array, noise: jax.Array) -> jax.Array:
-        """What a network learns to predict from x_t."""
+        """The quantity that a network learns to predict from x_t."""
 
     def network_input(self, x_t: jax.Array, t: jax.Array) -> jax.Array:
         """x_t as the network takes it."""
@@ -46,7 +46,14 @@ class Process(Protocol):
     def step_back(
         self, x_t: jax.Array, prediction: jax.Array, *, t: jax.Array, s: jax.Array, noise: jax.Array
     ) -> jax.Array:
-        """x_s of an earlier time s < t; `noise` is for processes whose steps are random."""
+        """x_s at a time s < t.
+
+        Args:
+          x_t: `[B, H, W, C]`.
+          prediction: the network's at x_t.
+          t, s: times `[B]`.
+          noise: standard normal, for processes whose steps are random.
+        """
 
     def unscale(self, x: jax.Array) -> jax.Array:
         """The image, from what the steps end in at t = 0."""

@@ -46,7 +46,10 @@ def trajectory(
     key: jax.Array,
     shape: tuple[int, int, int, int],
 ) -> tuple[jax.Array, jax.Array]:
-    """The way that `sample` goes, of the same arguments.
+    """Samples as `sample` does, and keeps every step.
+
+    Args:
+      process, predict, times, key, shape: as `sample`'s.
 
     Returns:
       x_t at each of the times, `[nfe + 1, B, H, W, C]`, and the estimates of x0 at all of them but

@@ -145,6 +145,12 @@ def paper_rows(
     Its numbers are of ImageNet's 50,000 validation images, or of COCO's 5,000 where `data`, the
     name of the images that the run is measured on, says coco; and of its own training: neither a
     run's training data nor its length is compared.
+
+    Args:
+      reconstructor: the run's name in results.
+      config: of the run.
+      resolutions: of the evaluation, in pixels.
+      data: name of the images that it is measured on.
     """
     is_direct = config.flow.process == "direct"
     if "coco" in data.lower():

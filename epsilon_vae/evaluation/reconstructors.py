@@ -51,6 +51,12 @@ class Reconstructor(abc.ABC):
         """Adds noise of `tau` standard deviations to a code; None for what has no latents.
 
         An image's noise depends on its index and the seed alone.
+
+        Args:
+          code: of `encode`.
+          tau: in standard deviations of each channel.
+          batch: whose code it is.
+          seed: of the noise.
         """
         del code, tau, batch, seed
 

@@ -202,6 +202,9 @@ def decode_trajectory(
     """Decodes as `decode_latents`, to x_t at all times, the last as images, and estimates of x0.
 
     Both have the times before the batch.
+
+    Args:
+      whole, latents, networks, process: as `decode_latents`'.
     """
     params, times, seed = whole
     key = jax.random.key(seed)

@@ -250,6 +250,12 @@ class TrajectoryGAN:
         """The discriminator's loss, and metrics; no gradient reaches the autoencoder.
 
         The metrics are the loss's terms before weighting, the mean logits, and `pair_counts`.
+
+        Args:
+          params: of the discriminator.
+          process: of the decoder.
+          denoising: the autoencoder's forward pass.
+          step: of training.
         """
         match = MATCHINGS[self.matching](process, jax.lax.stop_gradient(denoising))
         real, fake = (self.logits(params, x, match) for x in (match.real, match.fake))

@@ -63,13 +63,24 @@ class AutoencoderModel:
         return TrainingLatents(self.encode(params, images), jnp.zeros(()), {})
 
     def predict(self, params: dict, x: jax.Array, *, t: jax.Array, latents: jax.Array) -> jax.Array:
-        """The decoder's prediction (velocity or noise) at normalised noisy images, times `t`."""
+        """The decoder's prediction (velocity or noise) at noisy images.
+
+        Args:
+          params: `{'encoder', 'decoder'}`.
+          x: the process's input, `[B, H, W, 3]`.
+          t: times `[B]`.
+          latents: `[B, h, w, n_z]`.
+        """
         return self.decoder.apply({"params": params["decoder"]}, x, t, latents)
 
     def predict_with_last_layer(
         self, params: dict, x: jax.Array, *, t: jax.Array, latents: jax.Array
     ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-        """`predict`, and gradient by the prediction → gradient by the last layer's kernel."""
+        """`predict`, and gradient by the prediction → gradient by the last layer's kernel.
+
+        Args:
+          params, x, t, latents: as `predict`'s.
+        """
         decoder = traverse_util.flatten_dict(params["decoder"], sep="/")
         last = f"{self.decoder.last_layer}/kernel"
 
@@ -89,7 +100,15 @@ class AutoencoderModel:
         times: jax.Array,
         key: jax.Array,
     ) -> jax.Array:
-        """Images `[B, f h, f w, 3]` in [-1, 1], sampled at `times` (`diffusion.sampler`)."""
+        """Images `[B, f h, f w, 3]` in [-1, 1], sampled at `times` (`diffusion.sampler`).
+
+        Args:
+          params: `{'encoder', 'decoder'}`.
+          process: the diffusion process.
+          latents: `[B, h, w, n_z]`.
+          times: `[nfe + 1]`, falling from 1 to 0.
+          key: of the noise; see `diffusion.sampler.sample`.
+        """
         predict, shape = self._denoiser(params, latents)
         return jnp.clip(sample(process, predict, times=times, key=key, shape=shape), -1, 1)
 
@@ -102,7 +121,11 @@ class AutoencoderModel:
         times: jax.Array,
         key: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
-        """How `decode` comes to its images: `diffusion.sampler.trajectory`."""
+        """How `decode` comes to its images: `diffusion.sampler.trajectory`.
+
+        Args:
+          params, process, latents, times, key: as `decode`'s.
+        """
         predict, shape = self._denoiser(params, latents)
         return trajectory(process, predict, times=times, key=key, shape=shape)
 

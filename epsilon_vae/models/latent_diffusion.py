@@ -36,7 +36,14 @@ class LatentDiffusion:
         return self.network.init(key, jnp.zeros((1, *shape)), jnp.zeros((1,)), labels)["params"]
 
     def predict(self, params: dict, x: jax.Array, *, t: jax.Array, labels: jax.Array) -> jax.Array:
-        """The prediction at the process's input x `[B, h, w, n_z]`, times `[B]`, labels `[B]`."""
+        """The network's prediction of the process's target.
+
+        Args:
+          params: of the network.
+          x: the process's input, `[B, h, w, n_z]`.
+          t: times `[B]`.
+          labels: `[B]`; `no_label` for none.
+        """
         return self.network.apply({"params": params}, x, self.process.network_time(t), labels)
 
     def generate(

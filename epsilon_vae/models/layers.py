@@ -76,7 +76,14 @@ def conv(
     kernel_init: Initializer = torch_init,
     name: str | None = None,
 ) -> nn.Conv:
-    """A square convolution over `[B, H, W, C]` with this project's defaults."""
+    """A square convolution over `[B, H, W, C]` with this project's defaults.
+
+    Args:
+      features: output channels.
+      kernel: side of the kernel, in pixels.
+      dtype: that it computes in.
+      strides, padding, use_bias, groups, kernel_init, name: as Flax's.
+    """
     return nn.Conv(
         features,
         (kernel, kernel),
@@ -98,7 +105,13 @@ def dense(
     kernel_init: Initializer = torch_init,
     name: str | None = None,
 ) -> nn.Dense:
-    """A linear layer over the last axis with this project's defaults."""
+    """A linear layer over the last axis with this project's defaults.
+
+    Args:
+      features: of the output.
+      dtype: that it computes in.
+      use_bias, kernel_init, name: as Flax's.
+    """
     return nn.Dense(features, use_bias=use_bias, dtype=dtype, kernel_init=kernel_init, name=name)
 
 

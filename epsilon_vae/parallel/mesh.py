@@ -21,6 +21,10 @@ def make_mesh(
     Several TPU slices lie along `data`: what `fsdp` and `space` say to each other stays within one,
     and only gradients cross the data centre's network.
 
+    Args:
+      data, fsdp, space: sizes of the axes.
+      devices: to be used; None for all.
+
     Raises:
       ConfigError: the sizes do not make up the number of devices, or slices do not divide `data`.
     """

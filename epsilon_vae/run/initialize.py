@@ -19,6 +19,12 @@ def restore_or_init(
 ) -> tuple[TrainState, Restored | None]:
     """The newest checkpoint's state and what else it held; or a new state, and None.
 
+    Args:
+      config: of the run.
+      train_step: whose state it is.
+      checkpointer: of the run's folder.
+      mesh: that the state is sharded over.
+
     Raises:
       CheckpointError: what is there, or in `config.init_from`, does not fit the config.
     """

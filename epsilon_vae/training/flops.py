@@ -97,6 +97,11 @@ def _convolution_flops(equation: core.JaxprEqn) -> float:
 def valid_products(
     lhs: int, rhs: int, *, out: int, stride: int, padding: int, lhs_dilation: int, rhs_dilation: int
 ) -> int:
-    """How many of a dimension's `out * rhs` products meet an element rather than padding."""
+    """How many of a dimension's `out * rhs` products meet an element rather than padding.
+
+    Args:
+      lhs, rhs, out: sizes of input, kernel and output.
+      stride, padding, lhs_dilation, rhs_dilation: of the convolution.
+    """
     at = np.arange(out)[:, None] * stride + np.arange(rhs)[None] * rhs_dilation - padding
     return int(((at >= 0) & (at % lhs_dilation == 0) & (at // lhs_dilation < lhs)).sum())

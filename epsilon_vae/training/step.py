@@ -53,7 +53,17 @@ class Objective(Protocol):
         step: jax.Array,
         probes: dict[str, jax.Array] | None = None,
     ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
-        """The networks' loss; what the discriminator's is computed from; metrics."""
+        """The networks' loss; what the discriminator's is computed from; metrics.
+
+        Args:
+          params: of the networks.
+          discriminator: its parameters.
+          frozen: what no step changes.
+          batch: as `batch_shapes`.
+          draw: this batch's part of `self.draw`.
+          step: of training.
+          probes: as `self.probes`; None without.
+        """
 
     def discriminator_loss(
         self, discriminator: dict, denoising: Any, step: jax.Array

@@ -32,7 +32,7 @@ def parts(step, frozen, resolution: int) -> dict[str, tuple]:
         return jnp.sum(networks.predict(params, images, t=t, latents=latents) * weights)
 
     def perceive(denoised, images, lpips):
-        return jnp.mean(objective.perceptual[0].distance(lpips, denoised, images))
+        return jnp.mean(objective.perceptual.distance(lpips, denoised, images))
 
     def logits(params, images, x_t, t):
         inputs = jnp.concatenate([images, x_t], axis=-1)

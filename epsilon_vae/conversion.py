@@ -33,7 +33,7 @@ OURS = "epsilon_vae"  # layout of our paths, and the format that its files' meta
 
 
 def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | None = None) -> str:
-    """Makes a run of a file's weights: a checkpoint of step 0, as training would have begun it.
+    """Makes a run of a file's weights: a checkpoint of step 0, as training would begin with.
 
     Encoder and decoder, or the latent diffusion model, and their EMA are the file's; the
     discriminator is new, from the seed. DiT's public weights are of SD-VAE's latents times 0.18215.

@@ -24,7 +24,7 @@ _BROKEN_FILE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, s
 
 
 class DataError(ValueError):
-    """Data that cannot be used; the message names the file or folder and the way out."""
+    """Data that cannot be used; the message names the file or folder and a remedy."""
 
 
 class DecodeError(ValueError):

@@ -139,7 +139,7 @@ class EndlessBatches(Iterator[Batch]):
         return {"position": self._position}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Goes on there, whatever the batch size and the number of processes were."""
+        """Resumes there, whatever the batch size and the number of processes were."""
         self.close()
         self._position = state["position"]
 

@@ -54,7 +54,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
     _use_compilation_cache(workdir)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.space)
     with jax.set_mesh(mesh), StopSignal() as stop, contextlib.ExitStack() as to_close:
-        # The parts, and the state: restored, or begun.
+        # The parts, and the state: restored, or new.
         kind = LATENT_DIFFUSION if is_generator(config) else AUTOENCODER
         train_step = build_train_step(config)
         frozen = jax.device_put(frozen_inputs(config), replicated(mesh))

@@ -34,9 +34,9 @@ def build_objective(config: ml_collections.ConfigDict) -> Objective:
             dtype=jnp.dtype(config.dtype),
         )
     dtype, loss = jnp.dtype(config.dtype), config.loss
-    perceptual = ()
+    perceptual = None
     if loss.lpips_weight > 0:
-        perceptual = (PerceptualTerm(LPIPS(loss.lpips_net, dtype), loss.lpips_weight),)
+        perceptual = PerceptualTerm(LPIPS(loss.lpips_net, dtype), loss.lpips_weight)
     adversary = NoGAN()
     if loss.adv_weight > 0:
         discriminator = config.model.discriminator

@@ -37,7 +37,7 @@ class AutoencoderObjective:
       process: rectified flow, DDPM or direct.
       image_size: side of the training images.
       sample_time: key → one training time t.
-      perceptual: terms on x0_hat, none or one.
+      perceptual: the term on x0_hat, if any.
       adversary: the trajectory GAN, or `NoGAN`.
       distance: of the prediction from its target, a key of `DISTANCES`.
       encoder_frozen: the decoder alone is trained.
@@ -50,7 +50,7 @@ class AutoencoderObjective:
     process: Process
     image_size: int
     sample_time: Callable[[jax.Array], jax.Array]
-    perceptual: tuple[PerceptualTerm, ...]
+    perceptual: PerceptualTerm | None
     adversary: TrajectoryGAN | NoGAN
     distance: str = "l2"
     encoder_frozen: bool = False
@@ -182,7 +182,7 @@ class AutoencoderObjective:
     def _reconstruction_loss(
         self, frozen: dict, denoising: Denoising, probes: dict | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Distance of the prediction from its target, and perceptual terms; metrics."""
+        """Distance of the prediction from its target, and the perceptual term; metrics."""
         probes, prediction, denoised = probes or {}, denoising.prediction, denoising.denoised
         if self.process.loss_name in probes:
             change = self.process.prediction_change(probes[self.process.loss_name], denoising.t)
@@ -191,10 +191,10 @@ class AutoencoderObjective:
         loss = DISTANCES[self.distance](prediction - target)
         metrics = {f"loss/{self.process.loss_name}": loss}
         denoised = denoised + probes.get("lpips", 0.0)
-        for term in self.perceptual:
-            distance = jnp.mean(term.distance(frozen["lpips"], denoised, denoising.x0))
-            metrics["loss/lpips"] = distance
-            loss += term.weight * distance
+        if self.perceptual is not None:
+            distances = self.perceptual.distance(frozen["lpips"], denoised, denoising.x0)
+            metrics["loss/lpips"] = jnp.mean(distances)
+            loss += self.perceptual.weight * metrics["loss/lpips"]
         return loss, metrics
 
     def discriminator_loss(

@@ -15,7 +15,6 @@ from epsilon_vae.models.encoder import LiteEncoder
 from epsilon_vae.models.unet import UNET_SIZES
 from epsilon_vae.training.build import build_objective, build_train_step, frozen_inputs
 from epsilon_vae.training.flops import step_flops
-from epsilon_vae.training.objective import PerceptualTerm
 from epsilon_vae.training.optimizer import adam
 from tests.helpers import QUICK_COMPILE, make_training, state_shapes, training_images
 
@@ -140,7 +139,7 @@ def test_loss_is_the_weighted_sum_of_its_terms(training, trained, objective):
     terms = [metrics[f"loss/{name}"] for name in ("flow", "lpips", "adv")]
     np.testing.assert_allclose(loss, np.dot([1, 0.5, 0.5], terms), rtol=1e-6)
     images = training.batch["image"]
-    lpips = jax.jit(objective.perceptual[0].distance)(
+    lpips = jax.jit(objective.perceptual.distance)(
         training.frozen["lpips"], denoising.denoised, images
     )
     np.testing.assert_allclose(metrics["loss/lpips"], np.mean(lpips), rtol=1e-5)
@@ -234,7 +233,7 @@ def test_gradients_at_x0_hat_are_the_weighted_terms(training, trained, objective
                 velocity = (denoising.x_t - 0.6 * x0_hat) / t
                 return jnp.mean((velocity - (draw["noise"] - 0.6 * denoising.x0)) ** 2)
             if name == "lpips":
-                distance = objective.perceptual[0].distance(
+                distance = objective.perceptual.distance(
                     training.frozen["lpips"], x0_hat, denoising.x0
                 )
                 return 0.5 * jnp.mean(distance)
@@ -310,13 +309,12 @@ def test_terms_of_weight_zero_leave_no_trace(small_config):
     small_config.loss.lpips_weight = 0.0
     small_config.loss.adv_weight = 0.0
     objective = build_objective(small_config)
-    assert objective.perceptual == () and isinstance(objective.adversary, NoGAN)
+    assert objective.perceptual is None and isinstance(objective.adversary, NoGAN)
     assert frozen_inputs(small_config).keys() == {"seed"}
 
 
 def test_perceptual_weight_is_the_papers(objective):
-    assert [type(term) for term in objective.perceptual] == [PerceptualTerm]
-    assert objective.perceptual[0].weight == 0.5
+    assert objective.perceptual.weight == 0.5
 
 
 def test_adaptive_weight_makes_the_gans_gradient_as_large_as_the_others(training, objective):

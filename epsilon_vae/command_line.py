@@ -18,6 +18,9 @@ from epsilon_vae.parallel import hosts
 
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: launchers try again
 
+# `--help` of a command then shows the flags that `HostFlags` defines for it.
+flags.disclaim_key_flags()
+
 
 class UsageError(ValueError):
     """A command line that cannot run."""

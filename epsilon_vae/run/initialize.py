@@ -4,7 +4,14 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from epsilon_vae.checkpoint import OTHER_RUN, Checkpointer, Restored, find_step, load_parts
+from epsilon_vae.checkpoint import (
+    OTHER_RUN,
+    Checkpointer,
+    Restored,
+    find_step,
+    load_parts,
+    newest_step,
+)
 from epsilon_vae.training.sharded import make_state, state_shapes
 from epsilon_vae.training.state import TrainState
 from epsilon_vae.training.step import TrainStep
@@ -52,7 +59,7 @@ def load_init_weights(
     Raises:
       CheckpointError: no checkpoint there, or a network that is asked for does not fit.
     """
-    step_directory = find_step(workdir)
+    step_directory = find_step(workdir, newest_step(workdir))
 
     def load(name: str, path: str, network: dict) -> dict:
         hint = OTHER_RUN if name == "generator" else f"config.init.{name} = none"

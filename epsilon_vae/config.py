@@ -13,13 +13,14 @@ from collections.abc import Iterable
 import ml_collections
 
 from epsilon_vae import keys
+from epsilon_vae.errors import UserError
 
 DDPM_STEPS = 1000
 # Of the keys that both kinds of config have with other values, the types are the same.
 ANY = keys.SHARED | keys.GENERATOR | keys.AUTOENCODER
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A config that cannot run; the message names the key, the value and what would do."""
 
 

@@ -26,7 +26,7 @@ from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.run import loop
 from epsilon_vae.run.batches import open_latents
 from tests.helpers import assert_same_metrics, read_metrics
-from tests.processes import finish, start_together
+from tests.processes import finish, partial_path, start_together
 
 MODULE = "epsilon_vae.generate"
 STEPS = 6
@@ -279,10 +279,13 @@ def test_killed_it_goes_on_on_two_devices_to_the_same_bytes(
     process.communicate()
     num_done = 4 * len(list((tmp_path / "images").glob("part-?????")))
     assert num_done < 20
+    before = tmp_path / "images" / "part-00009.unfinished"  # as earlier versions called it
+    before.mkdir()
+    (before / "00000036.png").touch()
     again = run_module(MODULE, *arguments, f"--output={tmp_path}", JAX_NUM_CPU_DEVICES="2")
     out, _ = finish(again)
     assert f"{20 - num_done} generated now" in out
-    assert files(tmp_path) == files(generated)
+    assert files(tmp_path) == files(generated) and not before.exists()
 
 
 def test_two_processes_write_what_one_does(generated, run_module, arguments, tmp_path):
@@ -293,12 +296,13 @@ def test_two_processes_write_what_one_does(generated, run_module, arguments, tmp
 
 
 def test_one_npz_for_adms_evaluator_after_a_full_disk(generated, run_module, arguments, tmp_path):
-    (tmp_path / "images.unfinished").symlink_to("/dev/full")  # the kernel's own ENOSPC
     plan = json.loads((generated / "generation.json").read_text()) | {"format": "npz"}
     (tmp_path / "generation.json").write_text(json.dumps(plan))
     shutil.copytree(generated / "images", tmp_path / "images")
     command = (*arguments, "--format=npz", f"--output={tmp_path}")
     process = run_module(MODULE, *command)
+    # The kernel's own ENOSPC.
+    partial_path(tmp_path / "images.npz", process.pid).symlink_to("/dev/full")
     out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (2, "")
     [line] = err.strip().splitlines()
@@ -327,7 +331,7 @@ def test_bad_input_is_one_line(
         "there is no class '2'": (*arguments, output, "--classes=2"),
         "but this decoder's encoder is another": (*arguments, output, "--autoencoder_step=4"),
         "is the run of an autoencoder": (f"--workdir={finished_run}", output),
-        "was begun with seed = 3, now it is 4": (
+        "was begun with seed = 3, now it is 4; name another --output": (
             *arguments,
             f"--output={generated}",
             "--seed=4",

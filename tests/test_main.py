@@ -28,7 +28,7 @@ REFUSALS = [
     (("--config.loss.label_dropout=0.1",), "label_dropout: this config has no such key; auto"),
     (("--config.model.generator.size=s",), "generator: this config has no such key; autoenc"),
     (("--config.optim.rate", "3"), "config.optim.rate = '3': there is no such key"),
-    (("--workdir=README.md",), "--workdir=README.md: cannot be made"),
+    (("--workdir=README.md",), "epsilon_vae: README.md: cannot be made"),
     (("--wrokdir=x",), "Unknown command line flag 'wrokdir'"),
     (("stray",), "'stray' is not a flag"),
 ]

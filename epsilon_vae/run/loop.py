@@ -19,7 +19,7 @@ from epsilon_vae.parallel.mesh import batch_sharding, make_mesh, replicated
 from epsilon_vae.parallel.sharding import global_batch, local_batch_indices
 from epsilon_vae.run.initialize import restore_or_init
 from epsilon_vae.run.kinds import AUTOENCODER, LATENT_DIFFUSION
-from epsilon_vae.run.logging import NoLog, RunLog, write_run_files
+from epsilon_vae.run.logging import RunLog, write_run_files
 from epsilon_vae.run.monitor import (
     SPEED_METRICS,
     Clock,
@@ -75,17 +75,15 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
         # The step, compiled at its first call, and where its numbers go.
         step_fn = jit_step(train_step, state, mesh)
         columns = _columns(step_fn, state, frozen, shapes, evaluation.names)
-        log = NoLog()
-        if hosts.is_first():
-            networks = state.params | {"discriminator": state.discriminator}
-            write_run_files(workdir, config, networks)
-            log = RunLog(
-                workdir,
-                columns,
-                start_step=start_step,
-                num_steps=config.num_steps,
-                heartbeat=heartbeat,
-            )
+        networks = state.params | {"discriminator": state.discriminator}
+        write_run_files(workdir, config, networks)
+        log = RunLog(
+            workdir,
+            columns,
+            start_step=start_step,
+            num_steps=config.num_steps,
+            heartbeat=heartbeat,
+        )
         to_close.callback(log.close)
         log.line(_opening_line(config, restored, workdir))
 

@@ -49,6 +49,7 @@ def test_refusal_is_one_line_and_code_2(run_module, tmp_path, arguments, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ((), "--config is missing"),
         (("--workdir=x",), "--config is missing"),
         (("--config=configs/tiny.py",), "--workdir is missing"),
         (("--config=configs/nope.py", "--workdir=x"), "configs/nope.py"),

@@ -21,6 +21,7 @@ project = "ε-VAE"
 author = "The ε-VAE authors"
 extensions = [
     "commands",
+    "mathml",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
@@ -29,7 +30,11 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = "ε-VAE"
+html_math_renderer = "mathml"
+html_show_copyright = False
 smartquotes = False  # they would make dashes of flags in help texts
 
 myst_enable_extensions = ["deflist", "dollarmath"]

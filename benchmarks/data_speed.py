@@ -123,7 +123,7 @@ def tf_data(folder: str) -> Iterator[np.ndarray]:
     yield from dataset.as_numpy_iterator()
 
 
-def decoder(folder: str, reduced: bool) -> Iterator[None]:
+def decoder(folder: str, *, reduced: bool) -> Iterator[None]:
     """The decoder and nothing else, two threads; at the scale that the crop needs, or in full."""
 
     def load(data: bytes) -> None:
@@ -159,7 +159,7 @@ def difference_db(folder: str) -> tuple[float, float]:
         for reduced in (False, True):
             image = decode.EncodedImage(data)
             box = transforms.random_crop(*image.size, np.random.default_rng(0))
-            crop = transforms.render(image, box, RESOLUTION, reduced_jpeg=reduced)
+            crop = transforms.render(image, box, size=RESOLUTION, reduced_jpeg=reduced)
             crops.append(crop.astype(float))
         psnr.append(10 * np.log10(255**2 / max(np.mean((crops[0] - crops[1]) ** 2), 1e-9)))
     return statistics.median(psnr), min(psnr)

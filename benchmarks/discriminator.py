@@ -30,7 +30,7 @@ from epsilon_vae.inference.autoencoder import restore
 from epsilon_vae.losses.adversarial import Denoising, paired_accuracy
 from epsilon_vae.run.monitor import MetricsWindow
 from epsilon_vae.training.build import build_discriminator_optimizer, build_objective
-from epsilon_vae.training.objective import Objective
+from epsilon_vae.training.objective import AutoencoderObjective
 
 BATCH_SIZE = 16
 WINDOW = 50  # steps of a line
@@ -67,7 +67,7 @@ def decoded_fakes(workdir: str) -> Fakes:
 
     def fakes(images: jax.Array, x_t: jax.Array, t: jax.Array) -> jax.Array:
         latents = networks.encode(params, images)
-        prediction = networks.predict(params, process.network_input(x_t, t), t, latents)
+        prediction = networks.predict(params, process.network_input(x_t, t), t=t, latents=latents)
         return process.predict_x0(x_t, prediction, t)
 
     return fakes
@@ -136,13 +136,23 @@ def learn(
             yield window.means()
 
 
-def _denoise(objective: Objective, images: jax.Array, fakes: Fakes, key: jax.Array) -> Denoising:
+def _denoise(
+    objective: AutoencoderObjective, images: jax.Array, fakes: Fakes, key: jax.Array
+) -> Denoising:
     """What a matching looks at, with the fakes in the place of x0_hat."""
     draw, process = objective.draw(key, len(images)), objective.process
     t, noise = draw["t"], draw["noise"]
     x_t = process.perturb(images, noise, t)
     fake = fakes(images, x_t, t)
-    return Denoising(images, noise, t, x_t, fake, fake, draw["step_fraction"])
+    return Denoising(
+        x0=images,
+        noise=noise,
+        t=t,
+        x_t=x_t,
+        prediction=fake,
+        denoised=fake,
+        step_fraction=draw["step_fraction"],
+    )
 
 
 def report(config: ml_collections.ConfigDict, data: str, num_steps: int, fakes: Fakes) -> None:

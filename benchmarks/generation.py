@@ -61,15 +61,27 @@ class System:
     def sample(self, params: dict, labels: jax.Array, steps: int) -> jax.Array:
         """Latents of `labels` `[B]`."""
         indices, times = jnp.arange(len(labels)), respaced(steps)
-        return self.model.generate(params, 0, indices, labels, self.shape, times, Guidance())
+        return self.model.generate(
+            params,
+            0,
+            indices=indices,
+            labels=labels,
+            shape=self.shape,
+            times=times,
+            guidance=Guidance(),
+        )
 
     def decode(self, params: dict, latents: jax.Array) -> jax.Array:
         """Images of latents, all at once."""
-        return self.networks.decode(params, self.process, latents, self.times, jax.random.key(0))
+        return self.networks.decode(
+            params, self.process, latents=latents, times=self.times, key=jax.random.key(0)
+        )
 
     def decode_singly(self, params: dict, latents: jax.Array) -> jax.Array:
         """Images of latents, one by one."""
-        decode = in_chunks(functools.partial(decode_latents, self.networks, self.process), 1)
+        decode = in_chunks(
+            functools.partial(decode_latents, networks=self.networks, process=self.process), 1
+        )
         return decode((params, self.times, 0), latents)
 
 

@@ -62,7 +62,7 @@ def main() -> None:
     def sampled(numbers: np.ndarray) -> np.ndarray:
         num_classes = config.model.generator.num_classes
         labels = numbers % num_classes if num_classes else np.full_like(numbers, -1)
-        return sampler(trained.params, numbers, labels)
+        return sampler(trained.params, numbers, labels=labels)
 
     def noise(numbers: np.ndarray) -> np.ndarray:
         key = jax.random.key(int(numbers[0]))

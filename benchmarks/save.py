@@ -48,7 +48,7 @@ def main() -> None:
         begin = time.monotonic()
         checkpointer = Checkpointer(str(folder / f"{number}"))
         opened = time.monotonic()
-        checkpointer.save(1, state, {"position": 0}, config)
+        checkpointer.save(1, state, data={"position": 0}, config=config)
         held_seconds = time.monotonic() - opened
         checkpointer.close()
         asynchronous_seconds = time.monotonic() - begin

@@ -29,10 +29,10 @@ def parts(step, frozen, resolution: int) -> dict[str, tuple]:
 
     def autoencode(params, images, t, weights):
         latents = networks.encode(params, images)
-        return jnp.sum(networks.predict(params, images, t, latents) * weights)
+        return jnp.sum(networks.predict(params, images, t=t, latents=latents) * weights)
 
     def perceive(denoised, images, lpips):
-        return jnp.mean(objective.perceptual[0].distance(lpips, denoised, images))
+        return jnp.mean(objective.perceptual.distance(lpips, denoised, images))
 
     def logits(params, images, x_t, t):
         inputs = jnp.concatenate([images, x_t], axis=-1)
@@ -62,14 +62,14 @@ def parts(step, frozen, resolution: int) -> dict[str, tuple]:
     }
 
 
-def count_flops(function, arguments, compiled: bool) -> float:
+def count_flops(function, arguments, *, compiled: bool) -> float:
     """XLA's FLOPs of one call; for the CPU, as a GPU's or TPU's XLA counts no lowered program."""
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         lowered = jax.jit(function).lower(*arguments)
         return (lowered.compile() if compiled else lowered).cost_analysis()["flops"]
 
 
-def report(name: str, compiled: bool) -> float:
+def report(name: str, *, compiled: bool) -> float:
     """Prints the table of a config, and returns the step's FLOPs over the sum of its parts."""
     config = importlib.import_module(f"configs.{name}").get_config()
     step = build_train_step(config)
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--compiled", action="store_true", help="count optimized programs")
     arguments = parser.parse_args()
     for name in arguments.configs:
-        report(name, arguments.compiled)
+        report(name, compiled=arguments.compiled)
 
 
 if __name__ == "__main__":

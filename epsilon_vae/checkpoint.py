@@ -24,7 +24,7 @@ class CheckpointError(ValueError):
 
 
 class Restored(NamedTuple):
-    """What a checkpoint held: the state's tree, the data iterator's state, the config, its step."""
+    """A checkpoint: the state's tree, the data iterator's state, the config, its step."""
 
     state: Any
     data: dict
@@ -59,8 +59,15 @@ class Checkpointer:
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
-    def save(self, step: int, state: Any, data: dict, config: ml_collections.ConfigDict) -> None:
-        """Starts saving; returns once `state` is copied and may be donated."""
+    def save(self, step: int, state: Any, *, data: dict, config: ml_collections.ConfigDict) -> None:
+        """Starts saving; returns once `state` is copied and may be donated.
+
+        Args:
+          step: updates that the state has had.
+          state: a tree of arrays.
+          data: of the data iterator, as JSON holds it.
+          config: of the run.
+        """
         if step in self._manager.all_steps():
             return
         self._manager.save(
@@ -104,7 +111,7 @@ class Checkpointer:
         return None
 
     def _try_to_restore(self, step: int, target: Any) -> Restored | None:
-        """None, with a warning, where this process cannot read it; no barrier is in the way."""
+        """Restores a step, without a barrier; None, with a warning, where it cannot be read."""
         try:
             return _restore(self.directory / str(step), target)
         except CheckpointError:
@@ -136,7 +143,12 @@ def _restore(step_directory: epath.Path, target: Any) -> Restored:
         config=ocp.args.JsonRestore(),
     )
     step = int(step_directory.name)
-    return Restored(restored["state"], restored["data"], from_dict(restored["config"]), step)
+    return Restored(
+        state=restored["state"],
+        data=restored["data"],
+        config=from_dict(restored["config"]),
+        step=step,
+    )
 
 
 def _read(step_directory: epath.Path, **items: Any) -> Any:
@@ -150,7 +162,7 @@ def _read(step_directory: epath.Path, **items: Any) -> Any:
 
 
 def saved_steps(workdir: str) -> list[int]:
-    """Of the checkpoints in a folder, rising; none where there is no folder."""
+    """The steps of the checkpoints in a folder, rising; none where there is no folder."""
     path = directory(workdir)
     return sorted(ocp.utils.checkpoint_steps(path)) if path.is_dir() else []
 
@@ -178,7 +190,7 @@ def load_config(step_directory: epath.Path) -> ml_collections.ConfigDict:
 
 
 def load_data(step_directory: epath.Path) -> dict:
-    """What the step holds of the data: the position in its order, and what the data was."""
+    """Loads what the step holds of the data: the position in its order, and what the data was."""
     return _read(step_directory, data=ocp.args.JsonRestore())["data"]
 
 

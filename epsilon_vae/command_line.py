@@ -1,5 +1,6 @@
-"""What commands share: flags of a config, checked before absl reads them, and of several processes;
-and how errors become one line and an exit code.
+"""The parts that all commands share: flags, one-line errors and exit codes.
+
+Flags of a config are checked before absl reads them; `HostFlags` are those of several processes.
 """
 
 import contextlib
@@ -16,6 +17,9 @@ from epsilon_vae.config import check_key, check_override
 from epsilon_vae.parallel import hosts
 
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: launchers try again
+
+# `--help` of a command then shows the flags that `HostFlags` defines for it.
+flags.disclaim_key_flags()
 
 
 class UsageError(ValueError):
@@ -50,11 +54,11 @@ class HostFlags:
     def start(self) -> None:
         """Joins the other processes, if any: `hosts.start`."""
         hosts.start(
-            self._coordinator.value,
-            self._num_processes.value,
-            self._process_id.value,
-            self._startup_timeout.value,
-            self._heartbeat_timeout.value,
+            coordinator_address=self._coordinator.value,
+            num_processes=self._num_processes.value,
+            process_id=self._process_id.value,
+            startup_timeout_seconds=self._startup_timeout.value,
+            heartbeat_timeout_seconds=self._heartbeat_timeout.value,
         )
 
 
@@ -81,10 +85,10 @@ def exit_codes(*usage_errors: type[Exception]) -> Iterator[None]:
         exit_with(1, f"process {jax.process_index()} failed: {one_line(error)}")
 
 
-def exit_with(code: int, message: str, wait: bool = True) -> NoReturn:
+def exit_with(code: int, message: str, *, wait: bool = True) -> NoReturn:
     """Ends this process, as `hosts.exit_process` does, with a line on stderr."""
     print(f"epsilon_vae: {message}", file=sys.stderr)
-    hosts.exit_process(code, wait)
+    hosts.exit_process(code, wait=wait)
 
 
 def check_overrides(argv: Sequence[str]) -> None:
@@ -115,7 +119,7 @@ def read_flags(argv: Sequence[str]) -> list[str]:
 
 
 def parse(
-    argv: Sequence[str], config: flags.FlagHolder, check: Callable[[], None], example: str
+    argv: Sequence[str], config: flags.FlagHolder, *, check: Callable[[], None], example: str
 ) -> list[str]:
     """absl's flags, parsed.
 

@@ -29,14 +29,16 @@ BATCH = flags.DEFINE_integer(
 RESOLUTION = flags.DEFINE_string(
     "resolution", None, "H or HxW of what is reconstructed; config.data.resolution by default."
 )
-TRY = flags.DEFINE_bool("try", False, "If it does not fit, compile what is suggested in turn.")
+TRY = flags.DEFINE_bool(
+    "try", default=False, help="If it does not fit, compile what is suggested in turn."
+)
 JSON = flags.DEFINE_string("json", None, "File to write the same numbers to.")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """absl's flags; what is wrong with them ends the program with one line and code 2."""
     try:
-        return command_line.parse(argv, CONFIG, _check_flags, "configs/sd_m.py")
+        return command_line.parse(argv, CONFIG, check=_check_flags, example="configs/sd_m.py")
     except (flags.Error, ValueError, OSError) as error:
         exit_with(2, one_line(error))
 

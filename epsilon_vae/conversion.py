@@ -33,7 +33,7 @@ OURS = "epsilon_vae"  # layout of our paths, and the format that its files' meta
 
 
 def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | None = None) -> str:
-    """Makes a run of a file's weights: a checkpoint of step 0, as training would have begun it.
+    """Makes a run of a file's weights: a checkpoint of step 0, as training would begin with.
 
     Encoder and decoder, or the latent diffusion model, and their EMA are the file's; the
     discriminator is new, from the seed. DiT's public weights are of SD-VAE's latents times 0.18215.
@@ -70,19 +70,21 @@ def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | 
         title, params = _to_generator(path, arrays, config, target)
     else:
         networks = train_step.objective.networks
-        title, params = _to_parameters(path, arrays, is_ours, networks, target)
+        title, params = _to_parameters(
+            path, arrays, is_ours=is_ours, networks=networks, target=target
+        )
     with jax.set_mesh(mesh):
         state = make_state(train_step, config.seed, target)
     params = jax.tree.map(lambda x, at: jax.device_put(x, at.sharding), params, target.params)
     state = state.replace(params=params, ema=jax.tree.map(jax.numpy.copy, params))
     checkpointer = Checkpointer(workdir)
-    checkpointer.save(0, state, data, config)
+    checkpointer.save(0, state, data=data, config=config)
     checkpointer.close()
     return title
 
 
 def _public_latents(config: ml_collections.ConfigDict) -> LatentMetadata:
-    """Of the latents that DiT's public weights generate: those of `config.autoencoder.workdir`.
+    """Metadata of the latents that DiT's public weights generate: `config.autoencoder.workdir`'s.
 
     Raises:
       ConfigError: it is not named, or no such autoencoder.
@@ -103,13 +105,15 @@ def _public_latents(config: ml_collections.ConfigDict) -> LatentMetadata:
             f"{config.autoencoder.n_z}, kl"
         )
     mean, std = [0.0] * shape[-1], [1 / LATENT_SCALE] * shape[-1]
-    return LatentMetadata(list(shape), mean, std, [], vae.provenance(workdir))
+    return LatentMetadata(
+        shape=list(shape), mean=mean, std=std, classes=[], provenance=vae.provenance(workdir)
+    )
 
 
 def _to_generator(
     path: str, arrays: dict[str, np.ndarray], config: ml_collections.ConfigDict, target: TrainState
 ) -> tuple[str, dict]:
-    """What the arrays are, in words; and `{'generator': …}`, float32.
+    """Returns what the arrays are, in words, and `{'generator': …}`, float32.
 
     Raises:
       WeightsError: they do not fit.
@@ -118,7 +122,9 @@ def _to_generator(
     shapes = {name: x.shape for name, x in shapes.items()}
     try:
         layout = dit_layouts.detect(arrays)
-        flat = dit_layouts.parameters(layout, arrays, shapes, config.model.generator.patch)
+        flat = dit_layouts.parameters(
+            layout, arrays, shapes=shapes, patch=config.model.generator.patch
+        )
     except ValueError as error:
         raise WeightsError(
             f"{path} does not fit the config: {error}; DiT-XL/2's public weights are of "
@@ -137,11 +143,12 @@ def _check_finite(path: str, flat: dict[str, np.ndarray]) -> None:
 def _to_parameters(
     path: str,
     arrays: dict[str, np.ndarray],
+    *,
     is_ours: bool,
     networks: AutoencoderModel,
     target: TrainState,
 ) -> tuple[str, dict]:
-    """What the arrays are, in words; and `{'encoder': …, 'decoder': …}`, float32.
+    """Returns what the arrays are, in words, and `{'encoder': …, 'decoder': …}`, float32.
 
     Raises:
       WeightsError: they do not fit.

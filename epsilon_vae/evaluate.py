@@ -29,7 +29,9 @@ from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained.weights import WeightsError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
-COMPARE = flags.DEFINE_bool("compare", False, "Evaluate all that the arguments name, side by side.")
+COMPARE = flags.DEFINE_bool(
+    "compare", default=False, help="Evaluate all that the arguments name, side by side."
+)
 STEP = flags.DEFINE_integer("checkpoint_step", None, "Checkpoint to use; the newest by default.")
 DATA = flags.DEFINE_string(
     "data",
@@ -48,7 +50,9 @@ REFERENCE = flags.DEFINE_string(
     "reference", None, "What --samples are measured against: photos, as --data, or an .npz file."
 )
 OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
-SAVE_IMAGES = flags.DEFINE_bool("save_images", False, "Write all pictures as PNG files too.")
+SAVE_IMAGES = flags.DEFINE_bool(
+    "save_images", default=False, help="Write all pictures as PNG files too."
+)
 HOSTS = command_line.HostFlags()
 
 
@@ -146,12 +150,12 @@ def _evaluate_reconstructors(paths: Sequence[str], asked: Protocol, mesh: Mesh) 
     evaluate(
         reconstructors,
         data or held_out_data(config),
-        [int(x) for x in RESOLUTIONS.value or [config.data.resolution]],
-        [int(x) for x in STEPS.value],
-        asked,
-        OUTPUT.value,
-        mesh,
-        SAVE_IMAGES.value,
+        resolutions=[int(x) for x in RESOLUTIONS.value or [config.data.resolution]],
+        steps=[int(x) for x in STEPS.value],
+        protocol=asked,
+        output=OUTPUT.value,
+        mesh=mesh,
+        save_images=SAVE_IMAGES.value,
     )
 
 

@@ -30,7 +30,9 @@ from epsilon_vae.training.flops import parameter_counts, step_flops
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as configs/tiny.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and samples.")
 DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "Print the resolved config, parameter counts and FLOPs a step, and exit."
+    "dry_run",
+    default=False,
+    help="Print the resolved config, parameter counts and FLOPs a step, and exit.",
 )
 HOSTS = command_line.HostFlags()
 
@@ -38,7 +40,7 @@ HOSTS = command_line.HostFlags()
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """absl's flags; what is wrong with them ends the program with one line and code 2."""
     try:
-        return command_line.parse(argv, CONFIG, _check_flags, "configs/tiny.py")
+        return command_line.parse(argv, CONFIG, check=_check_flags, example="configs/tiny.py")
     except (flags.Error, ValueError, OSError) as error:
         exit_with(2, one_line(error))
 

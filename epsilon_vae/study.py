@@ -141,7 +141,7 @@ def _choose_data(config: ml_collections.ConfigDict) -> None:
 
 
 def _num_steps(folder: pathlib.Path, variants: dict) -> int:
-    """Of every run: what is asked for, or what the first call of the study found for its budget.
+    """Steps of every run: as asked for, or as the first call of the study found for its budget.
 
     Raises:
       UsageError: the folder holds a study that was started with other flags.
@@ -174,7 +174,7 @@ def _num_steps(folder: pathlib.Path, variants: dict) -> int:
 
 
 def _steps_within_budget(folder: pathlib.Path, variants: dict) -> int:
-    """As many for every run, by the time of each variant's first steps, from which the run resumes.
+    """Equal steps for every run, by the time of each variant's first steps, which are kept.
 
     They are as many as the first row of its metrics.csv takes.
     """
@@ -230,7 +230,15 @@ def _evaluate(folder: pathlib.Path, variants: dict, asked: protocols.Protocol) -
             nfes |= {*variant.nfes}
     config = reconstructors[0].autoencoder.config
     data, output = held_out_data(config), folder / "evaluation"
-    evaluate(reconstructors, data, [config.data.resolution], sorted(nfes), asked, str(output), mesh)
+    evaluate(
+        reconstructors,
+        data,
+        resolutions=[config.data.resolution],
+        steps=sorted(nfes),
+        protocol=asked,
+        output=str(output),
+        mesh=mesh,
+    )
     if hosts.is_first():
         rows = json.loads((output / "results.json").read_text())["rows"]
         paper = {name: variant.paper_rfid for name, variant in variants.items()}

@@ -1,4 +1,4 @@
-"""What a number was made with: git commit, packages, devices."""
+"""Records what a number was made with: git commit, packages, devices."""
 
 import importlib.metadata
 import os

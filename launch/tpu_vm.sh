@@ -235,7 +235,7 @@ watch() {
   config=$(printf '%s\n' "${flags[@]}" | sed -n 's/^--config=\([^:]*\).*/\1/p')
   git cat-file -e "HEAD:$config" 2>/dev/null ||
     die 2 "--config=$config is not in the commit that would be installed: commit it"
-  pack # once: what started is what goes on
+  pack # once: what started is what is resumed
   rehearsal=("" ACTIVE "training on worker: not installed" ACTIVE "training on worker: ended 0")
   local failures=0 silent_looks=0 ours=false seen=
   while true; do

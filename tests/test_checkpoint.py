@@ -30,7 +30,7 @@ def target(tree) -> dict:
 def save(workdir, steps, **options) -> None:
     checkpointer = Checkpointer(str(workdir), **options)
     for step in steps:
-        checkpointer.save(step, state(step), {"next_index": step}, CONFIG)
+        checkpointer.save(step, state(step), data={"next_index": step}, config=CONFIG)
     checkpointer.close()
 
 
@@ -69,7 +69,7 @@ def test_state_may_be_overwritten_while_it_is_saved(tmp_path):
     checkpointer, value = Checkpointer(str(tmp_path), keep=9), {"w": jnp.zeros((1000, 1000))}
     for step in range(1, 5):
         value = add(value)
-        checkpointer.save(step, value, {}, CONFIG)
+        checkpointer.save(step, value, data={}, config=CONFIG)
     checkpointer.close()
     for step in range(1, 5):
         loaded = load_parts(find_step(str(tmp_path), step), target({"w": value["w"]}))
@@ -94,7 +94,7 @@ def test_damaged_step_is_moved_aside_and_can_be_saved_again(tmp_path):
     damage(tmp_path, 2)
     checkpointer = Checkpointer(str(tmp_path), keep=2)
     assert checkpointer.restore_newest(target(state(0))).step == 1
-    checkpointer.save(2, state(2), {}, CONFIG)
+    checkpointer.save(2, state(2), data={}, config=CONFIG)
     checkpointer.close()
     assert Checkpointer(str(tmp_path)).restore_newest(target(state(0))).step == 2
 
@@ -114,7 +114,7 @@ def test_part_of_a_field_is_checked_and_loaded_alone(tmp_path):
     """What lies beside it, and in paths that begin alike, may be of any other shape."""
     tree = {"ema": {"a": {"w": jnp.ones(3)}, "ab": {"w": jnp.ones(4)}}}
     checkpointer = Checkpointer(str(tmp_path))
-    checkpointer.save(1, tree, {}, CONFIG)
+    checkpointer.save(1, tree, data={}, config=CONFIG)
     checkpointer.close()
     loaded = load_parts(find_step(str(tmp_path)), {"ema/a": target({"w": jnp.zeros(3)})})
     assert loaded.keys() == {"ema"} and loaded["ema"].keys() == {"a"}

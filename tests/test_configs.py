@@ -181,7 +181,7 @@ def test_variant_of_sd_vae_trains(name, monkeypatch):
     config = load(name)
     losses = build_objective(config)
     assert losses.distance == "l1" and losses.adversary.gan == "hinge"
-    assert losses.perceptual[0].weight == 1.0
+    assert losses.perceptual.weight == 1.0
     encoder, config = config.model.encoder, shrink(config.copy_and_resolve_references())
     config.model.encoder.frozen = encoder.frozen
     if name == "litevae_s":

@@ -172,8 +172,14 @@ def test_latents_beyond_float16_are_refused(autoencoder, images, tmp_path):
     params = jax.tree.map(lambda x: x, autoencoder.params)
     conv = params["encoder"]["conv_out"]
     conv["kernel"] = conv["kernel"] * 1e8
-    parts = autoencoder.networks, autoencoder.process, autoencoder.spacing
-    wild = Autoencoder(*parts, params, autoencoder.config, 6)
+    wild = Autoencoder(
+        autoencoder.networks,
+        autoencoder.process,
+        spacing=autoencoder.spacing,
+        params=params,
+        config=autoencoder.config,
+        step=6,
+    )
     with pytest.raises(DataError, match=r"00.png: latents that float16 .*; --dtype=bfloat16"):
         encode_here(wild, images, tmp_path)
 

@@ -24,7 +24,7 @@ from epsilon_vae.inference.encoding import encode_data
 from epsilon_vae.inference.latent_diffusion import TrainedLatentDiffusion, restore_latent_diffusion
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.run import loop
-from epsilon_vae.run.batches import open_batches
+from epsilon_vae.run.batches import open_latents
 from tests.helpers import assert_same_metrics, read_metrics
 from tests.processes import finish, start_together
 
@@ -147,7 +147,7 @@ def test_latents_of_another_shape_are_refused(latents, finished_run, tmp_path):
     for key, (value, words) in wrong.items():
         with pytest.raises(ConfigError, match=words):
             changes = overrides(latents, finished_run) | {key: value}
-            open_batches(config_of(changes), np.arange(8))
+            open_latents(config_of(changes), np.arange(8))
 
 
 def test_images_encoded_as_they_come_are_latents_of_their_crops(finished_run, tmp_path):
@@ -160,14 +160,14 @@ def test_images_encoded_as_they_come_are_latents_of_their_crops(finished_run, tm
         "eval.guidance": 1.0,
     }
     config = config_of(changes)
-    batches = open_batches(config, np.arange(8))
+    batches = open_latents(config, np.arange(8))
     batch = next(batches)
     assert batch["latents"].shape == (8, 8, 8, 8) and batch["latents"].dtype == np.float32
     assert (batch["label"] == -1).all() and abs(batch["latents"].mean()) < 0.3
     assert 0.5 < batch["latents"].std() < 2
     state = batches.get_state()
     assert state["position"] == 8
-    again = open_batches(config, np.arange(8))
+    again = open_latents(config, np.arange(8))
     metadata = batches.metadata._replace(mean=[1.0] * 8, std=[2.0] * 8, classes=["gone"])
     again.set_state({"position": 0, "latents": metadata._asdict()})
     assert again.metadata == metadata._replace(classes=[])
@@ -204,11 +204,15 @@ def test_a_sample_is_of_seed_number_and_label_alone(trained):
     mesh = make_mesh(devices=jax.devices()[:1])
     sampler = trained.sampler(2, Guidance(3.0), mesh)
     numbers = np.arange(20)
-    all_of_them = sampler(trained.params, numbers, numbers % 2, seed=5)
+    all_of_them = sampler(trained.params, numbers, labels=numbers % 2, seed=5)
     some = np.array([17, 3])
-    np.testing.assert_array_equal(sampler(trained.params, some, some % 2, 5), all_of_them[some])
-    assert np.abs(sampler(trained.params, some, some % 2, 6) - all_of_them[some]).min() > 0
-    other = sampler(trained.params, some, 1 - some % 2, 5)
+    np.testing.assert_array_equal(
+        sampler(trained.params, some, labels=some % 2, seed=5), all_of_them[some]
+    )
+    assert (
+        np.abs(sampler(trained.params, some, labels=some % 2, seed=6) - all_of_them[some]).min() > 0
+    )
+    other = sampler(trained.params, some, labels=1 - some % 2, seed=5)
     assert np.abs(other - all_of_them[some]).max() > 0
     # Latents are given in the decoder's scale.
     assert np.allclose(
@@ -242,7 +246,9 @@ def test_images_are_those_of_the_sampler_and_the_decoder(generated, trained, fin
     vae = epsilon_vae.restore(str(finished_run))
 
     def draw(labels: np.ndarray) -> np.ndarray:
-        images = vae.decode(sampler(trained.params, numbers, labels, 3), steps=3, seed=3)
+        images = vae.decode(
+            sampler(trained.params, numbers, labels=labels, seed=3), steps=3, seed=3
+        )
         return np.clip(np.rint((images + 1) * 127.5), 0, 255)
 
     expected = draw(numbers % 2)

@@ -11,6 +11,7 @@ import ml_collections
 from epsilon_vae.aot.chips import Topology
 from epsilon_vae.aot.program import bytes_on_a_chip
 from epsilon_vae.aot.report import GIB
+from epsilon_vae.parallel.batch import num_data_shards
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.training.build import build_train_step
 from epsilon_vae.training.sharded import state_shapes
@@ -28,7 +29,7 @@ class Suggestion:
 
     @property
     def flags(self) -> str:
-        """As on the command line."""
+        """The change as a flag of the command line."""
         return " ".join(f"--config.{key}={value}" for key, value in self.settings.items())
 
     def applied(self, config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -60,12 +61,12 @@ def suggest_for_step(
       memory: 'arguments', 'temporaries', 'total' and 'usable' bytes on a chip.
     """
     mesh = make_mesh(**config.mesh, devices=topology.devices)
-    abreast = mesh.shape["data"] * mesh.shape["fsdp"]
+    data_shards = num_data_shards(mesh)
     space = mesh.shape["space"]
     state = _state_bytes(config, topology, mesh.shape["fsdp"], space)
     suggestions, settings, total = [], {}, memory["total"]
     gradients = state["gradients"]
-    for fsdp in _divisors(abreast // topology.num_slices):
+    for fsdp in _divisors(data_shards // topology.num_slices):
         if fsdp <= mesh.shape["fsdp"]:
             continue
         sharded = _state_bytes(config, topology, fsdp, space)
@@ -73,7 +74,7 @@ def suggest_for_step(
         total = memory["total"] - state["all"] + sharded["all"] + gathered
         settings = {"mesh.fsdp": fsdp}
         if config.mesh.data != -1:
-            settings["mesh.data"] = abreast // fsdp
+            settings["mesh.data"] = data_shards // fsdp
         gradients = sharded["gradients"]
         if total <= memory["usable"]:
             break
@@ -82,7 +83,7 @@ def suggest_for_step(
     for remat in _stronger_remat(config.model.remat):
         suggestions.append(Suggestion(settings | {"model.remat": remat}, None))
     activations = max(memory["temporaries"] - gradients, 0)
-    largest = config.batch_size // abreast
+    largest = config.batch_size // data_shards
     for parts in _divisors(largest):
         if parts <= config.optim.accumulate:
             continue

@@ -15,7 +15,7 @@ class TopologyError(ValueError):
     """A topology that cannot be compiled for; the message says what would do."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
     """One chip, by its maker's specification.
 
@@ -42,13 +42,34 @@ class Chip:
 # bandwidth, "Bidirectional ICI bandwidth (per chip)" of 400, 1200 and 800 GB/s over 4, 6 and 4
 # links, and DCN of 6.4 Tbps a pod of 256, 50 Gbps a chip, 25.6 Tbps a pod of 256.
 CHIPS = {
-    "v5e": Chip("v5e", int(15.75 * 2**30), 197e12, 819e9, 50e9, 6.4e12 / 256 / 8),
-    "v5p": Chip("v5p", int(95.74 * 2**30), 459e12, 2765e9, 100e9, 50e9 / 8),
-    "v6e": Chip("v6e", int(31.25 * 2**30), 918e12, 1638e9, 100e9, 25.6e12 / 256 / 8),
+    "v5e": Chip(
+        name="v5e",
+        hbm_bytes=int(15.75 * 2**30),
+        flops_per_second=197e12,
+        hbm_bytes_per_second=819e9,
+        ici_bytes_per_second=50e9,
+        dcn_bytes_per_second=6.4e12 / 256 / 8,
+    ),
+    "v5p": Chip(
+        name="v5p",
+        hbm_bytes=int(95.74 * 2**30),
+        flops_per_second=459e12,
+        hbm_bytes_per_second=2765e9,
+        ici_bytes_per_second=100e9,
+        dcn_bytes_per_second=50e9 / 8,
+    ),
+    "v6e": Chip(
+        name="v6e",
+        hbm_bytes=int(31.25 * 2**30),
+        flops_per_second=918e12,
+        hbm_bytes_per_second=1638e9,
+        ici_bytes_per_second=100e9,
+        dcn_bytes_per_second=25.6e12 / 256 / 8,
+    ),
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Topology:
     """Chips that are compiled for.
 
@@ -101,4 +122,6 @@ def open_topology(name: str, num_slices: int = 1) -> Topology:
         raise TopologyError(
             f"--topology={name}: the TPU compiler is not installed; pip install -e '.[tpu]'"
         ) from error
-    return Topology(name, CHIPS[match[1]], list(description.devices), num_slices)
+    return Topology(
+        name=name, chip=CHIPS[match[1]], devices=list(description.devices), num_slices=num_slices
+    )

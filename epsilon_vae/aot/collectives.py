@@ -19,7 +19,7 @@ COLLECTIVES = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Collective:
     """One transfer between chips.
 
@@ -38,12 +38,12 @@ class Collective:
 
 
 def channel_of(x: Instruction) -> str:
-    """What the parts of one transfer have in common; its name, if the text gives no channel."""
+    """What the parts of one transfer share: its channel, or its name if the text gives none."""
     return x.attribute(r"channel_id=(\d+)") or x.name
 
 
 def collective(computation: Computation, x: Instruction, per_slice: int) -> Collective | None:
-    """What an instruction is, if it is one; `per_slice` chips make up a slice."""
+    """Returns the collective that an instruction is, or None; `per_slice` chips make up a slice."""
     kind = x.opcode.removesuffix("-start")
     if kind not in COLLECTIVES:
         return None
@@ -56,17 +56,26 @@ def collective(computation: Computation, x: Instruction, per_slice: int) -> Coll
     if kind == "all-reduce" and root.opcode == "dynamic-slice" and x.name in root.operands:
         kind = "reduce-scatter"
     crosses = len({device // per_slice for device in group}) > 1
-    return Collective(kind, num_bytes, len(group), crosses) if len(group) > 1 else None
+    return (
+        Collective(kind=kind, num_bytes=num_bytes, group_size=len(group), crosses_slices=crosses)
+        if len(group) > 1
+        else None
+    )
 
 
 def between_slices(x: Instruction, num_slices: int) -> Collective | None:
-    """What a chip sends to its like on other slices, written as a send to the host."""
+    """Returns what a chip sends to its like on other slices, written as a send to the host."""
     transfer = x.attribute(r'_xla_megascale_transfer_type="(\w+)"')
     if x.opcode != "send" or not transfer:
         return None
     kind = transfer.lower().replace("_", "-")
     times = num_slices if kind == "all-gather" else 1
-    return Collective(kind, times * x.arrays[0].num_bytes, num_slices, crosses_slices=True)
+    return Collective(
+        kind=kind,
+        num_bytes=times * x.arrays[0].num_bytes,
+        group_size=num_slices,
+        crosses_slices=True,
+    )
 
 
 def replica_group(attributes: str) -> list[int]:

@@ -20,7 +20,7 @@ class Array:
     in_hbm: bool
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Instruction:
     """One line of a computation.
 
@@ -42,12 +42,12 @@ class Instruction:
 
     @property
     def num_bytes(self) -> int:
-        """Of the whole result."""
+        """Bytes of the whole result."""
         return sum(array.num_bytes for array in self.arrays)
 
     @property
     def hbm_bytes(self) -> int:
-        """Of what of the result lies in HBM."""
+        """Bytes of the part of the result that lies in HBM."""
         return sum(array.num_bytes for array in self.arrays if array.in_hbm)
 
     def called(self, attribute: str) -> list[str]:
@@ -76,7 +76,7 @@ class Computation:
 
     @property
     def root(self) -> Instruction:
-        """Whose result the computation returns."""
+        """The instruction whose result the computation returns."""
         return next(x for x in reversed(self.instructions) if x.is_root)
 
     def operands(self, x: Instruction) -> list[Instruction]:
@@ -84,7 +84,7 @@ class Computation:
         return [self._by_name[name] for name in x.operands if name in self._by_name]
 
     def source(self, x: Instruction) -> Instruction:
-        """What `x` is a copy of, under whatever layout."""
+        """Returns the instruction that `x` is a copy of, under whatever layout."""
         while x.opcode in ("copy", "bitcast", "copy-start", "copy-done", "convert") and x.operands:
             x = self._by_name[x.operands[0]]
         return x
@@ -123,11 +123,11 @@ def parse(text: str) -> Module:
         else:
             match = _INSTRUCTION.match(line)
             if match:
-                instructions.append(_instruction(match[2], match[3], bool(match[1])))
+                instructions.append(_instruction(match[2], match[3], is_root=bool(match[1])))
     return Module(computations, entry)
 
 
-def _instruction(name: str, rest: str, is_root: bool) -> Instruction:
+def _instruction(name: str, rest: str, *, is_root: bool) -> Instruction:
     end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
     shapes, rest = rest[:end], rest[end:].lstrip()
     opening = rest.index("(")
@@ -135,7 +135,14 @@ def _instruction(name: str, rest: str, is_root: bool) -> Instruction:
     inside = rest[opening + 1 : closing]
     operands = _NAME.findall(inside) or ([inside] if inside else [])
     attributes = rest[closing + 1 :]
-    return Instruction(name, rest[:opening], _arrays(shapes), tuple(operands), attributes, is_root)
+    return Instruction(
+        name=name,
+        opcode=rest[:opening],
+        arrays=_arrays(shapes),
+        operands=tuple(operands),
+        attributes=attributes,
+        is_root=is_root,
+    )
 
 
 def _closing(text: str, opening: int) -> int:

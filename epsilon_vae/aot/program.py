@@ -26,7 +26,7 @@ from epsilon_vae.training.flops import jaxpr_flops, parameter_counts
 from epsilon_vae.training.sharded import batch_shapes, jit_step, state_shapes
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
     """A jitted function and what it is called with, none of it on a device.
 
@@ -55,12 +55,12 @@ class Program:
             return self.function.trace(*self.arguments)
 
     def argument_bytes(self) -> int:
-        """On each chip, without the padding of tiles."""
+        """Bytes of the arguments on each chip, without the padding of tiles."""
         return sum(bytes_on_a_chip(leaf) for leaf in jax.tree.leaves(self.arguments))
 
 
 def bytes_on_a_chip(leaf: jax.ShapeDtypeStruct) -> int:
-    """Of an array with a sharding."""
+    """Bytes of an array with a sharding, on one device."""
     return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
 
@@ -81,13 +81,13 @@ def train_step(config: ml_collections.ConfigDict, topology: Topology) -> Program
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), frozen
     )
     return Program(
-        f"train step, batch {config.batch_size}, {config.data.resolution} px",
-        mesh,
-        config.batch_size,
-        parameter_counts(step.objective),
-        jit_step(step, target, mesh),
-        (target, frozen, batch),
-        jaxpr_flops(model.jaxpr),
+        what=f"train step, batch {config.batch_size}, {config.data.resolution} px",
+        mesh=mesh,
+        num_images=config.batch_size,
+        parameter_counts=parameter_counts(step.objective),
+        function=jit_step(step, target, mesh),
+        arguments=(target, frozen, batch),
+        model_flops=jaxpr_flops(model.jaxpr),
     )
 
 
@@ -117,8 +117,8 @@ def reconstruction(
     times = SPACINGS[config.flow.spacing](config.flow.nfe)
 
     def reconstruct(whole: tuple, images: jax.Array) -> jax.Array:
-        encode = in_chunks(functools.partial(encode_images, networks), 1)
-        decode = in_chunks(functools.partial(decode_latents, networks, process), 1)
+        encode = in_chunks(functools.partial(encode_images, networks=networks), 1)
+        decode = in_chunks(functools.partial(decode_latents, networks=networks, process=process), 1)
         return decode(whole, encode(whole[0], images))
 
     def shape_of(x, *spec) -> jax.ShapeDtypeStruct:
@@ -135,14 +135,16 @@ def reconstruction(
         jaxpr = function.trace(whole, images).jaxpr
     plural = "s" if config.batch_size > 1 else ""
     return Program(
-        f"reconstruction of {config.batch_size} image{plural}, {shape[1]} x {width} px, NFE "
+        what=f"reconstruction of {config.batch_size} image{plural}, {shape[1]} x {width} px, NFE "
         f"{config.flow.nfe}",
-        mesh,
-        config.batch_size,
-        {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in params.items()},
-        function,
-        (whole, images),
-        jaxpr_flops(jaxpr.jaxpr),
+        mesh=mesh,
+        num_images=config.batch_size,
+        parameter_counts={
+            name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in params.items()
+        },
+        function=function,
+        arguments=(whole, images),
+        model_flops=jaxpr_flops(jaxpr.jaxpr),
     )
 
 

@@ -1,4 +1,4 @@
-"""What `measure` found, as text: aligned rows of what, how much, and what is meant by it."""
+"""Writes what `measure` found as text: aligned rows of a quantity, its value and a remark."""
 
 GIB = 2**30
 Row = tuple[str, str, str]

@@ -10,14 +10,14 @@ _RING = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2, "all-to-all": 1}
 
 
 def bytes_sent(collective: Collective) -> float:
-    """By each chip in one collective, by a ring's formulae."""
+    """Bytes that each chip sends in one collective, by a ring's formulae."""
     n = collective.group_size
     if collective.kind in ("collective-permute", "collective-broadcast"):
         return collective.num_bytes
     return _RING.get(collective.kind, 1) * (n - 1) / n * collective.num_bytes
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Roofline:
     """Seconds of one call, each alone; and the assumption behind each, in words."""
 
@@ -45,7 +45,14 @@ class Roofline:
 def roofline(
     chip: Chip, flops: float, *, hbm_bytes: float, collectives: dict[Collective, int]
 ) -> Roofline:
-    """Of one chip's FLOPs, HBM bytes and collectives in one call."""
+    """The bounds of one chip's FLOPs, HBM bytes and collectives in one call.
+
+    Args:
+      chip: that computes.
+      flops: of products, in one call.
+      hbm_bytes: read and written.
+      collectives: how often each happens.
+    """
     ici = dcn = 0.0
     for collective, count in collectives.items():
         sent = count * bytes_sent(collective)
@@ -64,8 +71,8 @@ def roofline(
             f"; between slices {chip.dcn_bytes_per_second / 1e9:.2f} GB/s a chip"
         )
     return Roofline(
-        flops / chip.flops_per_second,
-        hbm_bytes / chip.hbm_bytes_per_second,
-        ici / ring + dcn / chip.dcn_bytes_per_second,
-        assumptions,
+        compute=flops / chip.flops_per_second,
+        memory=hbm_bytes / chip.hbm_bytes_per_second,
+        interconnect=ici / ring + dcn / chip.dcn_bytes_per_second,
+        assumptions=assumptions,
     )

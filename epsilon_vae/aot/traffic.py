@@ -1,4 +1,4 @@
-"""What one chip moves in one call of a compiled program: between chips, and to and from HBM.
+"""Counts what one chip moves in one call of a program: between chips, and to and from HBM.
 
 XLA's cost analysis counts a loop's body once, and bytes that never leave the chip like those of
 HBM. Here each loop counts as often as it runs. Of a conditional's branches the costliest counts.
@@ -21,9 +21,9 @@ _FREE = re.compile(
 _SLICES = ("dynamic-slice", "slice", "gather")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class Traffic:
-    """Of one chip in one call.
+    """The traffic of one chip in one call.
 
     Attributes:
       collectives: how often each runs.
@@ -50,7 +50,7 @@ class Traffic:
 
 
 def traffic(module: Module, num_chips: int, num_slices: int = 1) -> Traffic:
-    """Of one call of the program, for so many chips in so many slices."""
+    """Counts the traffic of one call of a program on so many chips in so many slices."""
     return _Walk(module, num_chips, num_slices).cost(module.entry)
 
 
@@ -141,7 +141,7 @@ class _Walk:
 
 
 def _bytes_read(body: Computation, parameter: Instruction, user: Instruction) -> int:
-    """Of a fusion's parameter, by one of its users."""
+    """Bytes that one user of a fusion's parameter reads of it."""
     if user.opcode == "bitcast":
         return sum(_bytes_read(body, user, next_user) for next_user in body.users[user.name])
     if user.opcode in _SLICES:

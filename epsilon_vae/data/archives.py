@@ -31,14 +31,14 @@ _BROKEN_TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error)
 
 
 class Place(NamedTuple):
-    """Where an image is: its path in the folder or tar, first byte in the tar, and bytes."""
+    """The place of an image: its path in the folder or tar, first byte in the tar, and bytes."""
 
     name: str
     offset: int
     size: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Images:
     """Images in an order that depends on the input alone: a folder's sorted, a tar's as it is.
 
@@ -85,7 +85,7 @@ def printable(name: str) -> str:
 
 
 class Devkit(NamedTuple):
-    """What ImageNet's validation images are.
+    """The classes of ImageNet's validation images.
 
     Attributes:
       path: of the file.
@@ -99,7 +99,7 @@ class Devkit(NamedTuple):
 
 
 def read_devkit(path: str) -> Devkit:
-    """Of ILSVRC2012_devkit_t12.tar.gz.
+    """Reads them from ILSVRC2012_devkit_t12.tar.gz.
 
     Raises:
       DataError: another file, or a damaged one.
@@ -149,7 +149,7 @@ def label(images: Images, devkit: Devkit) -> Images:
 
 
 def _folder_images(path: str) -> Images:
-    """As `sources.Folder` has them."""
+    """Classes and labels of folders, as `sources.Folder` has them."""
     files, root = filesystem(path)
     names = sorted(name for name in list_files(files, root, path) if _is_image(name))
     with _reading(path):
@@ -160,7 +160,8 @@ def _folder_images(path: str) -> Images:
             return pathlib.Path(path, names[index]).read_bytes()
 
     folders = [name.split("/")[0] if "/" in name else None for name in names]
-    return Images(path, names, sizes, *_to_labels(folders), read)
+    classes, labels = _to_labels(folders)
+    return Images(path=path, names=names, sizes=sizes, classes=classes, labels=labels, read=read)
 
 
 def _tar_images(path: str) -> Images:
@@ -188,7 +189,8 @@ def _tar_images(path: str) -> Images:
         name[around:].split("/")[0].removesuffix(".tar") if "/" in name[around:] else None
         for name in names
     ]
-    return Images(path, names, sizes, *_to_labels(folders), read)
+    classes, labels = _to_labels(folders)
+    return Images(path=path, names=names, sizes=sizes, classes=classes, labels=labels, read=read)
 
 
 def _tar_places(file: BinaryIO, path: str) -> Iterator[Place]:

@@ -131,7 +131,7 @@ def _check_shards(urls: list[str], counts: list[int | None], writer: str) -> Non
 
 
 def count_records(path: str) -> int:
-    """Of a shard; 0 of one that is missing, damaged or not to be read: no reader raises."""
+    """Counts the records of a shard; 0 for one that is missing, damaged or not readable."""
     reader = ArrayRecordReader(path)
     return reader.num_records() if reader.ok() else 0
 

@@ -1,4 +1,4 @@
-"""From a file's bytes to upright, 8-bit RGB pixels."""
+"""Decodes a file's bytes to upright, 8-bit RGB pixels."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ _BROKEN_FILE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, s
 
 
 class DataError(ValueError):
-    """Data that cannot be used; the message names the file or folder and the way out."""
+    """Data that cannot be used; the message names the file or folder and a remedy."""
 
 
 class DecodeError(ValueError):
@@ -77,7 +77,7 @@ class EncodedImage:
             return _to_rgb(self._image)
 
     def rgb_reduced(self, min_scale: float) -> tuple[Image.Image, float]:
-        """As `rgb`, but a JPEG at no more than the size that is needed, and faster; and its scale.
+        """Decodes as `rgb`, a JPEG at no more than the size that is needed, and returns the scale.
 
         libjpeg can leave out the high frequencies of each 8x8 block's DCT, and give k x k pixels.
 
@@ -119,7 +119,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 @contextlib.contextmanager
 def _pil_errors() -> Iterator[None]:
-    """What PIL raises for a broken file, of many kinds, as a `DecodeError`."""
+    """Raises a `DecodeError` for whatever PIL raises for a broken file."""
     try:
         yield
     except DecodeError:

@@ -39,7 +39,7 @@ def hash_files(entries: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def list_files(files: fsspec.AbstractFileSystem, root: str, path: str) -> dict[str, dict]:
-    """What the file system says of the files below `root` that are not hidden, as their 'size'.
+    """Lists the files below `root` that are not hidden, with what the file system says of them.
 
     By their paths relative to `root`; links are followed.
 
@@ -80,7 +80,7 @@ def list_files(files: fsspec.AbstractFileSystem, root: str, path: str) -> dict[s
 
 
 def url(files: fsspec.AbstractFileSystem, path: str) -> str:
-    """Of a path in a file system, as other libraries are told it."""
+    """The address of a path, as other libraries are told it."""
     return path if "file" in files.protocol else files.unstrip_protocol(path)
 
 

@@ -136,7 +136,7 @@ def _read_header(archive: zipfile.ZipFile) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def _told(path: pathlib.Path) -> Iterator[None]:
-    """What is raised for a broken file, of many kinds, as a `DataError`."""
+    """Raises a `DataError` for whatever is raised for a broken file."""
     try:
         yield
     except _BROKEN_FILE_ERRORS as error:

@@ -43,7 +43,7 @@ def pack_latents(record: LatentRecord) -> bytes:
 def unpack_latents(
     data: bytes, shape: Sequence[int], *, dtype: np.dtype, title: str
 ) -> LatentRecord:
-    """What `pack_latents` wrote.
+    """Reads what `pack_latents` wrote.
 
     Args:
       data: of a record.
@@ -64,7 +64,7 @@ def unpack_latents(
 
 
 class LatentMetadata(NamedTuple):
-    """What must be known of latents to train on them, and to decode what is like them.
+    """Describes latents, as training on them and decoding others like them need it.
 
     Attributes:
       shape: `[h, w, n_z]`, as a list.
@@ -81,7 +81,7 @@ class LatentMetadata(NamedTuple):
 
     @classmethod
     def of(cls, stored: dict[str, Any]) -> "LatentMetadata":
-        """Those of a checkpoint, as `_asdict` gave them; older ones call the last `made_by`."""
+        """Reads those of a checkpoint, of `_asdict`; older ones call the last `made_by`."""
         renamed = {"made_by": "provenance"}
         return cls(**{renamed.get(name, name): value for name, value in stored.items()})
 
@@ -143,8 +143,8 @@ class Latents(Sequence[LatentRecord]):
     def __init__(self, path: str):
         self.path = path.rstrip("/")
         index = _read_index(self.path)
-        metadata = (index[name] for name in ("shape", "mean", "std", "classes", "checkpoint"))
-        self.metadata = LatentMetadata(*metadata)
+        metadata = {name: index[name] for name in ("shape", "mean", "std", "classes")}
+        self.metadata = LatentMetadata(**metadata, provenance=index["checkpoint"])
         self._dtype = jnp.dtype(index["dtype"])
         self._records = ShardRecords(path, index["shards"], title=path, writer="epsilon_vae.encode")
 
@@ -180,7 +180,7 @@ def _read_index(path: str) -> dict[str, Any]:
 
 
 class LatentBatches(EndlessBatches):
-    """Of latents, see `EndlessBatches`.
+    """Endless batches of latents; see `EndlessBatches`.
 
     A batch is `latents`, float32 `[P, h, w, n_z]`, of mean 0 and deviation 1 by channel over the
     data set, and `label`, int32 `[P]`, -1 where there is none. Whether a record is taken mirrored
@@ -224,11 +224,11 @@ class LatentBatches(EndlessBatches):
         return {"latents": latents, "label": np.int32(-1 if record.label is None else record.label)}
 
     def get_state(self) -> dict[str, Any]:
-        """As `EndlessBatches`', and whose latents they are."""
+        """The position, as `EndlessBatches` has it, and the metadata of the latents."""
         return super().get_state() | {"latents": self.metadata._asdict()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """As `EndlessBatches`'; mean and deviation are those that the run began with.
+        """Resumes as `EndlessBatches` does, with the mean and deviation that the run began with.
 
         Raises:
           DataError: the state is of another encoder's latents.

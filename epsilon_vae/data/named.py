@@ -17,7 +17,7 @@ class Data(NamedTuple):
     name: str
 
     def metadata(self) -> dict[str, str]:
-        """Of files that can be told without reading them: 'files_hash'."""
+        """What can be told of the files without reading them: 'files_hash'."""
         known = isinstance(self.source, (Folder, ArrayRecords))
         return {"files_hash": self.source.files_hash()} if known else {}
 

@@ -135,11 +135,11 @@ class EndlessBatches(Iterator[Batch]):
         return batch
 
     def get_state(self) -> dict[str, int]:
-        """Where the next batch begins, in records; the same for all processes."""
+        """The position where the next batch begins, in records; the same for all processes."""
         return {"position": self._position}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Goes on there, whatever the batch size and the number of processes were."""
+        """Resumes there, whatever the batch size and the number of processes were."""
         self.close()
         self._position = state["position"]
 
@@ -151,7 +151,7 @@ class EndlessBatches(Iterator[Batch]):
 
 
 class TrainingBatches(EndlessBatches):
-    """Of images, see `EndlessBatches`.
+    """Endless batches of images; see `EndlessBatches`.
 
     A batch is `image`, float32 `[P, resolution, resolution, 3]` in [-1, 1], and `label`, int32
     `[P]`, -1 where there is none. Augmentation depends on (seed, epoch, record index) alone.
@@ -286,7 +286,9 @@ class _TrainingImage(grain.transforms.Map):
             encoded = EncodedImage(record.data)
             box = self._crop(*encoded.size, rng)
             flip = self._flip and rng.random() < 0.5
-            image = transforms.render(encoded, box, self._resolution, flip, self._reduced_jpeg)
+            image = transforms.render(
+                encoded, box, size=self._resolution, flip=flip, reduced_jpeg=self._reduced_jpeg
+            )
             if self._permute_colors:
                 image = image[..., rng.permutation(3)]
         return {"image": image, "label": _label(record)}
@@ -303,11 +305,11 @@ class _EvaluationImage(grain.transforms.Map):
         message = ""
         if position < len(self._source):
             try:
-                return self._load(position) | {"mask": np.bool_(True), "bad": _as_array("")}
+                return self._load(position) | {"mask": np.array(True), "bad": _as_array("")}
             except DataError as error:
                 message = str(error)
         empty = np.zeros((self._resolution, self._resolution, 3), np.uint8)
-        label, mask, name = np.int32(-1), np.bool_(False), np.array("", _NAME)
+        label, mask, name = np.int32(-1), np.array(False), np.array("", _NAME)
         bad = _as_array(message)
         return {"image": empty, "label": label, "name": name, "mask": mask, "bad": bad}
 
@@ -366,7 +368,7 @@ def _finish(batch: Batch, bad_records: BadRecords) -> Batch:
 
 
 def _as_array(message: str) -> np.ndarray:
-    """Of one length, so that messages of a batch can be stacked, and pass between processes."""
+    """Makes an array of one length: messages of a batch stack, and pass between processes."""
     return np.array(message, dtype="U1000")
 
 

@@ -20,7 +20,10 @@ OUTPUT = flags.DEFINE_string("output", None, "Folder for the shards of both spli
 SPLIT = flags.DEFINE_enum("split", None, ["train", "val"], "Which one IN is.")
 DEVKIT = flags.DEFINE_string("devkit", None, "ILSVRC2012_devkit_t12.tar.gz, for labels of val.")
 ON_BAD_RECORD = flags.DEFINE_enum(
-    "on_bad_record", "raise", ["raise", "skip"], "Stop at an image that cannot be read, or go on."
+    "on_bad_record",
+    "raise",
+    ["raise", "skip"],
+    "Stop at an image that cannot be read, or leave it out.",
 )
 RECORDS_PER_SHARD = flags.DEFINE_integer(
     "records_per_shard", 4096, "Images a shard; 4096 of ImageNet's are 440 MB.", lower_bound=1
@@ -59,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
         writer = ShardWriter(
             folder, SPLIT.value, images=images, records_per_shard=RECORDS_PER_SHARD.value
         )
-        written = writer.write(ON_BAD_RECORD.value == "skip")
+        written = writer.write(skip_bad=ON_BAD_RECORD.value == "skip")
     except (DataError, OSError) as error:
         _exit(2, str(error))
     except KeyboardInterrupt:

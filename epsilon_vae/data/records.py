@@ -1,4 +1,4 @@
-"""What a source gives: encoded images as they are stored, and how shards pack them."""
+"""Records: encoded images as they are stored, and how shards pack them."""
 
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ def pack(record: Record) -> bytes:
 
 
 def unpack(data: bytes, name: str) -> Record:
-    """What `pack` wrote; bytes that it did not write are the image itself, called `name`.
+    """Reads what `pack` wrote; bytes that it did not write are the image itself, called `name`.
 
     Raises:
       DataError: a damaged record, or one of TensorFlow Datasets.

@@ -77,7 +77,7 @@ class ShardWriter:
                     "it anew"
                 )
 
-    def write(self, skip_bad: bool) -> bool:
+    def write(self, *, skip_bad: bool) -> bool:
         """Writes the shards that are missing or damaged; False if none is.
 
         Args:
@@ -104,7 +104,7 @@ class ShardWriter:
             checked = map_ahead(pool, self._check, items=encoded, ahead=2 * THREADS)
             for shard in missing:
                 of_shard = itertools.islice(checked, len(self._range(shard)))
-                self._write_shard(shard, of_shard, skip_bad, bar)
+                self._write_shard(shard, of_shard, skip_bad=skip_bad, bar=bar)
         if not self.manifest["shards"]:
             raise DataError(f"{self._images.path}: no image that can be decoded")
         save_json(self._finished, self.manifest)
@@ -140,7 +140,7 @@ class ShardWriter:
         return Checked(index, pack(Record(data, self._images.labels[index], name)), "")
 
     def _write_shard(
-        self, shard: int, checked: Iterator[Checked], skip_bad: bool, bar: tqdm
+        self, shard: int, checked: Iterator[Checked], *, skip_bad: bool, bar: tqdm
     ) -> None:
         skipped = []
 

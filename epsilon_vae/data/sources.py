@@ -1,4 +1,4 @@
-"""Where images come from: random access to encoded images, on disk or in a bucket.
+"""Sources of images: random access to encoded images, on disk or in a bucket.
 
 Every source is a sequence of `Record`s, picklable, for worker processes. Paths may be URLs, as
 gs://BUCKET/FOLDER (`pip install gcsfs`).

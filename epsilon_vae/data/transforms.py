@@ -1,4 +1,4 @@
-"""From a photo to a network's input: crops, flips, and the range [-1, 1].
+"""Turns a photo into a network's input: crops, flips, and the range [-1, 1].
 
 Training crops are boxes in the photo, drawn before it is decoded, so that a JPEG can be decoded at
 the scale that its box needs; the box is resized by antialiased bicubic, from six times the size on
@@ -51,7 +51,7 @@ def random_resized_crop(width: int, height: int, rng: np.random.Generator) -> Bo
 
 
 def render(
-    image: EncodedImage, box: Box, size: int, flip: bool = False, reduced_jpeg: bool = True
+    image: EncodedImage, box: Box, *, size: int, flip: bool = False, reduced_jpeg: bool = True
 ) -> np.ndarray:
     """The box, resized to uint8 `[size, size, 3]`, and mirrored if `flip`.
 

@@ -11,6 +11,7 @@ from epsilon_vae.diffusion.path import Process
 def sample(
     process: Process,
     predict: Callable[[jax.Array, jax.Array], jax.Array],
+    *,
     times: jax.Array,
     key: jax.Array,
     shape: tuple[int, int, int, int],
@@ -40,11 +41,15 @@ def image_keys(seed: int | jax.Array, indices: jax.Array) -> jax.Array:
 def trajectory(
     process: Process,
     predict: Callable[[jax.Array, jax.Array], jax.Array],
+    *,
     times: jax.Array,
     key: jax.Array,
     shape: tuple[int, int, int, int],
 ) -> tuple[jax.Array, jax.Array]:
-    """The way that `sample` goes, of the same arguments.
+    """Samples as `sample` does, and keeps every step.
+
+    Args:
+      process, predict, times, key, shape: as `sample`'s.
 
     Returns:
       x_t at each of the times, `[nfe + 1, B, H, W, C]`, and the estimates of x0 at all of them but
@@ -76,6 +81,6 @@ def _start_and_step(process, predict, times, key, shape):
         s = jnp.broadcast_to(times[i + 1], shape[:1])
         prediction = predict(process.network_input(x, t), t)
         estimate = process.predict_x0(x, prediction, t)
-        return process.step_back(x, prediction, t, s, draw(i + 1)), estimate
+        return process.step_back(x, prediction, t=t, s=s, noise=draw(i + 1)), estimate
 
     return jnp.broadcast_to(draw(0), shape), step

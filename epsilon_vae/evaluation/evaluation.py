@@ -50,6 +50,7 @@ def held_out_data(config: ml_collections.ConfigDict) -> Data:
 def evaluate(
     reconstructors: Sequence[Reconstructor],
     data: Data,
+    *,
     resolutions: Sequence[int],
     steps: Sequence[int],
     protocol: Protocol,
@@ -111,7 +112,7 @@ def evaluate(
     hidden = None if hosts.is_first() else True  # None: shown on a terminal
     with tqdm(total=total, unit="image", dynamic_ncols=True, disable=hidden) as bar:
         for resolution in resolutions:
-            file = parts / f"{_fingerprint(found, resolution, steps, save_images)}.npz"
+            file = parts / f"{_fingerprint(found, resolution, steps, save_images=save_images)}.npz"
             measured = measure(
                 reconstructors,
                 source,
@@ -161,7 +162,7 @@ def _paper_rows(
     ]
 
 
-def _fingerprint(found: dict, resolution: int, steps: Sequence[int], save_images: bool) -> str:
+def _fingerprint(found: dict, resolution: int, steps: Sequence[int], *, save_images: bool) -> str:
     """Of all that a pass at a resolution gives depends on; not of devices and processes."""
     what = {name: found[name] for name in ("protocol", "data", "reconstructors")}
     code = {k: v for k, v in found["versions"].items() if k not in ("devices", "processes")}

@@ -132,7 +132,7 @@ def _check_numbers(
 def _features(
     images: ImageSet | CroppedImages, measures: ReconstructionMetrics
 ) -> tuple[dict[str, np.ndarray], dict[int, np.ndarray]]:
-    """Of all images, `[N, d]` by name, and the pictures to show, by index; nothing of none."""
+    """Features of all images, `[N, d]` by name, and the pictures to show, by index."""
     found: dict[str, list[np.ndarray]] = {}
     pictures: dict[int, np.ndarray] = {}
     start = 0
@@ -168,7 +168,7 @@ def _inception_score(features: np.ndarray) -> tuple[float, float]:
 def _precision_recall(
     name: str, real: dict[str, np.ndarray], generated: dict[str, np.ndarray]
 ) -> dict[str, float]:
-    """By Inception's features 'precision' and 'recall', by others under names with theirs."""
+    """'precision' and 'recall' by Inception's features; by others, under names with theirs."""
     suffix = "" if name == "inception" else f"_{name}"
     found = precision_recall(real[name], generated[name], NEIGHBOURS)._asdict()
     return {f"{key}{suffix}": share for key, share in found.items()}

@@ -27,7 +27,7 @@ SCORES = {
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """What the page shows of a set.
+    """The part of a set that the page shows.
 
     Attributes:
       title: as 'Samples'.
@@ -41,7 +41,7 @@ class Shown:
 
 
 def shown_of(batch: np.ndarray, start: int, num_images: int) -> dict[int, np.ndarray]:
-    """Those of a batch that the page shows, evenly spaced over the set, by their index in it.
+    """Images of a batch that the page shows, evenly spaced over the set, by their index in it.
 
     Args:
       batch: uint8 `[B, H, W, 3]`.

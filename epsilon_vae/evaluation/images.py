@@ -37,6 +37,7 @@ class Batch(NamedTuple):
 def batches(
     source: Sequence[Record],
     indices: Sequence[int],
+    *,
     batch_size: int,
     resolution: int,
     crop: str,
@@ -102,7 +103,14 @@ class CroppedImages:
           DataError: one cannot be read.
         """
         indices, bad_records = range(len(self)), BadRecords(0, len(self), "take it out")
-        for batch in batches(self._source, indices, size, self._size, self._crop, bad_records):
+        for batch in batches(
+            self._source,
+            indices,
+            batch_size=size,
+            resolution=self._size,
+            crop=self._crop,
+            bad_records=bad_records,
+        ):
             yield batch.images[: batch.count]
 
     def moments(self, dim: int) -> None:
@@ -111,6 +119,6 @@ class CroppedImages:
 
 
 def _concatenate_names(names: np.ndarray) -> np.ndarray:
-    """As `hosts.concatenate`, which takes numbers: of characters."""
+    """Concatenates names of all processes, as numbers, which `hosts.concatenate` takes."""
     numbers = np.ascontiguousarray(names).view(np.uint32).reshape(len(names), -1)
     return np.ascontiguousarray(hosts.concatenate(numbers)).view(names.dtype)[:, 0]

@@ -32,7 +32,7 @@ Key = tuple[str, int | None]  # a reconstructor's name, and NFE or None
 
 
 class MetricAccumulator:
-    """What has been measured of one reconstructor at one NFE, or of the originals.
+    """Accumulates what is measured of one reconstructor at one NFE, or of the originals.
 
     Attributes:
       values: metric → an array of each batch, `[B]`.
@@ -77,7 +77,7 @@ class MetricAccumulator:
         return np.concatenate(self.values[name]).astype(np.float64)
 
     def means(self) -> dict[str, float]:
-        """Of each metric, over images."""
+        """The mean of each metric over images."""
         return {name: float(self.per_image(name).mean()) for name in self.values}
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -90,7 +90,7 @@ class MetricAccumulator:
 
     @classmethod
     def of_arrays(cls, arrays: dict[str, np.ndarray]) -> "MetricAccumulator":
-        """What `arrays` gave."""
+        """Reads what `arrays` gave."""
         accumulator = cls()
         moments: dict[str, dict] = {}
         for path, array in arrays.items():
@@ -135,7 +135,7 @@ class Progress:
 
     @classmethod
     def load(cls, path: pathlib.Path, keys: Sequence[Key], setting: str) -> "Progress":
-        """What `save` wrote of accumulators of these keys; or, without a file, the start.
+        """Loads what `save` wrote of accumulators of these keys; without a file, the start.
 
         Times of decoding in another setting are left out.
         """
@@ -202,13 +202,27 @@ def measure(
     if protocol.latent_noise:
         some = evenly_spaced(len(source), DEVIATION_IMAGES)
         for reconstructor in reconstructors:
-            seen = batches(source, some, measures.batch_size, resolution, crop, bad_records)
+            seen = batches(
+                source,
+                some,
+                batch_size=measures.batch_size,
+                resolution=resolution,
+                crop=crop,
+                bad_records=bad_records,
+            )
             reconstructor.learn_deviation(
                 reconstructor.encode(batch)[: batch.count] for batch in seen
             )
     saved_at, warm = time.monotonic(), False
     rest = range(start, len(source))
-    for batch in batches(source, rest, measures.batch_size, resolution, crop, bad_records):
+    for batch in batches(
+        source,
+        rest,
+        batch_size=measures.batch_size,
+        resolution=resolution,
+        crop=crop,
+        bad_records=bad_records,
+    ):
         if keep:
             keep(batch, ORIGINALS, batch.images)
         results = {ORIGINALS: ({}, batch.cut(measures.features(batch.images)), ())}
@@ -224,7 +238,7 @@ def measure(
                     keep(batch, (reconstructor.name, nfe), pictures)
                 features = measures.features(pictures)
                 for tau in protocol.latent_noise:
-                    noisy_code = reconstructor.add_noise(code, tau, batch, seed)
+                    noisy_code = reconstructor.add_noise(code, tau, batch=batch, seed=seed)
                     if noisy_code is not None:
                         found = measures.features(reconstructor.decode(noisy_code, nfe, seed))
                         features |= {noisy(name, tau): array for name, array in found.items()}

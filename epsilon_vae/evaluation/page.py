@@ -1,4 +1,4 @@
-"""What the pages of reports share: templates, and pictures that lie in the page itself."""
+"""Renders the pages of reports: templates, and pictures that lie in the page itself."""
 
 import base64
 import io

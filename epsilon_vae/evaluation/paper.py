@@ -1,4 +1,4 @@
-"""What the paper has for networks and training as a run's, to stand beside its numbers."""
+"""The paper's numbers for networks and training as a run's, to stand beside its own."""
 
 from collections.abc import Sequence
 
@@ -140,11 +140,17 @@ def paper_rows(
     resolutions: Sequence[int],
     data: str = "",
 ) -> list[dict]:
-    """What the paper has for a run's networks and recipe at these resolutions, perhaps nothing.
+    """The paper's rows for a run's networks and recipe at these resolutions, perhaps none.
 
     Its numbers are of ImageNet's 50,000 validation images, or of COCO's 5,000 where `data`, the
     name of the images that the run is measured on, says coco; and of its own training: neither a
     run's training data nor its length is compared.
+
+    Args:
+      reconstructor: the run's name in results.
+      config: of the run.
+      resolutions: of the evaluation, in pixels.
+      data: name of the images that it is measured on.
     """
     is_direct = config.flow.process == "direct"
     if "coco" in data.lower():
@@ -159,7 +165,7 @@ def paper_rows(
 
 
 def _coco_rows(config: ml_collections.ConfigDict, resolution: int) -> list[dict]:
-    """Of Table 2, whose ε-VAEs had a second stage at 256 px."""
+    """Rows of Table 2, whose ε-VAEs had a second stage at 256 px."""
     model, found = config.model, None
     if resolution != 256:
         return []
@@ -178,7 +184,7 @@ def _coco_rows(config: ml_collections.ConfigDict, resolution: int) -> list[dict]
 
 
 def _other_key(config: ml_collections.ConfigDict) -> tuple:
-    """Of `OTHERS`."""
+    """Rows of `OTHERS`."""
     model, bottleneck = config.model, config.model.bottleneck
     networks = model.encoder.name, model.decoder.name, bottleneck.name
     return *networks, bottleneck.normalized_codes, model.encoder.f
@@ -201,7 +207,7 @@ def _recipe(config: ml_collections.ConfigDict) -> tuple[str, int, float] | None:
 
 
 def _direct_rows(config: ml_collections.ConfigDict, resolution: int) -> list[dict]:
-    """Of a decoder without noise; of other people's, whatever they were trained with."""
+    """Whether a decoder has no noise; of other people's, whatever they were trained with."""
     model = config.model
     size, bottleneck = model.decoder.size, model.bottleneck
     place = {"resolution": resolution, "nfe": 1}

@@ -1,4 +1,4 @@
-"""What the report shows of images: a selection, variation over seeds, decoding step by step."""
+"""Selects what the report shows: some images, variation over seeds, decoding step by step."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -47,7 +47,7 @@ class Amount(NamedTuple):
 def amounts(
     resolutions: Sequence[int], num_reconstructors: int, *, num_runs: int, num_keys: int
 ) -> dict[int, Amount]:
-    """As many of each resolution as the budget allows, and at least `CLOSE_IMAGES` in the gallery.
+    """Chooses as many images of each resolution as the budget allows, `CLOSE_IMAGES` at least.
 
     What a resolution leaves of its equal part, the larger ones have.
 
@@ -122,7 +122,7 @@ class ReportImages:
         self._amounts = amounts(
             resolutions, len(reconstructors), num_runs=num_runs, num_keys=len(self._keys)
         )
-        self.pictures = Gallery([], {}, [], [])
+        self.pictures = Gallery(images=[], worst={}, seeds=[], trajectories=[])
 
     def add(self, resolution: int, accumulators: dict[Key, MetricAccumulator]) -> None:
         """Adds the pictures of a resolution; only process 0 has its accumulators."""
@@ -164,7 +164,14 @@ class ReportImages:
 
     def _batches(self, resolution: int, indices: np.ndarray) -> Iterator[Batch]:
         unread = BadRecords(0, len(indices))  # All have been read before.
-        return batches(self._source, indices, self._batch_size, resolution, self._crop, unread)
+        return batches(
+            self._source,
+            indices,
+            batch_size=self._batch_size,
+            resolution=resolution,
+            crop=self._crop,
+            bad_records=unread,
+        )
 
     def _add_images(
         self,
@@ -184,12 +191,12 @@ class ReportImages:
             own = keys if named is None else [key for key in keys if key in named[index]]
             self.pictures.images.append(
                 ReportImage(
-                    index,
-                    stem(batch.names[i]),
-                    batch.images.shape[1],
-                    batch.images[i],
-                    {key: pictures[key][i] for key in own},
-                    {key: _at(index, values[key]) for key in own},
+                    index=index,
+                    name=stem(batch.names[i]),
+                    resolution=batch.images.shape[1],
+                    original=batch.images[i],
+                    reconstructions={key: pictures[key][i] for key in own},
+                    metrics={key: _at(index, values[key]) for key in own},
                 )
             )
 
@@ -203,13 +210,19 @@ class ReportImages:
             draws = [reconstructor.decode(latents, nfe, seed)[: batch.count] for seed in seeds]
             deviation = np.std(np.asarray(draws, np.float32), axis=0).mean(axis=-1)
             for i, index in enumerate(batch.indices[: batch.count].tolist()):
-                place = index, batch.images.shape[1], reconstructor.name
-                variation = SeedVariation(*place, nfe, SEEDS, deviation[i])
+                place = {
+                    "index": index,
+                    "resolution": batch.images.shape[1],
+                    "reconstructor": reconstructor.name,
+                }
+                variation = SeedVariation(**place, nfe=nfe, num_seeds=SEEDS, deviation=deviation[i])
                 self.pictures.seeds.append(variation)
                 times, states, estimates = reconstructor.autoencoder.trajectory(
                     latents[i], TRAJECTORY_STEPS, self._seed
                 )
-                trajectory = Trajectory(*place, times, to_uint8(states), to_uint8(estimates))
+                trajectory = Trajectory(
+                    **place, times=times, states=to_uint8(states), estimates=to_uint8(estimates)
+                )
                 self.pictures.trajectories.append(trajectory)
 
 

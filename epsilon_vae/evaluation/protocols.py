@@ -34,7 +34,7 @@ class ProtocolError(ValueError):
     """A protocol that does not exist or cannot be had; the message says what would do."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
     """How reconstructions are measured.
 
@@ -68,20 +68,20 @@ class Protocol:
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        Protocol("paper"),
+        Protocol(name="paper"),
         # For where Inception's weights are not to be had.
-        Protocol("local", features=("alexnet", "vgg16")),
+        Protocol(name="local", features=("alexnet", "vgg16")),
     )
 }
 
 
 def noisy(features: str, tau: float) -> str:
-    """What features are called that are of images decoded from noisy latents."""
+    """The name of features of images that are decoded from noisy latents."""
     return f"{features}{_NOISE}{tau:g}"
 
 
 def noiseless(features: str) -> str:
-    """What the features of the originals are called that `noisy` ones are compared with."""
+    """The name of the originals' features that `noisy` ones are compared with."""
     return features.partition(_NOISE)[0]
 
 

@@ -1,4 +1,4 @@
-"""What is computed of images on the mesh: similarity to their originals, and features."""
+"""Computes on the mesh how like images are to their originals, and their features."""
 
 import jax
 import numpy as np

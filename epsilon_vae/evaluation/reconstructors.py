@@ -1,4 +1,4 @@
-"""What is evaluated: a run, a folder of pictures that another tool made, or a diffusers VAE."""
+"""Reconstructors: a run, a folder of pictures that another tool made, or a diffusers VAE."""
 
 import abc
 import hashlib
@@ -22,7 +22,7 @@ DIFFUSERS = "diffusers:"
 
 
 class ReconstructorError(ValueError):
-    """What cannot be evaluated as asked; the message says why."""
+    """Says why something cannot be evaluated as asked."""
 
 
 class Reconstructor(abc.ABC):
@@ -47,10 +47,16 @@ class Reconstructor(abc.ABC):
         """Raises `ReconstructorError` for a resolution, or as many images, that it cannot take."""
         del resolution, num_images
 
-    def add_noise(self, code: Any, tau: float, batch: Batch, seed: int) -> Any:
-        """What `decode` takes, of latents with noise of `tau` standard deviations; None of others.
+    def add_noise(self, code: Any, tau: float, *, batch: Batch, seed: int) -> Any:
+        """Adds noise of `tau` standard deviations to a code; None for what has no latents.
 
         An image's noise depends on its index and the seed alone.
+
+        Args:
+          code: of `encode`.
+          tau: in standard deviations of each channel.
+          batch: whose code it is.
+          seed: of the noise.
         """
         del code, tau, batch, seed
 
@@ -60,7 +66,7 @@ class Reconstructor(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, batch: Batch) -> Any:
-        """What `decode` takes, of originals.
+        """Encodes originals to what `decode` takes.
 
         Raises:
           ReconstructorError, DataError: it has no such picture.
@@ -144,11 +150,11 @@ class Run(Reconstructor):
         return self.autoencoder.encode(batch.images)
 
     def learn_deviation(self, codes: Iterable[np.ndarray]) -> None:
-        """Of each channel of the latents `[B, h, w, n_z]`."""
+        """Learns the deviation of each channel of the latents `[B, h, w, n_z]`."""
         latents = np.concatenate([code.reshape(-1, code.shape[-1]) for code in codes])
         self._deviation = latents.std(axis=0, dtype=np.float64)
 
-    def add_noise(self, code: np.ndarray, tau: float, batch: Batch, seed: int) -> np.ndarray:
+    def add_noise(self, code: np.ndarray, tau: float, *, batch: Batch, seed: int) -> np.ndarray:
         """`z + tau std(z) n`."""
         noise = np.stack([_noise(seed, index, code.shape[1:]) for index in batch.indices])
         return (code + tau * self._deviation * noise).astype(np.float32)
@@ -219,7 +225,7 @@ class PictureFolder(Reconstructor):
         return pictures
 
     def _file(self, index: int, name: str) -> pathlib.Path:
-        """Of the picture of an image, and of no other image."""
+        """The file of the picture of an image, and of no other image."""
         file = self._files.get(picture_name(index, name)) or self._files.get(stem(name))
         if file is None:
             raise ReconstructorError(
@@ -312,11 +318,11 @@ class DiffusersVAE(Reconstructor):
         return code
 
     def learn_deviation(self, codes: Iterable[list]) -> None:
-        """Of each channel of its latents `[1, n_z, h, w]`."""
+        """Learns the deviation of each channel of its latents `[1, n_z, h, w]`."""
         latents = self._torch.cat([z for code in codes for z in code])
         self._deviation = latents.std(dim=(0, 2, 3), correction=0, keepdim=True)
 
-    def add_noise(self, code: list, tau: float, batch: Batch, seed: int) -> list:
+    def add_noise(self, code: list, tau: float, *, batch: Batch, seed: int) -> list:
         """`z + tau std(z) n`."""
         noise = [
             self._torch.from_numpy(_noise(seed, index, z.shape[1:])).to(z)
@@ -335,7 +341,7 @@ class DiffusersVAE(Reconstructor):
 def open_reconstructors(
     paths: Sequence[str], step: int | None, *, protocol: Protocol, mesh: Mesh
 ) -> list[Reconstructor]:
-    """Of runs' folders, folders of pictures, and 'diffusers:PATH'; names that are alike get longer.
+    """Opens runs' folders, folders of pictures and 'diffusers:PATH'; equal names get longer.
 
     Args:
       paths: as the command line names them.

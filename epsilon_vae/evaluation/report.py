@@ -24,7 +24,7 @@ HEAT_COLORS = "magma"
 HEAT_QUANTILE = 0.999
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ReportImage:
     """An image beside what was made of it.
 
@@ -45,7 +45,7 @@ class ReportImage:
     metrics: dict[Key, dict[str, float]]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SeedVariation:
     """How much the reconstruction of an image depends on the noise that decoding starts from.
 
@@ -65,7 +65,7 @@ class SeedVariation:
     deviation: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Trajectory:
     """The decoding of one image, from noise at t = 1 to the image at t = 0.
 
@@ -85,7 +85,7 @@ class Trajectory:
     estimates: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Gallery:
     """All pictures of a report.
 

@@ -50,7 +50,7 @@ def _row(
 
 
 def notes_on_distance(name: str, dim: int, num_images: int) -> list[str]:
-    """What is to be known of a Fréchet distance over `dim` features, perhaps nothing."""
+    """Notes on a Fréchet distance over `dim` features, perhaps none."""
     if num_images < 2:
         return [f"{name} needs two images"]
     if num_images > dim:

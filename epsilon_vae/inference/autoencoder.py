@@ -46,6 +46,7 @@ class Autoencoder:
         self,
         networks: AutoencoderModel,
         process: Process,
+        *,
         spacing: str,
         params: dict,
         config: ml_collections.ConfigDict | None = None,
@@ -57,13 +58,15 @@ class Autoencoder:
         self.config, self.step = config, step
         self.spacing = spacing
         mesh = mesh or _local_mesh(space=1)
-        encode = functools.partial(encode_images, networks)
-        decode = functools.partial(decode_latents, networks, process)
+        encode = functools.partial(encode_images, networks=networks)
+        decode = functools.partial(decode_latents, networks=networks, process=process)
         self._encode, self._decode = (
             share_images(in_chunks(function, group_size), mesh, group_size)
             for function in (encode, decode)
         )
-        self._follow = jax.jit(functools.partial(decode_trajectory, networks, process))
+        self._follow = jax.jit(
+            functools.partial(decode_trajectory, networks=networks, process=process)
+        )
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Latents, float32 `[(B,) h, w, n_z]`.
@@ -151,7 +154,7 @@ class Autoencoder:
         return digest.hexdigest()
 
     def provenance(self, workdir: str) -> dict[str, object]:
-        """Of its latents, as they carry it; `workdir` is what it was restored from."""
+        """The provenance that its latents carry; `workdir` is what it was restored from."""
         fingerprint = self.encoder_fingerprint()
         return {
             "workdir": workdir,
@@ -164,42 +167,48 @@ class Autoencoder:
         return SPACINGS[self.spacing](self.nfe(steps))
 
 
-def encode_images(networks: AutoencoderModel, params: dict, images: jax.Array) -> jax.Array:
+def encode_images(params: dict, images: jax.Array, *, networks: AutoencoderModel) -> jax.Array:
     """Latents `[B, h, w, n_z]` of images `[B, H, W, 3]` in [-1, 1], of sizes the networks take."""
     return networks.encode(params, images)
 
 
 def decode_latents(
-    networks: AutoencoderModel,
-    process: Process,
     whole: tuple[dict, jax.Array, jax.Array],
     latents: jax.Array,
+    *,
+    networks: AutoencoderModel,
+    process: Process,
 ) -> jax.Array:
     """Images `[B, H, W, 3]` from latents `[B, h, w, n_z]`.
 
     Args:
-      networks: the Flax modules.
-      process: the diffusion process.
       whole: parameters, times from 1 to 0, and the seed of the noise, which all images share.
       latents: of sizes that the networks take.
+      networks: the Flax modules.
+      process: the diffusion process.
     """
     params, times, seed = whole
     key = jax.random.key(seed)
-    return networks.decode(params, process, latents, times, key)
+    return networks.decode(params, process, latents=latents, times=times, key=key)
 
 
 def decode_trajectory(
-    networks: AutoencoderModel,
-    process: Process,
     whole: tuple[dict, jax.Array, jax.Array],
     latents: jax.Array,
+    *,
+    networks: AutoencoderModel,
+    process: Process,
 ) -> tuple[jax.Array, jax.Array]:
-    """As `decode_latents`, x_t at all times, the last as images, and the estimates of x0.
+    """Decodes as `decode_latents`, to x_t at all times, the last as images, and estimates of x0.
 
     Both have the times before the batch.
+
+    Args:
+      whole, latents, networks, process: as `decode_latents`'.
     """
     params, times, seed = whole
-    states, estimates = networks.trajectory(params, process, latents, times, jax.random.key(seed))
+    key = jax.random.key(seed)
+    states, estimates = networks.trajectory(params, process, latents=latents, times=times, key=key)
     return states.at[-1].set(process.unscale(states[-1])), estimates
 
 
@@ -260,12 +269,12 @@ def restore_on(
     return Autoencoder(
         networks,
         build_process(config),
-        spacing or config.flow.spacing,
-        params,
-        config,
-        int(step_directory.name),
-        mesh,
-        group_size,
+        spacing=spacing or config.flow.spacing,
+        params=params,
+        config=config,
+        step=int(step_directory.name),
+        mesh=mesh,
+        group_size=group_size,
     )
 
 

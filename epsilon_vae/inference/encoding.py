@@ -326,7 +326,9 @@ def _encode(
                     "--dtype=bfloat16 holds larger ones"
                 )
             bar.update()
-            yield LatentRecord(plain[i], flipped[i], None if label < 0 else label, name)
+            yield LatentRecord(
+                latents=plain[i], flipped=flipped[i], label=None if label < 0 else label, name=name
+            )
 
 
 def _statistics(records: Sequence[LatentRecord]) -> np.ndarray:

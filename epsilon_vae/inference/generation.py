@@ -53,6 +53,19 @@ def plan_generation(
 ) -> dict[str, Any]:
     """All that the images depend on, as `generation.json` holds it.
 
+    Args:
+      trained: the latent diffusion model.
+      autoencoder: whose decoder makes images of its latents.
+      workdir, autoencoder_workdir: the runs that they are restored from.
+      classes: labels that images take in turn; none without classes.
+      num_images: in all.
+      seed: of all noise.
+      nfe: of the latent diffusion model.
+      guidance: by the labels.
+      decoder_nfe: of the decoder.
+      file_format: 'png' or 'npz'.
+      images_per_part: of which a stop loses no more than one.
+
     Raises:
       DataError: the latents that the model was trained on are of another autoencoder.
     """
@@ -158,7 +171,7 @@ def _drawing(
 
     def draw(indices: np.ndarray, bar: tqdm) -> np.ndarray:
         labels = classes[indices % len(classes)]
-        latents = sampler(trained.params, indices, labels, plan["seed"])
+        latents = sampler(trained.params, indices, labels=labels, seed=plan["seed"])
         images = autoencoder.decode(latents, plan["decoder_nfe"], plan["seed"])
         bar.update(len(indices))
         return to_uint8(images)

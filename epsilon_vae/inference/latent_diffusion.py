@@ -48,13 +48,21 @@ class LatentSampler:
 
         def generate(whole: tuple, indices: jax.Array, labels: jax.Array) -> jax.Array:
             params, times, seed = whole
-            return model.generate(params, seed, indices, labels, shape, times, guidance)
+            return model.generate(
+                params,
+                seed,
+                indices=indices,
+                labels=labels,
+                shape=shape,
+                times=times,
+                guidance=guidance,
+            )
 
         grouped = in_chunks(generate, images_per_device)
         self._generate = share_images(grouped, mesh, images_per_device)
 
     def __call__(
-        self, params: dict, indices: np.ndarray, labels: np.ndarray, seed: int = 0
+        self, params: dict, indices: np.ndarray, *, labels: np.ndarray, seed: int = 0
     ) -> np.ndarray:
         """Float32 `[B, h, w, n_z]`, as the autoencoder's decoder takes them.
 
@@ -71,7 +79,7 @@ class LatentSampler:
 
 
 class TrainedLatentDiffusion:
-    """What a latent diffusion model's checkpoint holds that generating takes.
+    """The parts of a latent diffusion model's checkpoint that generating takes.
 
     Attributes:
       model: network and process.
@@ -94,7 +102,7 @@ class TrainedLatentDiffusion:
         self.config, self.step = config, step
 
     def sampler(self, nfe: int, guidance: Guidance, mesh: Mesh) -> LatentSampler:
-        """Of `nfe` steps, at the config's spacing."""
+        """A sampler of `nfe` steps, at the config's spacing."""
         times = SPACINGS[self.config.flow.spacing](nfe)
         return LatentSampler(self.model, self.metadata, times=times, guidance=guidance, mesh=mesh)
 

@@ -41,14 +41,16 @@ class Match(NamedTuple):
 def match_trajectory(process: Process, denoising: Denoising) -> Match:
     """x_t → x0 against x_t → x0_hat: the paper's (Eq. 10)."""
     del process
-    return Match(denoising.x0, denoising.denoised, denoising.x_t, denoising.t)
+    return Match(real=denoising.x0, fake=denoising.denoised, context=denoising.x_t, t=denoising.t)
 
 
 def match_standard(process: Process, denoising: Denoising) -> Match:
     """x0 against x0_hat with neither x_t nor t, as in a VAE-GAN; the paper found it unstable."""
     del process
     empty = denoising.x_t[..., :0]
-    return Match(denoising.x0, denoising.denoised, empty, jnp.zeros_like(denoising.t))
+    return Match(
+        real=denoising.x0, fake=denoising.denoised, context=empty, t=jnp.zeros_like(denoising.t)
+    )
 
 
 def match_step(process: Process, denoising: Denoising) -> Match:
@@ -60,7 +62,7 @@ def match_step(process: Process, denoising: Denoising) -> Match:
     real, fake = (
         process.perturb(images, denoising.noise, s) for images in (denoising.x0, denoising.denoised)
     )
-    return Match(real, fake, denoising.x_t, denoising.t)
+    return Match(real=real, fake=fake, context=denoising.x_t, t=denoising.t)
 
 
 MATCHINGS = {"trajectory": match_trajectory, "standard": match_standard, "step": match_step}
@@ -142,7 +144,7 @@ TIME_BINS = ("disc_t0", "disc_t1", "disc_t2")
 
 
 def pair_counts(real_logits: jax.Array, fake_logits: jax.Array, t: jax.Array) -> dict:
-    """What the paired accuracy is worked out from, `paired_accuracy`: means over the batch.
+    """Means over the batch from which `paired_accuracy` works out the paired accuracy.
 
     By bin of t (`TIME_BINS`), 'pairs/…' is the share of the images that are in it, and 'ranked/…'
     of the pairs of patches that are in it and have `D(real) > D(fake)`. Means over parts of a batch
@@ -181,7 +183,7 @@ def paired_accuracy(metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return metrics
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrajectoryGAN:
     """The discriminator with its losses, as the objective uses them.
 
@@ -238,16 +240,22 @@ class TrajectoryGAN:
         return loss, {"loss/adv": loss}
 
     def generator_weight(self, step: jax.Array) -> jax.Array:
-        """Of the generator's term, before `adaptive_weight`."""
+        """The weight of the generator's term, before `adaptive_weight`."""
         ramp = jnp.clip((step + 1 - self.start_step) / max(self.ramp_steps, 1), 0.0, 1.0)
         return ramp * self.weight
 
     def discriminator_loss(
-        self, params: dict, process: Process, denoising: Denoising, step: jax.Array
+        self, params: dict, process: Process, *, denoising: Denoising, step: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The discriminator's loss, and metrics; no gradient reaches the autoencoder.
 
         The metrics are the loss's terms before weighting, the mean logits, and `pair_counts`.
+
+        Args:
+          params: of the discriminator.
+          process: of the decoder.
+          denoising: the autoencoder's forward pass.
+          step: of training.
         """
         match = MATCHINGS[self.matching](process, jax.lax.stop_gradient(denoising))
         real, fake = (self.logits(params, x, match) for x in (match.real, match.fake))
@@ -287,16 +295,16 @@ class NoGAN:
         return {}
 
     def generator_loss(self, params, process, denoising):
-        """Nothing to add."""
+        """Adds nothing."""
         del params, process, denoising
         return jnp.zeros(()), {}
 
     def generator_weight(self, step):
-        """Of nothing."""
+        """A weight of 0."""
         del step
         return jnp.zeros(())
 
-    def discriminator_loss(self, params, process, denoising, step):
-        """Nothing to learn."""
+    def discriminator_loss(self, params, process, *, denoising, step):
+        """Learns nothing."""
         del params, process, denoising, step
         return jnp.zeros(()), {}

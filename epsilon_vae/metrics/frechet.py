@@ -39,7 +39,7 @@ class FeatureStatistics:
 
     @classmethod
     def empty(cls, dim: int) -> "FeatureStatistics":
-        """Of no features yet, with `dim` numbers each."""
+        """Statistics of no features yet, with `dim` numbers each."""
         return cls(0, np.zeros(dim), np.zeros((dim, dim)))
 
     def update(self, features: np.ndarray) -> None:

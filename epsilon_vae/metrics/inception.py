@@ -20,7 +20,7 @@ NUM_FEATURES = 2048
 
 
 def features(params: Params, images: jax.Array) -> jax.Array:
-    """What FID and KID are computed of: the mean over positions of the last block, `[B, 2048]`.
+    """The features of FID and KID: the mean over positions of the last block, `[B, 2048]`.
 
     Args:
       params: of the network.

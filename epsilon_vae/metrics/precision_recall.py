@@ -49,7 +49,7 @@ def precision_recall(real: np.ndarray, generated: np.ndarray, k: int = 3) -> Pre
 
 
 def _squared_distances(point: jax.Array, features: jax.Array) -> jax.Array:
-    """From `[d]` to each of `[N, d]`: `[N]`, where what may be rounding error is 0."""
+    """Distances from `[d]` to each of `[N, d]`: `[N]`; what may be rounding error is 0."""
     squares = jnp.sum(point**2) + jnp.sum(features**2, axis=1)
     distances = squares - 2 * jnp.dot(features, point, precision=lax.Precision.HIGHEST)
     return jnp.where(distances > 1e-5 * squares, distances, 0)
@@ -57,7 +57,7 @@ def _squared_distances(point: jax.Array, features: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="k")
 def _squared_radii(features: jax.Array, k: int) -> jax.Array:
-    """From each of `[N, d]` to its k-th nearest other one: `[N]`."""
+    """Distances from each of `[N, d]` to its k-th nearest other one: `[N]`."""
     indices = jnp.arange(len(features))
 
     def radius(row: tuple[jax.Array, jax.Array]) -> jax.Array:

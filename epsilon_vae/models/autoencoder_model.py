@@ -13,7 +13,7 @@ from epsilon_vae.diffusion.sampler import sample, trajectory
 from epsilon_vae.models.bottleneck import KLBottleneck, TrainingLatents, VQBottleneck
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AutoencoderModel:
     """Encoder E and denoiser G with the pure functions that the objective and the sampler call.
 
@@ -48,7 +48,7 @@ class AutoencoderModel:
         return self.encoder.apply({"params": params["encoder"]}, images)
 
     def latent_noise_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Of the noise that one image's `training_latents` are drawn with; empty for most."""
+        """The shape of one image's noise for `training_latents`; empty for most."""
         if not isinstance(self.encoder, KLBottleneck):
             return (0,)
         height, width, _ = image_shape
@@ -62,37 +62,72 @@ class AutoencoderModel:
             return self.encoder.apply({"params": params["encoder"]}, images, noise, method="train")
         return TrainingLatents(self.encode(params, images), jnp.zeros(()), {})
 
-    def predict(self, params: dict, x: jax.Array, t: jax.Array, latents: jax.Array) -> jax.Array:
-        """The decoder's prediction (velocity or noise) at normalised noisy images, times `t`."""
+    def predict(self, params: dict, x: jax.Array, *, t: jax.Array, latents: jax.Array) -> jax.Array:
+        """The decoder's prediction (velocity or noise) at noisy images.
+
+        Args:
+          params: `{'encoder', 'decoder'}`.
+          x: the process's input, `[B, H, W, 3]`.
+          t: times `[B]`.
+          latents: `[B, h, w, n_z]`.
+        """
         return self.decoder.apply({"params": params["decoder"]}, x, t, latents)
 
     def predict_with_last_layer(
-        self, params: dict, x: jax.Array, t: jax.Array, latents: jax.Array
+        self, params: dict, x: jax.Array, *, t: jax.Array, latents: jax.Array
     ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-        """`predict`, and gradient by the prediction → gradient by the last layer's kernel."""
+        """`predict`, and gradient by the prediction → gradient by the last layer's kernel.
+
+        Args:
+          params, x, t, latents: as `predict`'s.
+        """
         decoder = traverse_util.flatten_dict(params["decoder"], sep="/")
         last = f"{self.decoder.last_layer}/kernel"
 
         def predict(kernel: jax.Array) -> jax.Array:
             changed = traverse_util.unflatten_dict(decoder | {last: kernel}, sep="/")
-            return self.predict(params | {"decoder": changed}, x, t, latents)
+            return self.predict(params | {"decoder": changed}, x, t=t, latents=latents)
 
         prediction, vjp = jax.vjp(predict, decoder[last])
         return prediction, lambda grad: vjp(grad)[0]
 
     def decode(
-        self, params: dict, process: Process, latents: jax.Array, times: jax.Array, key: jax.Array
+        self,
+        params: dict,
+        process: Process,
+        *,
+        latents: jax.Array,
+        times: jax.Array,
+        key: jax.Array,
     ) -> jax.Array:
-        """Images `[B, f h, f w, 3]` in [-1, 1], sampled at `times` (`diffusion.sampler`)."""
+        """Images `[B, f h, f w, 3]` in [-1, 1], sampled at `times` (`diffusion.sampler`).
+
+        Args:
+          params: `{'encoder', 'decoder'}`.
+          process: the diffusion process.
+          latents: `[B, h, w, n_z]`.
+          times: `[nfe + 1]`, falling from 1 to 0.
+          key: of the noise; see `diffusion.sampler.sample`.
+        """
         predict, shape = self._denoiser(params, latents)
-        return jnp.clip(sample(process, predict, times, key, shape), -1, 1)
+        return jnp.clip(sample(process, predict, times=times, key=key, shape=shape), -1, 1)
 
     def trajectory(
-        self, params: dict, process: Process, latents: jax.Array, times: jax.Array, key: jax.Array
+        self,
+        params: dict,
+        process: Process,
+        *,
+        latents: jax.Array,
+        times: jax.Array,
+        key: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
-        """How `decode` comes to its images: `diffusion.sampler.trajectory`."""
+        """How `decode` comes to its images: `diffusion.sampler.trajectory`.
+
+        Args:
+          params, process, latents, times, key: as `decode`'s.
+        """
         predict, shape = self._denoiser(params, latents)
-        return trajectory(process, predict, times, key, shape)
+        return trajectory(process, predict, times=times, key=key, shape=shape)
 
     def _denoiser(
         self, params: dict, latents: jax.Array
@@ -100,4 +135,4 @@ class AutoencoderModel:
         """The decoder as a function of noisy images and times, and the images' shape."""
         batch, height, width, _ = latents.shape
         shape = (batch, height * self.f, width * self.f, 3)
-        return lambda x, t: self.predict(params, x, t, latents), shape
+        return lambda x, t: self.predict(params, x, t=t, latents=latents), shape

@@ -22,7 +22,7 @@ class TrainingLatents(NamedTuple):
     metrics: dict[str, jax.Array]
 
 
-class KLBottleneck(nn.Module):
+class KLBottleneck(nn.Module, kw_only=True):
     """Gaussian latents, held near N(0, 1) (Kingma & Welling 2014), as SD-VAE's.
 
     Attributes:
@@ -64,7 +64,7 @@ class KLBottleneck(nn.Module):
         return mean, jnp.clip(log_variance, -30.0, 20.0)
 
 
-class VQBottleneck(nn.Module):
+class VQBottleneck(nn.Module, kw_only=True):
     """Latents that are each the nearest of learned codes (van den Oord et al. 2017).
 
     Gradients pass the quantization as if it were not there.
@@ -114,7 +114,7 @@ class VQBottleneck(nn.Module):
         return TrainingLatents(latents, loss, metrics)
 
     def _quantize(self, images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """What is quantized, its codes `[B, h, w, n_z]`, and their indices `[B, h, w]`."""
+        """Returns what is quantized, its codes `[B, h, w, n_z]`, and their indices `[B, h, w]`."""
         z, codebook = self.quant_conv(self.encoder(images)), self.codebook
         if self.is_normalized:
             z, codebook = _unit_length(z), _unit_length(codebook)

@@ -1,4 +1,4 @@
-"""From a config to networks and processes: where a ConfigDict becomes named arguments."""
+"""Builds networks and processes from a config: here it becomes named arguments."""
 
 import functools
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def _litevae(
 
     def make(n_z: int, multipliers: tuple[int, ...], **common) -> nn.Module:
         del multipliers
-        return LiteVAEEncoder(n_z, extractor, aggregator, **common)
+        return LiteVAEEncoder(n_z=n_z, extractor=extractor, aggregator=aggregator, **common)
 
     return make, {8: (1, 2, 4, 4)}
 
@@ -114,17 +114,22 @@ def _with_bottleneck(
     """The encoder, made for as many channels as its bottleneck takes, in that bottleneck."""
     bottleneck, n_z = config.model.bottleneck, config.model.encoder.n_z
     if bottleneck.name == "kl":
-        return KLBottleneck(make_encoder(2 * n_z), n_z, bottleneck.kl_weight, bottleneck.kl_convs)
+        return KLBottleneck(
+            encoder=make_encoder(n_z=2 * n_z),
+            n_z=n_z,
+            weight=bottleneck.kl_weight,
+            has_conv=bottleneck.kl_convs,
+        )
     if bottleneck.name == "vq":
         return VQBottleneck(
-            make_encoder(bottleneck.vq_channels),
-            bottleneck.num_codes,
-            n_z,
-            bottleneck.commitment,
-            bottleneck.normalized_codes,
-            bottleneck.legacy_commitment,
+            encoder=make_encoder(n_z=bottleneck.vq_channels),
+            num_codes=bottleneck.num_codes,
+            n_z=n_z,
+            commitment=bottleneck.commitment,
+            is_normalized=bottleneck.normalized_codes,
+            is_legacy=bottleneck.legacy_commitment,
         )
-    return make_encoder(n_z)
+    return make_encoder(n_z=n_z)
 
 
 def _decoder(
@@ -171,7 +176,7 @@ def _decoder(
 
 
 def _denoiser(decoder: ml_collections.ConfigDict, common: dict) -> tuple[nn.Module, int]:
-    """As `_decoder`, of those that denoise."""
+    """Returns as `_decoder`, for those that denoise."""
     if decoder.name == "dit":
         dit = DiT(**_size(decoder, DIT_SIZES), patch=decoder.patch, out_channels=3, **common)
         return DiTDecoder(dit), decoder.patch

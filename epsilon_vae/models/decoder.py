@@ -46,7 +46,7 @@ ASYM_SIZES = {  # Asym-VAE's public ones, 1.5 and 2 times as wide as SD-VAE's
 }
 
 
-class VAEDecoder(nn.Module):
+class VAEDecoder(nn.Module, kw_only=True):
     """The paper's "VAE (B…H)" (Table 8): the mirror of `LiteEncoder`, in MaskGIT's layout.
 
     Attributes:
@@ -72,7 +72,12 @@ class VAEDecoder(nn.Module):
 
         def block(features: int, name: str) -> Callable[[jax.Array], jax.Array]:
             module = ResidualBlock(
-                features, self.groups, self.epsilon, False, self.dtype, name=name
+                features=features,
+                groups=self.groups,
+                epsilon=self.epsilon,
+                use_bias=False,
+                dtype=self.dtype,
+                name=name,
             )
             return rematerialized(module, self.remat)
 
@@ -91,7 +96,7 @@ class VAEDecoder(nn.Module):
         return conv(3, 3, self.dtype, name="conv_out")(h).astype(jnp.float32)
 
 
-class SDDecoder(nn.Module):
+class SDDecoder(nn.Module, kw_only=True):
     """Latent diffusion's (Rombach et al. 2022), of SD-VAE, SDXL's VAE, VQGAN and Asym-VAE.
 
     Attributes:
@@ -124,6 +129,7 @@ class SDDecoder(nn.Module):
         x: jax.Array,
         t: jax.Array,
         latents: jax.Array,
+        *,
         image: jax.Array | None = None,
         mask: jax.Array | None = None,
     ) -> jax.Array:
@@ -147,11 +153,20 @@ class SDDecoder(nn.Module):
         known = self._known(widths, image, mask)
 
         def block(features: int, name: str) -> Callable[[jax.Array], jax.Array]:
-            module = ResidualBlock(features, self.groups, self.epsilon, True, self.dtype, name=name)
+            module = ResidualBlock(
+                features=features,
+                groups=self.groups,
+                epsilon=self.epsilon,
+                use_bias=True,
+                dtype=self.dtype,
+                name=name,
+            )
             return rematerialized(module, self.remat)
 
         def attention(name: str) -> Callable[[jax.Array], jax.Array]:
-            module = SelfAttention(None, self.groups, self.epsilon, self.dtype, name=name)
+            module = SelfAttention(
+                head_dim=None, groups=self.groups, epsilon=self.epsilon, dtype=self.dtype, name=name
+            )
             return rematerialized(module, self.remat)
 
         h, last = latents.astype(self.dtype), len(widths) - 1

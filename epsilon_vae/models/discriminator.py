@@ -63,7 +63,7 @@ def _to_kernel(x: jax.Array, y: jax.Array, shape: tuple[int, ...], padding: Padd
 
 
 def _gradients(x: jax.Array, kernel: jax.Array, y: jax.Array, padding: Padding) -> tuple:
-    """Of the trilinear form, to x, kernel and y."""
+    """Derivatives of the trilinear form by x, kernel and y."""
     to_image = _to_image(y, kernel, x.shape, padding)
     return to_image, _to_kernel(x, y, kernel.shape, padding), convolve(x, kernel, padding)
 
@@ -143,11 +143,11 @@ class PatchDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array) -> jax.Array:
-        embedding = TimeEmbedding(64, 256, DTYPE, name="time")(t)
-        h = StridedConv(self.channels, True, DTYPE, name="conv0")(x)
+        embedding = TimeEmbedding(sinusoid_dim=64, features=256, dtype=DTYPE, name="time")(t)
+        h = StridedConv(self.channels, use_bias=True, dtype=DTYPE, name="conv0")(x)
         h = nn.leaky_relu(h, 0.2)
         for layer, features in enumerate((2 * self.channels, 4 * self.channels), start=1):
-            h = StridedConv(features, False, DTYPE, name=f"conv{layer}")(h)
+            h = StridedConv(features, use_bias=False, dtype=DTYPE, name=f"conv{layer}")(h)
             h = nn.leaky_relu(AdaGN(32, DTYPE, name=f"norm{layer}")(h, embedding), 0.2)
         h = PatchConv(8 * self.channels, name="conv3")(h)
         h = nn.leaky_relu(AdaGN(32, DTYPE, name="norm3")(h, embedding), 0.2)
@@ -169,7 +169,9 @@ class ResidualDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array) -> jax.Array:
-        embedding = TimeEmbedding(64, 256, DTYPE, kernel_init=he_init, name="time")(t)
+        embedding = TimeEmbedding(
+            sinusoid_dim=64, features=256, dtype=DTYPE, kernel_init=he_init, name="time"
+        )(t)
         h = _he_conv(self.channels, 3, name="conv_in")(x)
         for number in range(3):
             h = DownBlock(2 * h.shape[-1], name=f"block{number}")(h, embedding)

@@ -90,7 +90,7 @@ class DiTBlock(nn.Module):
         return shard_images(x)
 
 
-class DiT(nn.Module):
+class DiT(nn.Module, kw_only=True):
     """Images or latents `[B, H, W, C]`, conditioning `[B, E]` → `[B, H, W, out_channels]`.
 
     Height and width must be multiples of `patch`; there is no other limit on them, since positions
@@ -175,9 +175,13 @@ class ClassDiT(nn.Module):
 
 
 def time_embedding(dit: DiT) -> TimeEmbedding:
-    """Of the width and with the initial weights that DiT's has."""
+    """A time embedding of the width and with the initial weights that DiT's has."""
     return TimeEmbedding(
-        SINUSOID_DIM, dit.width, dit.dtype, kernel_init=embedding_init, name="time"
+        sinusoid_dim=SINUSOID_DIM,
+        features=dit.width,
+        dtype=dit.dtype,
+        kernel_init=embedding_init,
+        name="time",
     )
 
 

@@ -21,7 +21,7 @@ from epsilon_vae.models.layers import (
 )
 
 
-class SDEncoder(nn.Module):
+class SDEncoder(nn.Module, kw_only=True):
     """Latent diffusion's: f = 2^(levels - 1) by strided convolutions, attention in the middle.
 
     Attributes:
@@ -46,11 +46,20 @@ class SDEncoder(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         def block(features: int, name: str) -> Callable[[jax.Array], jax.Array]:
-            module = ResidualBlock(features, self.groups, self.epsilon, True, self.dtype, name=name)
+            module = ResidualBlock(
+                features=features,
+                groups=self.groups,
+                epsilon=self.epsilon,
+                use_bias=True,
+                dtype=self.dtype,
+                name=name,
+            )
             return rematerialized(module, self.remat)
 
         def attention(name: str) -> Callable[[jax.Array], jax.Array]:
-            module = SelfAttention(None, self.groups, self.epsilon, self.dtype, name=name)
+            module = SelfAttention(
+                head_dim=None, groups=self.groups, epsilon=self.epsilon, dtype=self.dtype, name=name
+            )
             return rematerialized(module, self.remat)
 
         last = len(self.multipliers) - 1
@@ -77,7 +86,7 @@ class SDEncoder(nn.Module):
         return conv(self.n_z, 3, self.dtype, name="conv_out")(h).astype(jnp.float32)
 
 
-class LiteEncoder(nn.Module):
+class LiteEncoder(nn.Module, kw_only=True):
     """MaskGIT-style encoder: f = 2^(levels - 1) by average pooling, no attention, 1×1 output.
 
     Attributes: as `SDEncoder`'s; (1, 1, 2, 2, 4) × 64 channels is the paper's f = 16, 5.877 M.
@@ -96,7 +105,12 @@ class LiteEncoder(nn.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         def block(features: int, name: str) -> Callable[[jax.Array], jax.Array]:
             module = ResidualBlock(
-                features, self.groups, self.epsilon, False, self.dtype, name=name
+                features=features,
+                groups=self.groups,
+                epsilon=self.epsilon,
+                use_bias=False,
+                dtype=self.dtype,
+                name=name,
             )
             return rematerialized(module, self.remat)
 

@@ -30,6 +30,8 @@ class InputSkip(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, latents: jax.Array) -> jax.Array:
-        embedding = TimeEmbedding(WIDTH, WIDTH, jnp.float32, name="time")(t)
+        embedding = TimeEmbedding(
+            sinusoid_dim=WIDTH, features=WIDTH, dtype=jnp.float32, name="time"
+        )(t)
         gain = dense(x.shape[-1], jnp.float32, kernel_init=zeros_init, name="gain")
         return self.decoder(x, t, latents) + gain(nn.silu(embedding))[:, None, None, :] * x

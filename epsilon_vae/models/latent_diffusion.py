@@ -35,14 +35,22 @@ class LatentDiffusion:
         labels = jnp.zeros((1,), jnp.int32)
         return self.network.init(key, jnp.zeros((1, *shape)), jnp.zeros((1,)), labels)["params"]
 
-    def predict(self, params: dict, x: jax.Array, t: jax.Array, labels: jax.Array) -> jax.Array:
-        """The prediction at the process's input x `[B, h, w, n_z]`, times `[B]`, labels `[B]`."""
+    def predict(self, params: dict, x: jax.Array, *, t: jax.Array, labels: jax.Array) -> jax.Array:
+        """The network's prediction of the process's target.
+
+        Args:
+          params: of the network.
+          x: the process's input, `[B, h, w, n_z]`.
+          t: times `[B]`.
+          labels: `[B]`; `no_label` for none.
+        """
         return self.network.apply({"params": params}, x, self.process.network_time(t), labels)
 
     def generate(
         self,
         params: dict,
         seed: int | jax.Array,
+        *,
         indices: jax.Array,
         labels: jax.Array,
         shape: tuple[int, int, int],
@@ -62,8 +70,8 @@ class LatentDiffusion:
         """
 
         def predict(x: jax.Array, t: jax.Array, labels: jax.Array) -> jax.Array:
-            return self.predict(params, x, t, labels)
+            return self.predict(params, x, t=t, labels=labels)
 
         guided = guidance.guide(predict, labels, self.no_label)
         keys = image_keys(seed, indices)
-        return sample(self.process, guided, times, keys, (len(indices), *shape))
+        return sample(self.process, guided, times=times, key=keys, shape=(len(indices), *shape))

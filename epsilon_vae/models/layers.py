@@ -26,7 +26,7 @@ QUERY_BLOCK = 128  # on each device that shares an image's rows
 
 
 def _convolutions(primitive, *_, **__) -> bool:
-    """What a convolution or a matrix product gave is kept; norms and activations are not."""
+    """Keeps what a convolution or a matrix product gave, but not norms and activations."""
     return primitive in (jax.lax.conv_general_dilated_p, jax.lax.dot_general_p)
 
 
@@ -76,7 +76,14 @@ def conv(
     kernel_init: Initializer = torch_init,
     name: str | None = None,
 ) -> nn.Conv:
-    """A square convolution over `[B, H, W, C]` with this project's defaults."""
+    """A square convolution over `[B, H, W, C]` with this project's defaults.
+
+    Args:
+      features: output channels.
+      kernel: side of the kernel, in pixels.
+      dtype: that it computes in.
+      strides, padding, use_bias, groups, kernel_init, name: as Flax's.
+    """
     return nn.Conv(
         features,
         (kernel, kernel),
@@ -98,7 +105,13 @@ def dense(
     kernel_init: Initializer = torch_init,
     name: str | None = None,
 ) -> nn.Dense:
-    """A linear layer over the last axis with this project's defaults."""
+    """A linear layer over the last axis with this project's defaults.
+
+    Args:
+      features: of the output.
+      dtype: that it computes in.
+      use_bias, kernel_init, name: as Flax's.
+    """
     return nn.Dense(features, use_bias=use_bias, dtype=dtype, kernel_init=kernel_init, name=name)
 
 
@@ -114,7 +127,7 @@ class GroupNorm(nn.Module):
         return norm(x).astype(x.dtype)
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(nn.Module, kw_only=True):
     """GN–swish–conv–GN–swish–conv on a residual; a 1×1 shortcut where channels change.
 
     LDM's with biases, MaskGIT's without.
@@ -162,7 +175,7 @@ class AdaGN(nn.Module):
         return (normed * (1 + scale) + shift).astype(x.dtype)
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(nn.Module, kw_only=True):
     """Residual self-attention over the positions of `[B, H, W, C]`: GN, qkv, attention, projection.
 
     Attributes:
@@ -216,7 +229,7 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     return out.reshape(batch, -1, heads, head_dim)[:, :tokens]
 
 
-class TimeEmbedding(nn.Module):
+class TimeEmbedding(nn.Module, kw_only=True):
     """Times `[B]` in [0, 1] → `[B, features]`: sinusoids (cosines first), then a two-layer MLP.
 
     The sinusoid's argument is `time_scale * t`, so that t = 1 is DDPM's step 1000, the range that

@@ -19,7 +19,7 @@ LEVELS = 3  # of the wavelet transform
 BLOCKS = 2  # residual blocks a level of a UNet, and in its middle
 
 
-class FlatUNet(nn.Module):
+class FlatUNet(nn.Module, kw_only=True):
     """A UNet whose levels differ in width alone: `[B, H, W, C]` → `[B, H, W, features]`.
 
     Attributes:
@@ -39,7 +39,14 @@ class FlatUNet(nn.Module):
         groups = min(32, self.widths[0] // 2)
 
         def block(features: int, name: str) -> Callable[[jax.Array], jax.Array]:
-            module = ResidualBlock(features, groups, self.epsilon, True, self.dtype, name=name)
+            module = ResidualBlock(
+                features=features,
+                groups=groups,
+                epsilon=self.epsilon,
+                use_bias=True,
+                dtype=self.dtype,
+                name=name,
+            )
             return rematerialized(module, self.remat)
 
         h = conv(self.widths[0], 3, self.dtype, name="conv_in")(x.astype(self.dtype))
@@ -57,7 +64,7 @@ class FlatUNet(nn.Module):
         return conv(self.features, 3, self.dtype, name="conv_out")(h)
 
 
-class LiteVAEEncoder(nn.Module):
+class LiteVAEEncoder(nn.Module, kw_only=True):
     """Images `[B, H, W, 3]` → latents `[B, H/8, W/8, n_z]`; H and W must be multiples of 8.
 
     A UNet takes features from each level's sub-bands; their means over the last level's pixels go
@@ -79,7 +86,9 @@ class LiteVAEEncoder(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         def unet(features: int, widths: tuple[int, ...], name: str) -> FlatUNet:
-            return FlatUNet(features, widths, self.dtype, remat=self.remat, name=name)
+            return FlatUNet(
+                features=features, widths=widths, dtype=self.dtype, remat=self.remat, name=name
+            )
 
         channels = images.shape[-1]
         low, features = images.astype(jnp.float32), []

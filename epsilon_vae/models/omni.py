@@ -34,7 +34,7 @@ LOGIT_SCALE = 8.0  # of the cosine of query and key
 normal_init = nn.initializers.normal(0.02)
 
 
-def layer_norm(x: jax.Array, use_bias: bool, name: str) -> jax.Array:
+def layer_norm(x: jax.Array, *, use_bias: bool, name: str) -> jax.Array:
     """LayerNorm over channels, in float32 and returned in x's dtype."""
     norm = nn.LayerNorm(epsilon=1e-5, use_bias=use_bias, dtype=jnp.float32, name=name)
     return norm(x).astype(x.dtype)
@@ -61,7 +61,7 @@ class GlobalAttention(nn.Module):
         batch, height, width, channels = x.shape
         head_dim = channels // self.heads
         linear = functools.partial(_linear, dtype=self.dtype)
-        query = linear(channels, name="query")(layer_norm(x, False, "norm"))
+        query = linear(channels, name="query")(layer_norm(x, use_bias=False, name="norm"))
         key, value = jnp.split(linear(2 * channels, name="key_value")(x), 2, axis=-1)
 
         def prepared(x: jax.Array, name: str) -> jax.Array:
@@ -94,7 +94,7 @@ class WindowAttention(nn.Module):
         window, area = self.window, self.window**2
         head_dim = channels // self.heads
         margins = ((0, 0), (0, -height % window), (0, -width % window), (0, 0))
-        h = space_to_depth(jnp.pad(layer_norm(x, False, "norm"), margins), window)
+        h = space_to_depth(jnp.pad(layer_norm(x, use_bias=False, name="norm"), margins), window)
         rows, columns = h.shape[1:3]
         qkv = _linear(3 * channels, self.dtype, "qkv")(h.reshape(batch, -1, area, channels))
         qkv = qkv.reshape(*qkv.shape[:3], 3, self.heads, head_dim)
@@ -124,7 +124,7 @@ class FrameAttention(nn.Module):
         return _linear(x.shape[-1], self.dtype, "out")(h)
 
 
-class OmniBlock(nn.Module):
+class OmniBlock(nn.Module, kw_only=True):
     """Positions by a depthwise convolution, attention, and a GEGLU (Shazeer 2020), each residual.
 
     Attributes:
@@ -149,13 +149,15 @@ class OmniBlock(nn.Module):
         else:
             x += FrameAttention(self.dtype, name="attention")(x)
         hidden = int(4 * (2 / 3) * channels)
-        h = _linear(2 * hidden, self.dtype, "mlp_hidden")(layer_norm(x, True, "mlp_norm"))
+        h = _linear(2 * hidden, self.dtype, "mlp_hidden")(
+            layer_norm(x, use_bias=True, name="mlp_norm")
+        )
         h, gate = jnp.split(h, 2, axis=-1)
         x += _linear(channels, self.dtype, "mlp_out")(h * nn.gelu(gate, approximate=False))
         return shard_images(x)
 
 
-class OmniTransformer(nn.Module):
+class OmniTransformer(nn.Module, kw_only=True):
     """Blocks of `kinds`, and a norm, over `[B, h, w, C]`."""
 
     kinds: tuple[str, ...]
@@ -167,12 +169,14 @@ class OmniTransformer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for i, kind in enumerate(self.kinds):
-            block = OmniBlock(kind, self.heads, self.window, self.dtype, name=f"block{i}")
+            block = OmniBlock(
+                kind=kind, heads=self.heads, window=self.window, dtype=self.dtype, name=f"block{i}"
+            )
             x = rematerialized(block, self.remat)(x)
-        return layer_norm(x, False, "norm_out")
+        return layer_norm(x, use_bias=False, name="norm_out")
 
 
-class OmniEncoder(nn.Module):
+class OmniEncoder(nn.Module, kw_only=True):
     """Images `[B, H, W, 3]` in [-1, 1] → `[B, H/patch, W/patch, n_z]`, of any height and width.
 
     Attributes:
@@ -196,15 +200,17 @@ class OmniEncoder(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         kinds = ("global",) * (self.depth // 2) + ("window",) * (self.depth - self.depth // 2)
-        h = layer_norm(space_to_depth(images.astype(self.dtype), self.patch), True, "norm_in")
+        h = layer_norm(
+            space_to_depth(images.astype(self.dtype), self.patch), use_bias=True, name="norm_in"
+        )
         h = dense(self.width, self.dtype, kernel_init=normal_init, name="patch")(h)
-        h = shard_images(layer_norm(h, True, "norm_patch"))
+        h = shard_images(layer_norm(h, use_bias=True, name="norm_patch"))
         h = _transformer(self, kinds, "spatial")(h)
         h = _transformer(self, ("frame",) * self.depth, "temporal")(h)
         return dense(self.n_z, self.dtype, name="out")(h).astype(jnp.float32)
 
 
-class OmniDecoder(nn.Module):
+class OmniDecoder(nn.Module, kw_only=True):
     """Latents `[B, h, w, n_z]` → images `[B, patch h, patch w, 3]`, as `decoder.SDDecoder` called.
 
     Attributes: as `OmniEncoder`'s; all spatial layers are global.
@@ -233,9 +239,14 @@ class OmniDecoder(nn.Module):
 def _transformer(
     network: OmniEncoder | OmniDecoder, kinds: tuple[str, ...], name: str
 ) -> Callable[[jax.Array], jax.Array]:
-    """Of the encoder's or decoder's own sizes."""
+    """A transformer of the encoder's or decoder's own sizes."""
     return OmniTransformer(
-        kinds, network.heads, network.window, network.dtype, network.remat, name=name
+        kinds=kinds,
+        heads=network.heads,
+        window=network.window,
+        dtype=network.dtype,
+        remat=network.remat,
+        name=name,
     )
 
 

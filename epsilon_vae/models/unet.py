@@ -58,7 +58,7 @@ UNET_SIZES = {
 DDPM_UNET = {"adaptive_norm": False, "resample_in_blocks": False, "head_dim": None}
 
 
-class UNetBlock(nn.Module):
+class UNetBlock(nn.Module, kw_only=True):
     """A residual block with time (and, for AdaGN conditioning, latents) in its second norm.
 
     Attributes:
@@ -93,7 +93,7 @@ class UNetBlock(nn.Module):
         return shard_images(x + h)
 
 
-class UNet(nn.Module):
+class UNet(nn.Module, kw_only=True):
     """Noisy images `[B, H, W, 3]`, times `[B]`, latents `[B, H/f, W/f, n_z]` → prediction.
 
     The prediction has the images' shape. Height and width must be multiples of
@@ -130,7 +130,9 @@ class UNet(nn.Module):
     def __call__(self, x: jax.Array, t: jax.Array, latents: jax.Array) -> jax.Array:
         x, latents = x.astype(self.dtype), latents.astype(self.dtype)
         embedding_dim = 4 * self.channels
-        embedding = TimeEmbedding(self.channels, embedding_dim, self.dtype, name="time")(t)
+        embedding = TimeEmbedding(
+            sinusoid_dim=self.channels, features=embedding_dim, dtype=self.dtype, name="time"
+        )(t)
         if self.conditioning == "concat":
             factor = x.shape[1] // latents.shape[1]
             x = jnp.concatenate([x, upsample_nearest(latents, factor)], axis=-1)
@@ -140,13 +142,23 @@ class UNet(nn.Module):
 
         def block(h: jax.Array, features: int, name: str, resample=None) -> jax.Array:
             module = UNetBlock(
-                features, self.adaptive_norm, self.groups, self.dtype, resample, name=name
+                features=features,
+                adaptive_norm=self.adaptive_norm,
+                groups=self.groups,
+                dtype=self.dtype,
+                resample=resample,
+                name=name,
             )
             return rematerialized(module, self.remat)(h, embedding, local)
 
         def attention(h: jax.Array, name: str) -> jax.Array:
             module = SelfAttention(
-                self.head_dim, self.groups, 1e-5, self.dtype, zeros_init, name=name
+                head_dim=self.head_dim,
+                groups=self.groups,
+                epsilon=1e-5,
+                dtype=self.dtype,
+                out_init=zeros_init,
+                name=name,
             )
             return rematerialized(module, self.remat)(h)
 

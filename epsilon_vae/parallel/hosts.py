@@ -33,6 +33,7 @@ class NotTogetherError(RuntimeError):
 
 
 def start(
+    *,
     coordinator_address: str | None,
     num_processes: int | None,
     process_id: int | None,
@@ -110,7 +111,7 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def all_agree(yes: bool) -> bool:
+def all_agree(yes: bool) -> bool:  # noqa: FBT001, its one argument
     """Whether all processes say yes."""
     return total(int(not yes)) == 0
 
@@ -153,7 +154,7 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def exit_process(code: int, wait: bool = True) -> NoReturn:
+def exit_process(code: int, *, wait: bool = True) -> NoReturn:
     """Ends this process after an error, when others may never come to the end of theirs.
 
     Args:
@@ -216,7 +217,7 @@ def _check_port_is_free(address: str) -> None:
 
 
 def _metadata(key: str) -> str:
-    """What a Google Cloud host says about itself; empty where it says nothing."""
+    """Asks a Google Cloud host about itself; empty where it says nothing."""
     server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
     url = f"http://{server}/computeMetadata/v1/instance/attributes/{key}"
     request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})

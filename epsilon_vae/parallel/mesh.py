@@ -21,6 +21,10 @@ def make_mesh(
     Several TPU slices lie along `data`: what `fsdp` and `space` say to each other stays within one,
     and only gradients cross the data centre's network.
 
+    Args:
+      data, fsdp, space: sizes of the axes.
+      devices: to be used; None for all.
+
     Raises:
       ConfigError: the sizes do not make up the number of devices, or slices do not divide `data`.
     """
@@ -42,15 +46,15 @@ def make_mesh(
 
 
 def image_sharding(mesh: Mesh) -> NamedSharding:
-    """Of images `[B, H, W, 3]`: the batch over `data` and `fsdp`, rows over `space`."""
+    """Shards images `[B, H, W, 3]`: the batch over `data` and `fsdp`, rows over `space`."""
     return NamedSharding(mesh, P(BATCH_AXES, "space"))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Of arrays `[B, …]`: the batch over `data` and `fsdp`."""
+    """The sharding of arrays `[B, …]`: the batch over `data` and `fsdp`."""
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Of arrays that every device holds whole."""
+    """The sharding of arrays that every device holds whole."""
     return NamedSharding(mesh, P())

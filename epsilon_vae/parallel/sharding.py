@@ -1,4 +1,4 @@
-"""Where each parameter, batch and activation lives."""
+"""Shardings: where each parameter, batch and activation lives."""
 
 import functools
 import math
@@ -136,7 +136,14 @@ def local_batch_indices(sharding: NamedSharding, batch_size: int) -> np.ndarray:
 def global_batch(
     sharding: NamedSharding, batch_size: int, *, local_indices: np.ndarray, local: np.ndarray
 ) -> jax.Array:
-    """The global array `[batch_size, …]`; `local` holds its `local_indices`."""
+    """The global array `[batch_size, …]`, of which each process gives a part.
+
+    Args:
+      sharding: of the global array.
+      batch_size: of all processes.
+      local_indices: of the batch that this process holds.
+      local: their entries, `[len(local_indices), …]`.
+    """
 
     def shard(index: tuple[slice, ...]) -> np.ndarray:
         wanted = np.arange(batch_size)[index[0]]

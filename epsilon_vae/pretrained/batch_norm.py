@@ -6,7 +6,7 @@ import numpy as np
 
 
 def fold_batch_norm(
-    state: Mapping[str, np.ndarray], convolution: str, norm: str, eps: float
+    state: Mapping[str, np.ndarray], convolution: str, *, norm: str, eps: float
 ) -> dict[str, np.ndarray]:
     """One layer that does what PyTorch's convolution, without a bias, and batch norm do.
 

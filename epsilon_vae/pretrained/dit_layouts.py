@@ -51,7 +51,7 @@ def state_dict(layout: Layout, params: Arrays, patch: int) -> dict[str, np.ndarr
 
 
 def parameters(
-    layout: Layout, state: Arrays, shapes: Mapping[str, tuple[int, ...]], patch: int
+    layout: Layout, state: Arrays, *, shapes: Mapping[str, tuple[int, ...]], patch: int
 ) -> dict[str, np.ndarray]:
     """A DiT's parameters, float32, from its state dict.
 

@@ -37,7 +37,10 @@ def from_state_dict(state: Mapping[str, np.ndarray]) -> Params:
             del parts["expand"]
         for part, norm in parts.items():
             layers[f"block{i}.{part}"] = f"_blocks.{i}._{part}_conv", f"_blocks.{i}.{norm}"
-    return {name: fold_batch_norm(state, *pair, BATCH_NORM_EPS) for name, pair in layers.items()}
+    return {
+        name: fold_batch_norm(state, convolution, norm=norm, eps=BATCH_NORM_EPS)
+        for name, (convolution, norm) in layers.items()
+    }
 
 
 def convert(data: bytes) -> Params:

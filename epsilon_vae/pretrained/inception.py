@@ -37,7 +37,8 @@ def from_state_dict(state: Mapping[str, np.ndarray]) -> Params:
     if "fc.weight" not in state:
         raise ValueError("it has no 'fc.weight'")
     params = {
-        name: fold_batch_norm(state, f"{name}.conv", f"{name}.bn", BATCH_NORM_EPS) for name in names
+        name: fold_batch_norm(state, f"{name}.conv", norm=f"{name}.bn", eps=BATCH_NORM_EPS)
+        for name in names
     }
     params["fc"] = {"kernel": np.ascontiguousarray(state["fc.weight"].T)}
     return params

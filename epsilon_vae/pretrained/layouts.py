@@ -110,7 +110,7 @@ _BETWEEN = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
     """How a project calls and shapes the weights of latent diffusion's networks.
 

@@ -20,7 +20,7 @@ def load(name: str) -> Params:
     Their layout is told by the `convert` of each module.
 
     Raises:
-      WeightsError: they are missing, or not the known ones; the message says the way out.
+      WeightsError: they are missing, or not the known ones; the message says how to get them.
       OSError: the file cannot be read.
     """
     return REGISTRY[name].load()

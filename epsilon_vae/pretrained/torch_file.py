@@ -60,9 +60,9 @@ class _Tensor(NamedTuple):
         return np.ndarray(self.shape, dtype, numbers, self.offset * dtype.itemsize, strides)
 
 
-def _tensor_of_parameter(tensor: _Tensor, requires_grad: bool, hooks: dict) -> _Tensor:
-    """A parameter, saved as such, is its tensor."""
-    del requires_grad, hooks
+def _tensor_of_parameter(tensor: _Tensor, *rest: object) -> _Tensor:
+    """A parameter, saved as such, is its tensor; gradient and hooks are not used."""
+    del rest
     return tensor
 
 
@@ -95,7 +95,7 @@ class _TorchUnpickler(ArrayUnpickler):
 
 
 class _StandIn:
-    """Of an object that nobody needs: takes what a pickle gives to it, and does nothing."""
+    """Stands for an object that nobody needs: takes what a pickle gives, and does nothing."""
 
     def __init__(self, *args: Any):
         del args
@@ -108,7 +108,7 @@ class _StandIn:
 
 
 class _CheckpointUnpickler(_TorchUnpickler):
-    """What training scripts save beside weights: the objects that they are known to, as stand-ins.
+    """Stand-ins for the objects that training scripts are known to save beside weights.
 
     LlamaGen saves its arguments; PyTorch Lightning its callbacks' states, with NumPy's numbers.
     """

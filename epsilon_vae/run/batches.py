@@ -1,15 +1,15 @@
-"""What a run trains on, by its config: images, latents, or images that are encoded on the fly."""
+"""Opens what a run trains on: images, latents, or images that are encoded on the fly."""
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import ml_collections
 import numpy as np
 
 from epsilon_vae import checkpoint
-from epsilon_vae.config import ConfigError, is_generator
+from epsilon_vae.config import ConfigError
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.latents import LatentBatches, LatentMetadata, Latents
 from epsilon_vae.data.pipeline import BadRecords, Batch, TrainingBatches, evaluation_batches
@@ -25,6 +25,26 @@ from epsilon_vae.parallel.mesh import make_mesh
 NORMALIZATION_IMAGES = 1024
 
 
+class Batches(Protocol):
+    """This process's part of endless batches, which can be resumed at any position."""
+
+    @property
+    def num_bad_records(self) -> int:
+        """How many records this process has met that cannot be used."""
+
+    def __next__(self) -> Batch:
+        """Arrays `[B, …]` by name, as the objective's `batch_shapes`."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns what a checkpoint holds of the data, as JSON."""
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to where `get_state` was called."""
+
+    def close(self) -> None:
+        """Ends worker processes and threads."""
+
+
 class EncodedBatches(Iterator[Batch]):
     """Latents of images, encoded on the fly; each process encodes its own.
 
@@ -34,14 +54,17 @@ class EncodedBatches(Iterator[Batch]):
       images: what is encoded.
       autoencoder: on devices of this process.
       metadata: of the latents.
+
+    Attributes:
+      autoencoder, metadata: the arguments.
     """
 
     def __init__(self, images: TrainingBatches, autoencoder: Autoencoder, metadata: LatentMetadata):
-        self._images, self._autoencoder, self.metadata = images, autoencoder, metadata
+        self._images, self.autoencoder, self.metadata = images, autoencoder, metadata
 
     def __next__(self) -> Batch:
         batch = next(self._images)
-        latents = self._autoencoder.encode(batch["image"])
+        latents = self.autoencoder.encode(batch["image"])
         return {"latents": self.metadata.normalize(latents), "label": batch["label"]}
 
     @property
@@ -63,38 +86,20 @@ class EncodedBatches(Iterator[Batch]):
         self._images.close()
 
 
-Batches = TrainingBatches | LatentBatches | EncodedBatches
-
-
-def open_batches(config: ml_collections.ConfigDict, local_indices: np.ndarray) -> Batches:
-    """This process's part of the training batches, as the config's objective takes them.
+def open_images(config: ml_collections.ConfigDict, local_indices: np.ndarray) -> TrainingBatches:
+    """This process's part of the training batches of images.
 
     Args:
       config: of the run.
       local_indices: of each batch that this process reads.
 
     Raises:
-      ConfigError: latents, or an autoencoder, that are not as the config says.
       DataError: no such data, or it cannot be read.
-      CheckpointError: no such autoencoder.
     """
     data = config.data
-    if data.source == "latents":
-        if not data.path:  # compiling needs none
-            raise ConfigError(
-                "config.data.path = '': name the folder of latents that epsilon_vae.encode wrote"
-            )
-        batches = LatentBatches(
-            Latents(data.path),
-            config.batch_size,
-            seed=config.seed,
-            flip=data.flip,
-            local_indices=local_indices,
-        )
-        _check_metadata(config, batches.metadata, data.path)
-        return batches
-    source = open_source(data.source, data.path, split="train", tfds_name=data.tfds_name)
-    images = TrainingBatches(
+    source = _open_source(config)
+    max_share = data.max_bad_share if data.on_bad_record == "skip" else 0
+    return TrainingBatches(
         source,
         config.batch_size,
         resolution=data.resolution,
@@ -102,24 +107,57 @@ def open_batches(config: ml_collections.ConfigDict, local_indices: np.ndarray) -
         crop=data.crop,
         flip=data.flip,
         reduced_jpeg=data.reduced_jpeg,
-        bad_records=BadRecords(
-            data.max_bad_share if data.on_bad_record == "skip" else 0, len(source)
-        ),
+        bad_records=BadRecords(max_share, len(source)),
         permute_colors=data.permute_colors,
         workers=data.workers,
         local_indices=local_indices,
     )
-    if not is_generator(config):
-        return images
+
+
+def open_latents(
+    config: ml_collections.ConfigDict, local_indices: np.ndarray
+) -> LatentBatches | EncodedBatches:
+    """Opens batches of latents: of a folder of them, or of images that are encoded on the fly.
+
+    Raises:
+      ConfigError: latents, or an autoencoder, that are not as the config says.
+      DataError: no such data, or it cannot be read.
+      CheckpointError: no such autoencoder.
+    """
+    data = config.data
+    if data.source != "latents":
+        return _encoded_images(config, local_indices)
+    if not data.path:  # compiling needs none
+        raise ConfigError(
+            "config.data.path = '': name the folder of latents that epsilon_vae.encode wrote"
+        )
+    batches = LatentBatches(
+        Latents(data.path),
+        config.batch_size,
+        seed=config.seed,
+        flip=data.flip,
+        local_indices=local_indices,
+    )
+    _check_metadata(config, batches.metadata, data.path)
+    return batches
+
+
+def _encoded_images(config: ml_collections.ConfigDict, local_indices: np.ndarray) -> EncodedBatches:
+    images = open_images(config, local_indices)
     workdir = config.autoencoder.workdir
     # A run that still trains may save a step before another process looks.
     step = hosts.broadcast_from_first(int(checkpoint.find_step(workdir).name))
     mesh = make_mesh(devices=jax.local_devices())
     group_size = min(IMAGES_PER_DEVICE, -(-len(local_indices) // jax.local_device_count()))
     autoencoder = restore_on(mesh, workdir, step=step, group_size=group_size)
-    metadata = _measure(autoencoder, workdir, source, data.resolution)
-    _check_metadata(config, metadata, data.path)
+    metadata = _measure(autoencoder, workdir, _open_source(config), config.data.resolution)
+    _check_metadata(config, metadata, config.data.path)
     return EncodedBatches(images, autoencoder, metadata)
+
+
+def _open_source(config: ml_collections.ConfigDict) -> Sequence[Record]:
+    data = config.data
+    return open_source(data.source, data.path, split="train", tfds_name=data.tfds_name)
 
 
 def _measure(
@@ -144,7 +182,11 @@ def _measure(
     provenance = autoencoder.provenance(workdir)
     classes = list(getattr(source, "classes", ()))
     return LatentMetadata(
-        list(latents.shape[1:]), found.mean.tolist(), found.std().tolist(), classes, provenance
+        shape=list(latents.shape[1:]),
+        mean=found.mean.tolist(),
+        std=found.std().tolist(),
+        classes=classes,
+        provenance=provenance,
     )
 
 

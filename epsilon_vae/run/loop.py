@@ -11,21 +11,14 @@ from collections.abc import Sequence
 import jax
 import ml_collections
 import numpy as np
-from jax.sharding import Mesh
 
-from epsilon_vae.checkpoint import (
-    OTHER_RUN,
-    Checkpointer,
-    Restored,
-    absolute,
-    find_step,
-    load_parts,
-)
+from epsilon_vae.checkpoint import Checkpointer, Restored, absolute
 from epsilon_vae.config import differences, is_generator
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import batch_sharding, make_mesh, replicated
 from epsilon_vae.parallel.sharding import global_batch, local_batch_indices
-from epsilon_vae.run.batches import Batches, open_batches
+from epsilon_vae.run.initialize import restore_or_init
+from epsilon_vae.run.kinds import AUTOENCODER, LATENT_DIFFUSION
 from epsilon_vae.run.logging import NoLog, RunLog, write_run_files
 from epsilon_vae.run.monitor import (
     SPEED_METRICS,
@@ -35,13 +28,10 @@ from epsilon_vae.run.monitor import (
     StopSignal,
     memory_metrics,
 )
-from epsilon_vae.run.samples import SampleEvaluation
-from epsilon_vae.run.validation import HeldOutEvaluation
 from epsilon_vae.run.workdir import open_workdir
 from epsilon_vae.training.build import build_train_step, frozen_inputs
-from epsilon_vae.training.sharded import batch_shapes, jit_step, make_state, state_shapes
+from epsilon_vae.training.sharded import batch_shapes, jit_step
 from epsilon_vae.training.state import TrainState
-from epsilon_vae.training.step import TrainStep
 
 LOSSES = ("flow", "reconstruction", "lpips", "adv", "disc", "r1")
 
@@ -64,14 +54,15 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
     _use_compilation_cache(workdir)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.space)
     with jax.set_mesh(mesh), StopSignal() as stop, contextlib.ExitStack() as to_close:
-        # The parts, and the state: restored, or begun.
+        # The parts, and the state: restored, or new.
+        kind = LATENT_DIFFUSION if is_generator(config) else AUTOENCODER
         train_step = build_train_step(config)
         frozen = jax.device_put(frozen_inputs(config), replicated(mesh))
         shapes = batch_shapes(train_step, config.batch_size, mesh)
         local_indices = local_batch_indices(batch_sharding(mesh), config.batch_size)
-        batches = open_batches(config, local_indices)
+        batches = kind.open_batches(config, local_indices)
         to_close.callback(batches.close)
-        evaluation = _open_evaluation(config, mesh, batches)
+        evaluation = kind.open_evaluation(config, mesh, batches)
         checkpointer = Checkpointer(
             workdir, config.checkpoint.keep, config.checkpoint.permanent_every_steps
         )
@@ -145,7 +136,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
             if step % config.checkpoint.every_steps == 0 or done or stopped_by:
                 with clock.paused():
                     window.sync()  # Nothing non-finite is ever saved.
-                    checkpointer.save(step, state, batches.get_state(), config)
+                    checkpointer.save(step, state, data=batches.get_state(), config=config)
             if stopped_by:
                 log.line(f"step {step}: {stopped_by.name}, saving")
                 break
@@ -154,72 +145,11 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
         return stopped_by
 
 
-def restore_or_init(
-    config: ml_collections.ConfigDict,
-    train_step: TrainStep,
-    *,
-    checkpointer: Checkpointer,
-    mesh: Mesh,
-) -> tuple[TrainState, Restored | None]:
-    """The newest checkpoint's state and what else it held; or a new state, and None.
-
-    Raises:
-      CheckpointError: what is there, or in `config.init_from`, does not fit the config.
-    """
-    target = state_shapes(train_step, mesh)
-    restored = checkpointer.restore_newest(target)
-    if restored is not None:
-        return restored.state, restored
-    loaded = load_init_weights(target, config.init_from, **config.init) if config.init_from else {}
-    state = make_state(train_step, config.seed, target)
-    weights = {field: getattr(state, field) | networks for field, networks in loaded.items()}
-    return state.replace(**weights), None
-
-
-def load_init_weights(
-    target: TrainState, workdir: str, discriminator: str = "none", **networks: str
-) -> dict[str, dict]:
-    """Networks of another run, by field of the state: `{'params': {'encoder': …}, 'ema': …}`.
-
-    Args:
-      target: shapes with shardings.
-      workdir: of the other run.
-      discriminator: 'raw' or 'none'; left out also where `target` has none.
-      networks: by name, 'ema' or 'raw' weights, for `params` and `ema` both; 'none' leaves it out.
-
-    Raises:
-      CheckpointError: no checkpoint there, or a network that is asked for does not fit.
-    """
-    step_directory = find_step(workdir)
-
-    def load(name: str, path: str, network: dict) -> dict:
-        hint = OTHER_RUN if name == "generator" else f"config.init.{name} = none"
-        return load_parts(step_directory, {path: network}, hint)
-
-    params = {}
-    for name, weights in networks.items():
-        if weights != "none":
-            field = {"ema": "ema", "raw": "params"}[weights]
-            params |= load(name, f"{field}/{name}", target.params[name])[field]
-    fields = {"params": params, "ema": jax.tree.map(jax.numpy.copy, params)}
-    if discriminator != "none" and target.discriminator:
-        fields |= load("discriminator", "discriminator", target.discriminator)
-    return fields
-
-
 def _use_compilation_cache(workdir: str) -> None:
     """Compiled programs go to the user's cache (JAX_COMPILATION_CACHE_DIR), or the workdir's."""
     if not jax.config.jax_compilation_cache_dir:
         cache = absolute(workdir) / "compilation_cache"
         jax.config.update("jax_compilation_cache_dir", str(cache))
-
-
-def _open_evaluation(
-    config: ml_collections.ConfigDict, mesh: Mesh, batches: Batches
-) -> HeldOutEvaluation | SampleEvaluation:
-    if is_generator(config):
-        return SampleEvaluation(config, mesh, batches)
-    return HeldOutEvaluation(config, mesh)
 
 
 def _columns(

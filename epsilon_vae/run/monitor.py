@@ -1,4 +1,4 @@
-"""What the loop keeps an eye on: requests to stop, metrics that are not finite, speed, memory."""
+"""Watches a run: requests to stop, metrics that are not finite, speed, memory."""
 
 import contextlib
 import os
@@ -239,7 +239,7 @@ class Clock:
         return {"images_per_second": rate, "wait_percent": wait, "goodput_percent": goodput}
 
     def seconds_left(self, steps_left: int) -> float:
-        """At the mean speed since the first step; NaN before the second."""
+        """Seconds to go at the mean speed since the first step; NaN before the second."""
         seconds, steps_done = self._last
         return seconds / (steps_done - 1) * steps_left if steps_done > 1 else float("nan")
 

@@ -4,6 +4,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
+from epsilon_vae.data.latents import LatentBatches
 from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.diffusion.time import SPACINGS
@@ -11,7 +12,7 @@ from epsilon_vae.inference.autoencoder import Autoencoder, restore_on, step_for
 from epsilon_vae.inference.generation import grid
 from epsilon_vae.inference.latent_diffusion import LatentSampler
 from epsilon_vae.models.build import build_latent_diffusion
-from epsilon_vae.run.batches import Batches
+from epsilon_vae.run.batches import EncodedBatches
 
 
 class SampleEvaluation:
@@ -32,13 +33,18 @@ class SampleEvaluation:
 
     names = ()
 
-    def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh, batches: Batches):
+    def __init__(
+        self, config: ml_collections.ConfigDict, mesh: Mesh, batches: LatentBatches | EncodedBatches
+    ):
         self._config, self._mesh, self._batches = config, mesh, batches
         self._autoencoder: Autoencoder | None = None
         self._sampler: LatentSampler | None = None
         if workdir := config.autoencoder.workdir:
-            step = step_for(batches.metadata.provenance, workdir)
-            self._autoencoder = restore_on(mesh, workdir, step=step)
+            if isinstance(batches, EncodedBatches):
+                self._autoencoder = batches.autoencoder
+            else:
+                step = step_for(batches.metadata.provenance, workdir)
+                self._autoencoder = restore_on(mesh, workdir, step=step)
             batches.metadata.check_encoder(self._autoencoder.encoder_fingerprint())
 
     def __call__(self, params: dict) -> tuple[dict[str, float], np.ndarray | None]:
@@ -57,5 +63,5 @@ class SampleEvaluation:
         indices = np.arange(config.eval.num_images)
         num_classes = config.model.generator.num_classes
         labels = indices % num_classes if num_classes else np.full_like(indices, -1)
-        latents = self._sampler(params["generator"], indices, labels)
+        latents = self._sampler(params["generator"], indices, labels=labels)
         return {}, grid(to_uint8(self._autoencoder.decode(latents, config.autoencoder.nfe)))

@@ -35,7 +35,11 @@ class HeldOutEvaluation:
 
     def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
         self._nfe = config.flow.nfe
-        self._parts = build_networks(config), build_process(config), config.flow.spacing
+        self._parts = {
+            "networks": build_networks(config),
+            "process": build_process(config),
+            "spacing": config.flow.spacing,
+        }
         self._autoencoder: Autoencoder | None = None
         self._measures = ReconstructionMetrics((config.loss.lpips_net,), (), mesh)
         self.names = self._measures.names
@@ -47,7 +51,14 @@ class HeldOutEvaluation:
         size, bad_records = self._measures.batch_size, BadRecords(max_share, len(indices))
         # They stay in memory, since every evaluation sees them again.
         self._batches = list(
-            batches(source, indices, size, data.resolution, config.eval.crop, bad_records)
+            batches(
+                source,
+                indices,
+                batch_size=size,
+                resolution=data.resolution,
+                crop=config.eval.crop,
+                bad_records=bad_records,
+            )
         )
 
     def __call__(self, params: dict) -> tuple[dict[str, float], np.ndarray]:
@@ -57,7 +68,7 @@ class HeldOutEvaluation:
         alone without diffusion.
         """
         if self._autoencoder is None:
-            self._autoencoder = Autoencoder(*self._parts, params, mesh=self._mesh)
+            self._autoencoder = Autoencoder(**self._parts, params=params, mesh=self._mesh)
         self._autoencoder.params = params
         accumulator = MetricAccumulator()
         for batch in self._batches:

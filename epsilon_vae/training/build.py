@@ -1,4 +1,4 @@
-"""From a config to the losses, the optimizers and the whole step."""
+"""Builds the losses, the optimizers and the whole step from a config."""
 
 import jax.numpy as jnp
 import ml_collections
@@ -18,68 +18,68 @@ from epsilon_vae.models.build import (
 from epsilon_vae.models.discriminator import DISCRIMINATORS
 from epsilon_vae.pretrained import registry
 from epsilon_vae.training.latent_diffusion import LatentDiffusionObjective
-from epsilon_vae.training.objective import Objective, PerceptualTerm
+from epsilon_vae.training.objective import AutoencoderObjective, PerceptualTerm
 from epsilon_vae.training.optimizer import adam
-from epsilon_vae.training.step import TrainStep
+from epsilon_vae.training.step import Objective, TrainStep
 
 
-def build_objective(config: ml_collections.ConfigDict) -> Objective | LatentDiffusionObjective:
+def build_objective(config: ml_collections.ConfigDict) -> Objective:
     """The losses; a term whose weight is 0 is left out, and its network with it."""
     if is_generator(config):
         return LatentDiffusionObjective(
-            build_latent_diffusion(config),
-            latents_shape(config),
-            TIME_SAMPLINGS[config.flow.time_sampling],
-            config.loss.label_dropout,
-            jnp.dtype(config.dtype),
+            model=build_latent_diffusion(config),
+            shape=latents_shape(config),
+            sample_time=TIME_SAMPLINGS[config.flow.time_sampling],
+            label_dropout=config.loss.label_dropout,
+            dtype=jnp.dtype(config.dtype),
         )
     dtype, loss = jnp.dtype(config.dtype), config.loss
-    perceptual = ()
+    perceptual = None
     if loss.lpips_weight > 0:
-        perceptual = (PerceptualTerm(LPIPS(loss.lpips_net, dtype), loss.lpips_weight),)
+        perceptual = PerceptualTerm(LPIPS(loss.lpips_net, dtype), loss.lpips_weight)
     adversary = NoGAN()
     if loss.adv_weight > 0:
         discriminator = config.model.discriminator
         adversary = TrajectoryGAN(
-            DISCRIMINATORS[discriminator.name](discriminator.channels),
-            loss.matching,
-            loss.gan,
-            loss.adv_weight,
-            loss.adaptive_weight,
-            loss.adv_start_step,
-            loss.adv_ramp_steps,
-            loss.disc_start_step,
-            loss.r1_weight,
-            loss.r1_every_steps,
-            discriminator.context_scale,
+            discriminator=DISCRIMINATORS[discriminator.name](discriminator.channels),
+            matching=loss.matching,
+            gan=loss.gan,
+            weight=loss.adv_weight,
+            is_adaptive=loss.adaptive_weight,
+            start_step=loss.adv_start_step,
+            ramp_steps=loss.adv_ramp_steps,
+            discriminator_start_step=loss.disc_start_step,
+            r1_weight=loss.r1_weight,
+            r1_every_steps=loss.r1_every_steps,
+            context_scale=discriminator.context_scale,
         )
-    return Objective(
-        build_networks(config),
-        build_process(config),
-        config.data.resolution,
-        TIME_SAMPLINGS[config.flow.time_sampling],
-        perceptual,
-        adversary,
-        loss.distance,
-        config.model.encoder.frozen,
-        dtype,
+    return AutoencoderObjective(
+        networks=build_networks(config),
+        process=build_process(config),
+        image_size=config.data.resolution,
+        sample_time=TIME_SAMPLINGS[config.flow.time_sampling],
+        perceptual=perceptual,
+        adversary=adversary,
+        distance=loss.distance,
+        encoder_frozen=config.model.encoder.frozen,
+        dtype=dtype,
     )
 
 
 def frozen_inputs(config: ml_collections.ConfigDict) -> dict:
-    """What the step reads and never changes: `seed`, uint32, and LPIPS weights where there are.
+    """Returns what the step reads and never changes: `seed`, uint32, and LPIPS's weights, if any.
 
     As arguments of the compiled step: another seed compiles nothing, and XLA does not fold
     convolutions over the weights for minutes.
     """
     frozen = {"seed": np.uint32(config.seed)}
-    if not is_generator(config) and config.loss.lpips_weight > 0:
+    if config.loss.get("lpips_weight", 0) > 0:
         frozen["lpips"] = registry.load(config.loss.lpips_net)
     return frozen
 
 
 def build_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """Of encoder and decoder, or of a latent diffusion model."""
+    """Builds the optimizer of encoder and decoder, or of a latent diffusion model."""
     optim = config.optim
     return adam(optim.lr, optim.warmup_steps, b1=optim.b1, b2=optim.b2, clip_norm=optim.clip_norm)
 
@@ -87,10 +87,10 @@ def build_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransfor
 def build_discriminator_optimizer(
     config: ml_collections.ConfigDict,
 ) -> optax.GradientTransformation:
-    """Of the discriminator; where there is none, of nothing."""
-    if is_generator(config):
-        return build_optimizer(config)
+    """Builds the optimizer of the discriminator; where there is none, of nothing."""
     optim = config.optim
+    if "discriminator_lr" not in optim:
+        return build_optimizer(config)
     return adam(
         optim.discriminator_lr,
         optim.discriminator_warmup_steps,
@@ -103,9 +103,9 @@ def build_discriminator_optimizer(
 def build_train_step(config: ml_collections.ConfigDict) -> TrainStep:
     """The whole step."""
     return TrainStep(
-        build_objective(config),
-        build_optimizer(config),
-        build_discriminator_optimizer(config),
-        config.optim.ema_decay,
-        config.optim.accumulate,
+        objective=build_objective(config),
+        optimizer=build_optimizer(config),
+        discriminator_optimizer=build_discriminator_optimizer(config),
+        ema_decay=config.optim.ema_decay,
+        accumulate=config.optim.accumulate,
     )

@@ -1,4 +1,4 @@
-"""What a config costs, before anything is compiled: parameters, and FLOPs counted in the jaxpr."""
+"""Counts what a config costs before it is compiled: parameters, and FLOPs in the jaxpr."""
 
 import math
 
@@ -7,12 +7,10 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-from epsilon_vae.training.latent_diffusion import LatentDiffusionObjective
-from epsilon_vae.training.objective import Objective
-from epsilon_vae.training.step import TrainStep
+from epsilon_vae.training.step import Objective, TrainStep
 
 
-def parameter_counts(objective: Objective | LatentDiffusionObjective) -> dict[str, int]:
+def parameter_counts(objective: Objective) -> dict[str, int]:
     """`{'encoder': …, 'decoder': …, 'discriminator': …}`, or `{'generator': …}`."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     networks, discriminator = jax.eval_shape(objective.init, key)
@@ -99,6 +97,11 @@ def _convolution_flops(equation: core.JaxprEqn) -> float:
 def valid_products(
     lhs: int, rhs: int, *, out: int, stride: int, padding: int, lhs_dilation: int, rhs_dilation: int
 ) -> int:
-    """How many of a dimension's `out * rhs` products meet an element rather than padding."""
+    """How many of a dimension's `out * rhs` products meet an element rather than padding.
+
+    Args:
+      lhs, rhs, out: sizes of input, kernel and output.
+      stride, padding, lhs_dilation, rhs_dilation: of the convolution.
+    """
     at = np.arange(out)[:, None] * stride + np.arange(rhs)[None] * rhs_dilation - padding
     return int(((at >= 0) & (at % lhs_dilation == 0) & (at // lhs_dilation < lhs)).sum())

@@ -1,4 +1,4 @@
-"""What a latent diffusion model learns (Peebles & Xie 2023): the process's target, by its square.
+"""The objective of latent diffusion (Peebles & Xie 2023): the process's target, squared error.
 
 Without the variational bound, as the paper trains its models: nothing trains a variance.
 """
@@ -14,7 +14,7 @@ from epsilon_vae.losses.adversarial import NoGAN
 from epsilon_vae.models.latent_diffusion import LatentDiffusion
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LatentDiffusionObjective:
     """The loss, and what it is drawn with; for `training.step`, as `objective.Objective`.
 
@@ -44,7 +44,7 @@ class LatentDiffusionObjective:
         return params
 
     def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """What a step takes: `latents`, float32 `[B, h, w, n_z]`, and `label`, int32 `[B]`.
+        """Shapes of a batch: `latents`, float32 `[B, h, w, n_z]`, and `label`, int32 `[B]`.
 
         Latents have mean 0 and variance 1 by channel; a label of -1 is none, as are all where the
         model has no classes.
@@ -71,7 +71,7 @@ class LatentDiffusionObjective:
         return jax.vmap(draw_one)(jnp.arange(batch_size))
 
     def probes(self, batch_size: int) -> dict[str, jax.Array]:
-        """None: there is one term."""
+        """No probes: there is one term."""
         del batch_size
         return {}
 
@@ -79,6 +79,7 @@ class LatentDiffusionObjective:
         self,
         params: dict,
         discriminator: dict,
+        *,
         frozen: dict,
         batch: dict[str, jax.Array],
         draw: dict[str, jax.Array],
@@ -100,7 +101,7 @@ class LatentDiffusionObjective:
         is_none = draw["is_dropped"] | (label < 0) | (model.no_label == 0)
         labels = jnp.where(is_none, model.no_label, label)
         x = process.network_input(x_t, t)
-        prediction = model.predict(params["generator"], x, t, labels)
+        prediction = model.predict(params["generator"], x, t=t, labels=labels)
         target = process.target(latents, draw["noise"])
         loss = jnp.mean((prediction[..., : latents.shape[-1]] - target) ** 2)
         return loss, (None, {f"loss/{process.loss_name}": loss})
@@ -108,5 +109,7 @@ class LatentDiffusionObjective:
     def discriminator_loss(
         self, discriminator: dict, denoising: None, step: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """There is none."""
-        return self.adversary.discriminator_loss(discriminator, None, denoising, step)
+        """No loss: there is no discriminator."""
+        return self.adversary.discriminator_loss(
+            discriminator, None, denoising=denoising, step=step
+        )

@@ -1,4 +1,4 @@
-"""What the losses add up to (paper, Eq. 1 and 9–11).
+"""The losses of an autoencoder and their sum (paper, Eq. 1 and 9–11).
 
 `L_autoencoder = L_flow + 0.5 L_LPIPS(x0_hat, x0) + 0.5 L_adv`, all on one forward pass at one
 random t per image; and the discriminator's loss on that same pass.
@@ -28,8 +28,8 @@ class PerceptualTerm:
     weight: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Objective:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AutoencoderObjective:
     """The parts that a config chooses; each is a plain object, none knows of the others.
 
     Attributes:
@@ -37,7 +37,7 @@ class Objective:
       process: rectified flow, DDPM or direct.
       image_size: side of the training images.
       sample_time: key → one training time t.
-      perceptual: terms on x0_hat, none or one.
+      perceptual: the term on x0_hat, if any.
       adversary: the trajectory GAN, or `NoGAN`.
       distance: of the prediction from its target, a key of `DISTANCES`.
       encoder_frozen: the decoder alone is trained.
@@ -50,7 +50,7 @@ class Objective:
     process: Process
     image_size: int
     sample_time: Callable[[jax.Array], jax.Array]
-    perceptual: tuple[PerceptualTerm, ...]
+    perceptual: PerceptualTerm | None
     adversary: TrajectoryGAN | NoGAN
     distance: str = "l2"
     encoder_frozen: bool = False
@@ -69,7 +69,7 @@ class Objective:
         )
 
     def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """What a step takes: `image`, float32 `[B, H, W, 3]` in [-1, 1]."""
+        """Shapes of a batch: `image`, float32 `[B, H, W, 3]` in [-1, 1]."""
         return {"image": jax.ShapeDtypeStruct((batch_size, *self._image_shape), jnp.float32)}
 
     def draw(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
@@ -100,6 +100,7 @@ class Objective:
         self,
         params: dict,
         discriminator: dict,
+        *,
         frozen: dict,
         batch: dict[str, jax.Array],
         draw: dict[str, jax.Array],
@@ -126,7 +127,15 @@ class Objective:
 
         def denoise(prediction: jax.Array) -> Denoising:
             denoised = process.predict_x0(x_t, prediction, t)
-            return Denoising(images, noise, t, x_t, prediction, denoised, draw["step_fraction"])
+            return Denoising(
+                x0=images,
+                noise=noise,
+                t=t,
+                x_t=x_t,
+                prediction=prediction,
+                denoised=denoised,
+                step_fraction=draw["step_fraction"],
+            )
 
         def reconstruction_loss(denoising: Denoising) -> tuple[jax.Array, dict[str, jax.Array]]:
             return self._reconstruction_loss(frozen, denoising)
@@ -135,10 +144,10 @@ class Objective:
             return self.adversary.generator_loss(discriminator, process, denoising)
 
         weight = self.adversary.generator_weight(step)
-        decoder_inputs = process.network_input(x_t, t), t, latents
+        x = process.network_input(x_t, t)
         if self.adversary.is_adaptive:
             prediction, by_last_layer = self.networks.predict_with_last_layer(
-                params, *decoder_inputs
+                params, x, t=t, latents=latents
             )
             grads = [
                 by_last_layer(jax.grad(lambda p, loss=loss: loss(denoise(p))[0])(prediction))
@@ -147,7 +156,7 @@ class Objective:
             weight *= adaptive_weight(*jax.lax.stop_gradient(grads))
             metrics |= {"weight/adv": weight}
         else:
-            prediction = self.networks.predict(params, *decoder_inputs)
+            prediction = self.networks.predict(params, x, t=t, latents=latents)
         denoising = denoise(prediction)
         reconstruction, reconstruction_metrics = self._reconstruction_loss(
             frozen, denoising, probes
@@ -173,7 +182,7 @@ class Objective:
     def _reconstruction_loss(
         self, frozen: dict, denoising: Denoising, probes: dict | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Distance of the prediction from its target, and perceptual terms; metrics."""
+        """Distance of the prediction from its target, and the perceptual term; metrics."""
         probes, prediction, denoised = probes or {}, denoising.prediction, denoising.denoised
         if self.process.loss_name in probes:
             change = self.process.prediction_change(probes[self.process.loss_name], denoising.t)
@@ -182,17 +191,19 @@ class Objective:
         loss = DISTANCES[self.distance](prediction - target)
         metrics = {f"loss/{self.process.loss_name}": loss}
         denoised = denoised + probes.get("lpips", 0.0)
-        for term in self.perceptual:
-            distance = jnp.mean(term.distance(frozen["lpips"], denoised, denoising.x0))
-            metrics["loss/lpips"] = distance
-            loss += term.weight * distance
+        if self.perceptual is not None:
+            distances = self.perceptual.distance(frozen["lpips"], denoised, denoising.x0)
+            metrics["loss/lpips"] = jnp.mean(distances)
+            loss += self.perceptual.weight * metrics["loss/lpips"]
         return loss, metrics
 
     def discriminator_loss(
         self, discriminator: dict, denoising: Denoising, step: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The discriminator's loss on the autoencoder's forward pass, and metrics."""
-        return self.adversary.discriminator_loss(discriminator, self.process, denoising, step)
+        return self.adversary.discriminator_loss(
+            discriminator, self.process, denoising=denoising, step=step
+        )
 
     @property
     def _image_shape(self) -> tuple[int, int, int]:

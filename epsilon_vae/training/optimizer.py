@@ -13,7 +13,14 @@ def learning_rate(lr: float, warmup_steps: int) -> optax.Schedule:
 def adam(
     lr: float, warmup_steps: int, *, b1: float = 0.0, b2: float = 0.999, clip_norm: float = 0.0
 ) -> optax.GradientTransformation:
-    """Adam(b1, b2) with warm-up; gradients clipped to a global norm if `clip_norm` is positive."""
+    """Adam with a linear warm-up to a constant rate.
+
+    Args:
+      lr: after the warm-up.
+      warmup_steps: over which the rate rises linearly.
+      b1, b2: of the moments.
+      clip_norm: to which gradients are clipped; 0 leaves them.
+    """
     optimizer = optax.adam(learning_rate(lr, warmup_steps), b1=b1, b2=b2)
     if clip_norm > 0:
         return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)

@@ -33,7 +33,7 @@ def make_state(train_step: TrainStep, seed: int, target: TrainState) -> TrainSta
 def batch_shapes(
     train_step: TrainStep, batch_size: int, mesh: Mesh
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """What a step takes, with shardings: batches over `data` and `fsdp`, rows of images `space`."""
+    """Shapes of a batch, with shardings: over `data` and `fsdp`, rows of images over `space`."""
     return {
         name: jax.ShapeDtypeStruct(
             x.shape,

@@ -1,11 +1,13 @@
 """The train state: everything that a step reads and writes."""
 
+import functools
+
 import flax.struct
 import jax
 import optax
 
 
-@flax.struct.dataclass
+@functools.partial(flax.struct.dataclass, kw_only=True)
 class TrainState:
     """Parameters are float32; `ema` and the optimizer states have their shapes.
 

@@ -7,6 +7,7 @@ A latent diffusion model is trained by the same step: its objective has no discr
 
 import dataclasses
 import functools
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +15,63 @@ import optax
 
 from epsilon_vae.losses.adversarial import Denoising, paired_accuracy
 from epsilon_vae.parallel.sharding import gather_parameters
-from epsilon_vae.training.latent_diffusion import LatentDiffusionObjective
-from epsilon_vae.training.objective import Objective
 from epsilon_vae.training.state import TrainState
 
 
-@dataclasses.dataclass(frozen=True)
+class Objective(Protocol):
+    """The loss to minimize: an autoencoder's losses, or a latent diffusion model's.
+
+    Attributes:
+      name: 'autoencoder' or 'generator', in the names of metrics.
+    """
+
+    name: str
+
+    def init(self, key: jax.Array) -> tuple[dict, dict]:
+        """Initial parameters of the networks, and of a discriminator, which may be empty."""
+
+    def trained(self, params: dict) -> dict:
+        """The networks of `params` that have gradients, moments and a moving average."""
+
+    def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of what a batch holds, by name."""
+
+    def draw(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
+        """All randomness of one step, `[B, …]` by name; an image's depends on its place alone."""
+
+    def probes(self, batch_size: int) -> dict[str, jax.Array]:
+        """Zeros at x0_hat, `[B, H, W, 3]` by name of a term, whose gradients tell how it pulls."""
+
+    def loss(
+        self,
+        params: dict,
+        discriminator: dict,
+        *,
+        frozen: dict,
+        batch: dict[str, jax.Array],
+        draw: dict[str, jax.Array],
+        step: jax.Array,
+        probes: dict[str, jax.Array] | None = None,
+    ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
+        """The networks' loss; what the discriminator's is computed from; metrics.
+
+        Args:
+          params: of the networks.
+          discriminator: its parameters.
+          frozen: what no step changes.
+          batch: as `batch_shapes`.
+          draw: this batch's part of `self.draw`.
+          step: of training.
+          probes: as `self.probes`; None without.
+        """
+
+    def discriminator_loss(
+        self, discriminator: dict, denoising: Any, step: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The discriminator's loss on that forward pass, and metrics."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainStep:
     """`(state, frozen, batch) -> (state, metrics)`; a batch is what the objective takes.
 
@@ -34,7 +86,7 @@ class TrainStep:
       accumulate: the batch is worked through in so many parts, whose gradients are averaged.
     """
 
-    objective: Objective | LatentDiffusionObjective
+    objective: Objective
     optimizer: optax.GradientTransformation
     discriminator_optimizer: optax.GradientTransformation
     ema_decay: float
@@ -101,7 +153,9 @@ class TrainStep:
 
         def networks_loss(trained: dict, probes: dict):
             networks = gather(state.params | trained), gather_discriminator(state.discriminator)
-            return objective.loss(*networks, frozen, batch, draw, state.step, probes)
+            return objective.loss(
+                *networks, frozen=frozen, batch=batch, draw=draw, step=state.step, probes=probes
+            )
 
         def discriminator_loss(discriminator: dict, denoising: Denoising):
             params = gather_discriminator(discriminator)

@@ -6,7 +6,14 @@ from epsilon_vae.aot.chips import Chip
 from epsilon_vae.aot.collectives import Collective
 from epsilon_vae.aot.roofline import bytes_sent, roofline
 
-CHIP = Chip("x", 100, 1e12, 1e9, 1e6, 1e5)
+CHIP = Chip(
+    name="x",
+    hbm_bytes=100,
+    flops_per_second=1e12,
+    hbm_bytes_per_second=1e9,
+    ici_bytes_per_second=1e6,
+    dcn_bytes_per_second=1e5,
+)
 
 
 @pytest.mark.parametrize(
@@ -20,11 +27,11 @@ CHIP = Chip("x", 100, 1e12, 1e9, 1e6, 1e5)
     ],
 )
 def test_bytes_that_a_chip_sends_of_a_thousand_among_four(kind, sent):
-    assert bytes_sent(Collective(kind, 1000, 4)) == sent
+    assert bytes_sent(Collective(kind=kind, num_bytes=1000, group_size=4)) == sent
 
 
 def test_times_and_bound():
-    collectives = {Collective("all-gather", 4_000_000, 4): 2}
+    collectives = {Collective(kind="all-gather", num_bytes=4_000_000, group_size=4): 2}
     roof = roofline(CHIP, 2e12, hbm_bytes=1e9, collectives=collectives)
     # 2 x 3 MB over a ring of two links of 1 MB/s.
     assert (roof.compute, roof.memory, roof.interconnect) == (2.0, 1.0, 3.0)
@@ -37,7 +44,9 @@ def test_what_crosses_slices_takes_the_data_centres_network():
         CHIP,
         0,
         hbm_bytes=0,
-        collectives={Collective("all-reduce", 100_000, 2, crosses_slices=True): 1},
+        collectives={
+            Collective(kind="all-reduce", num_bytes=100_000, group_size=2, crosses_slices=True): 1
+        },
     )
     assert roof.interconnect == 1.0
     assert "between slices" in roof.assumptions["interconnect"]

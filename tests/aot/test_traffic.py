@@ -18,7 +18,9 @@ F32, BF16 = jnp.float32, jnp.bfloat16
 
 def test_gathering_is_one_all_gather_of_the_whole(traffic_of):
     moved = traffic_of(lambda x: 2 * x, ((1024, 256), F32, P("fsdp")), out=P())
-    assert moved.collectives == {Collective("all-gather", 1024 * 256 * 4, 4): 1}
+    assert moved.collectives == {
+        Collective(kind="all-gather", num_bytes=1024 * 256 * 4, group_size=4): 1
+    }
     assert moved.products == 0 and not moved.loops
 
 
@@ -70,7 +72,10 @@ def test_transfers_beside_compute_are_counted_once(traffic_of):
     counts = {}
     for collective, count in moved.collectives.items():
         counts[collective.kind] = counts.get(collective.kind, 0) + count
-    assert moved.collectives[Collective("all-gather", 2048 * 2048 * 2, 4)] == 12
+    assert (
+        moved.collectives[Collective(kind="all-gather", num_bytes=2048 * 2048 * 2, group_size=4)]
+        == 12
+    )
     assert counts["all-gather"] == 12 and counts["reduce-scatter"] == 6
     assert "all-reduce" not in counts
     assert moved.products == 3 * 6 * 2 * 256 * 2048 * 2048
@@ -88,7 +93,9 @@ def test_convolution_of_sharded_rows_asks_both_neighbours_for_one(traffic_of, me
         ((3, 3, 64, 64), BF16, P()),
         out=rows,
     )
-    assert moved.collectives == {Collective("collective-permute", 256 * 64 * 2, 2): 2}
+    assert moved.collectives == {
+        Collective(kind="collective-permute", num_bytes=256 * 64 * 2, group_size=2): 2
+    }
     assert NamedSharding(mesh, rows).shard_shape((1, 256, 256, 64))[1] == 64
 
 
@@ -142,9 +149,11 @@ ENTRY %main (p: f32[8]) -> f32[8] {
 
 def test_a_group_on_two_slices_crosses_them():
     collectives = traffic(parse(ACROSS_SLICES), 8, num_slices=2).collectives
-    assert collectives == {Collective("all-reduce", 32, 2, crosses_slices=True): 1}
+    assert collectives == {
+        Collective(kind="all-reduce", num_bytes=32, group_size=2, crosses_slices=True): 1
+    }
     collectives = traffic(parse(ACROSS_SLICES), 8).collectives
-    assert collectives == {Collective("all-reduce", 32, 2): 1}
+    assert collectives == {Collective(kind="all-reduce", num_bytes=32, group_size=2): 1}
 
 
 def test_a_gradient_on_two_slices(topology):
@@ -161,9 +170,9 @@ def test_a_gradient_on_two_slices(topology):
     moved = traffic(parse(jitted.lower(w, x).compile().as_text()), 8, 2)
     whole = 1024 * 512 * 4
     assert moved.collectives == {
-        Collective("reduce-scatter", whole, 4): 1,
-        Collective("all-reduce", whole // 4, 2, crosses_slices=True): 1,
-        Collective("all-gather", whole, 4): 1,
+        Collective(kind="reduce-scatter", num_bytes=whole, group_size=4): 1,
+        Collective(kind="all-reduce", num_bytes=whole // 4, group_size=2, crosses_slices=True): 1,
+        Collective(kind="all-gather", num_bytes=whole, group_size=4): 1,
     }
 
 

@@ -23,7 +23,10 @@ COUNT, MEAN, STD = 10, (1.0, -2.0, 0.5), (2.0, 0.5, 0.0)
 def records() -> list[LatentRecord]:
     """Record i holds i, and its mirror image -i: which one came, is seen."""
     full = [np.full((2, 2, 3), i, np.float16) for i in range(COUNT)]
-    return [LatentRecord(z, -z, i % 4 if i else None, f"{i}.png") for i, z in enumerate(full)]
+    return [
+        LatentRecord(latents=z, flipped=-z, label=i % 4 if i else None, name=f"{i}.png")
+        for i, z in enumerate(full)
+    ]
 
 
 @pytest.fixture
@@ -101,7 +104,9 @@ def test_a_run_goes_on_by_the_statistics_that_it_began_with(folder):
 
 
 def test_metadata_of_older_checkpoints_is_read():
-    metadata = LatentMetadata([2, 2, 1], [0.5], [2.0], ["cat"], PROVENANCE)
+    metadata = LatentMetadata(
+        shape=[2, 2, 1], mean=[0.5], std=[2.0], classes=["cat"], provenance=PROVENANCE
+    )
     stored = metadata._asdict()
     assert LatentMetadata.of(stored) == metadata
     stored["made_by"] = stored.pop("provenance")

@@ -124,7 +124,7 @@ def prepare(path, output: Path, split="train", records_per_shard=4, skip_bad=Fal
     writer = ShardWriter(
         output, split, images=find_images(str(path)), records_per_shard=records_per_shard
     )
-    writer.write(skip_bad)
+    writer.write(skip_bad=skip_bad)
     return writer.manifest
 
 

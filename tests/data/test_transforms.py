@@ -57,7 +57,7 @@ def test_random_resized_crop_has_inceptions_areas_and_shapes():
 
 def test_render_enlarges_what_is_smaller_than_the_crop():
     image = EncodedImage(encode(Image.new("RGB", (20, 10), (90, 80, 70)), "PNG"))
-    crop = transforms.render(image, (0, 0, 10, 10), 32)
+    crop = transforms.render(image, (0, 0, 10, 10), size=32)
     assert crop.shape == (32, 32, 3) and np.all(crop == (90, 80, 70))
 
 
@@ -65,7 +65,7 @@ def test_render_is_the_crop_of_the_resized_photo():
     """Where the offset is a whole pixel of both: the box's resizing sees what lies beside it."""
     image = photo(2, 256, 128)
     whole = np.asarray(image.resize((128, 64), Image.Resampling.BICUBIC))
-    box = transforms.render(EncodedImage(encode(image, "PNG")), (40, 0, 168, 128), 64)
+    box = transforms.render(EncodedImage(encode(image, "PNG")), (40, 0, 168, 128), size=64)
     np.testing.assert_array_equal(box, whole[:, 20:84])
 
 
@@ -77,8 +77,10 @@ def test_render_of_a_reduced_jpeg_is_in_place():
     data = encode(photo(1, 1201, 901), "JPEG", quality=95)
     for size in (300, 150, 75):
         box = (123, 45, 923, 845)
-        full = transforms.render(EncodedImage(data), box, size, reduced_jpeg=False).astype(float)
-        reduced = transforms.render(EncodedImage(data), box, size).astype(float)
+        full = transforms.render(EncodedImage(data), box, size=size, reduced_jpeg=False).astype(
+            float
+        )
+        reduced = transforms.render(EncodedImage(data), box, size=size).astype(float)
         error = np.sqrt(np.mean((full - reduced) ** 2))
         shifted = np.sqrt(np.mean((full[:, 1:] - reduced[:, :-1]) ** 2))
         assert 0 < error < 0.5 * shifted

@@ -26,7 +26,7 @@ def oracle_velocity(flow: RectifiedFlow):
 @pytest.mark.parametrize("nfe", [1, 3, 10])
 def test_euler_with_the_true_velocity_arrives_at_the_image(nfe):
     flow = RectifiedFlow(0.6)
-    images = sample(flow, oracle_velocity(flow), reversed_log(nfe), KEY, SHAPE)
+    images = sample(flow, oracle_velocity(flow), times=reversed_log(nfe), key=KEY, shape=SHAPE)
     np.testing.assert_allclose(images, X0, atol=1e-5)
 
 
@@ -41,7 +41,9 @@ def test_euler_is_the_written_out_loop():
     for t, s in zip(times[:-1], times[1:], strict=True):
         scaled = x / (x.std(axis=(1, 2, 3), keepdims=True) + 1e-6)
         x = x + (s - t) * scaled * np.cos(3 * t)
-    np.testing.assert_allclose(sample(flow, predict, times, KEY, SHAPE), x / 0.6, atol=1e-5)
+    np.testing.assert_allclose(
+        sample(flow, predict, times=times, key=KEY, shape=SHAPE), x / 0.6, atol=1e-5
+    )
 
 
 def test_one_compilation_serves_all_times_of_one_nfe():
@@ -50,7 +52,7 @@ def test_one_compilation_serves_all_times_of_one_nfe():
     @jax.jit
     def run(times):
         traces.append(len(times))
-        return sample(flow, lambda x, t: x, times, KEY, SHAPE)
+        return sample(flow, lambda x, t: x, times=times, key=KEY, shape=SHAPE)
 
     run(reversed_log(3))
     run(uniform_spacing(3))
@@ -65,7 +67,7 @@ def test_ancestral_sampling_with_the_true_noise_arrives_at_the_image():
         abar = ddpm.alpha_bar(t)[:, None, None, None]
         return (x - jnp.sqrt(abar) * X0) / jnp.sqrt(1 - abar)
 
-    images = sample(ddpm, predict, uniform_spacing(50), KEY, SHAPE)
+    images = sample(ddpm, predict, times=uniform_spacing(50), key=KEY, shape=SHAPE)
     np.testing.assert_allclose(images, X0, atol=1e-4)
 
 
@@ -73,14 +75,18 @@ def test_ancestral_sampling_is_random_and_seeded():
     ddpm, times = DDPM(), uniform_spacing(10)
 
     def run(seed: int):
-        return sample(ddpm, lambda x, t: 0.1 * x, times, jax.random.key(seed), SHAPE)
+        return sample(
+            ddpm, lambda x, t: 0.1 * x, times=times, key=jax.random.key(seed), shape=SHAPE
+        )
 
     np.testing.assert_array_equal(run(0), run(0))
     assert float(jnp.max(jnp.abs(run(0) - run(1)))) > 0.1
 
 
 def test_images_of_a_batch_share_their_noise():
-    images = sample(RectifiedFlow(), lambda x, t: 0 * x, reversed_log(1), KEY, SHAPE)
+    images = sample(
+        RectifiedFlow(), lambda x, t: 0 * x, times=reversed_log(1), key=KEY, shape=SHAPE
+    )
     np.testing.assert_array_equal(images[0], images[1])
 
 
@@ -94,7 +100,9 @@ def test_images_with_keys_of_their_own_are_the_same_in_any_batch():
         # Not optimized: vector instructions leave the last digit to the batch's size.
         @functools.partial(jax.jit, compiler_options=QUICK_COMPILE)
         def generate(keys):
-            return sample(DDPM(), lambda x, t: jnp.tanh(x), respaced(5), keys, shape)
+            return sample(
+                DDPM(), lambda x, t: jnp.tanh(x), times=respaced(5), key=keys, shape=shape
+            )
 
         return generate(keys)
 
@@ -158,7 +166,7 @@ def test_respaced_ancestral_sampling_is_nichol_and_dhariwals(variance):
         log_variance["learned"] = share * log_variance["large"]
         log_variance["learned"] = log_variance["learned"] + (1 - share) * log_variance["small"]
         x = mean + np.exp(log_variance[variance] / 2) * noise(20 - i)
-    images = sample(process, predict, respaced(20), keys, (2, 4, 4, 2))
+    images = sample(process, predict, times=respaced(20), key=keys, shape=(2, 4, 4, 2))
     np.testing.assert_allclose(images, x, atol=1e-4 * np.abs(x).max())
 
 
@@ -182,6 +190,6 @@ def test_exact_denoiser_of_a_gaussian_gives_that_gaussian(process, times):
         return process.target(mean + data * std**2 * deviation, noise * deviation)
 
     shape = (64, 8, 8, 4)
-    images = sample(process, predict, times, image_keys(0, jnp.arange(64)), shape)
+    images = sample(process, predict, times=times, key=image_keys(0, jnp.arange(64)), shape=shape)
     assert float(jnp.mean(images)) == pytest.approx(mean, abs=0.02)
     assert float(jnp.std(images)) == pytest.approx(std, rel=0.03)

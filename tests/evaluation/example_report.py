@@ -36,7 +36,16 @@ def make_images() -> list[ReportImage]:
                 others[BAD_NAME, None] = crop
             metrics = {key: make_metrics(crop, other) for key, other in others.items()}
             name = f"photo_{i}{BAD_NAME if i == 1 else ''}.png"
-            images.append(ReportImage(10 * i, name, resolution, crop, others, metrics))
+            images.append(
+                ReportImage(
+                    index=10 * i,
+                    name=name,
+                    resolution=resolution,
+                    original=crop,
+                    reconstructions=others,
+                    metrics=metrics,
+                )
+            )
     return images
 
 
@@ -55,14 +64,32 @@ def make_pictures() -> Gallery:
                 found = worst_of(own, metric, key)
                 worst[resolution, metric, key] = [image.index for image in found]
         deviation = np.abs(own[0].original / 1 - own[0].reconstructions["tiny", 1]).mean(-1)
-        seeds.append(SeedVariation(0, resolution, "tiny", 3, 8, deviation))
+        seeds.append(
+            SeedVariation(
+                index=0,
+                resolution=resolution,
+                reconstructor="tiny",
+                nfe=3,
+                num_seeds=8,
+                deviation=deviation,
+            )
+        )
         times = np.array([1, 0.75, 0.5, 0.25, 0])
         noise = np.random.default_rng(0).integers(0, 256, own[0].original.shape)
         states = [(1 - t) * own[0].original + t * noise for t in times]
         estimates = [blur(own[0].original, 4 * t) for t in times[:-1]]
         states = np.stack(states).astype(np.uint8)
-        trajectories.append(Trajectory(0, resolution, "tiny", times, states, np.stack(estimates)))
-    return Gallery(images, worst, seeds, trajectories)
+        trajectories.append(
+            Trajectory(
+                index=0,
+                resolution=resolution,
+                reconstructor="tiny",
+                times=times,
+                states=states,
+                estimates=np.stack(estimates),
+            )
+        )
+    return Gallery(images=images, worst=worst, seeds=seeds, trajectories=trajectories)
 
 
 def make_results(images: list[ReportImage]) -> dict:

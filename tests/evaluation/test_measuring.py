@@ -112,7 +112,12 @@ def test_latent_noise_adds_distances_and_changes_no_other(measured, measures, tm
 def test_values_are_of_the_named_image(measured):
     source = Photos("train")
     [batch, _] = measuring.batches(
-        source, range(14), 8, SIZE, "center_crop_adm", measuring.BadRecords(0, 14)
+        source,
+        range(14),
+        batch_size=8,
+        resolution=SIZE,
+        crop="center_crop_adm",
+        bad_records=measuring.BadRecords(0, 14),
     )
     original = batch.images[5]
     picture = Darker().decode(original * np.float32(0.9), 3, 0)

@@ -57,7 +57,14 @@ def test_pictures_equal_to_their_originals_have_an_rfid_of_0(tmp_path, monkeypat
     )
     data = evaluation.Data(Photos("val"), "photos")
     evaluation.evaluate(
-        [same, darker], data, (SIZE,), (1, 3), PAPER, str(output), make_mesh(), save_images=True
+        [same, darker],
+        data,
+        resolutions=(SIZE,),
+        steps=(1, 3),
+        protocol=PAPER,
+        output=str(output),
+        mesh=make_mesh(),
+        save_images=True,
     )
     assert written == [True]  # the others wait until process 0 has done so
     found = json.loads((output / "results.json").read_text())

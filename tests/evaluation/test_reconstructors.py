@@ -41,12 +41,12 @@ def test_noise_of_latents_is_of_their_deviation_and_of_the_image(finished_run):
     latents = np.random.default_rng(0).normal(2, (1, 3, 1, 1, 1, 1, 1, 1), (2, 64, 64, 8))
     reconstructor.learn_deviation([latents[:1], latents[1:]])
     deviation = latents.std(axis=(0, 1, 2))
-    noise = reconstructor.add_noise(latents, 0.5, BATCH, seed=0) - latents
+    noise = reconstructor.add_noise(latents, 0.5, batch=BATCH, seed=0) - latents
     np.testing.assert_allclose(noise.std(axis=(0, 1, 2)) / deviation, 0.5, rtol=0.05)
     alone = BATCH._replace(indices=BATCH.indices[1:])
-    again = reconstructor.add_noise(latents[1:], 0.5, alone, seed=0) - latents[1:]
+    again = reconstructor.add_noise(latents[1:], 0.5, batch=alone, seed=0) - latents[1:]
     np.testing.assert_array_equal(again, noise[1:])
-    assert PictureFolder.add_noise(reconstructor, latents, 0.5, BATCH, 0) is None
+    assert PictureFolder.add_noise(reconstructor, latents, 0.5, batch=BATCH, seed=0) is None
 
 
 def test_what_does_not_fit_is_named(tmp_path):

@@ -290,7 +290,12 @@ def test_page_fits_and_is_readable(page, color_scheme, width, tmp_path):
 def test_parts_without_content_are_left_out(chromium, pictures, tmp_path):
     results = make_results(pictures.images)
     results |= {"paper": [], "rows": [row | {"notes": []} for row in results["rows"]]}
-    write_report(tmp_path / "report.html", results, figures={}, pictures=Gallery([], {}, [], []))
+    write_report(
+        tmp_path / "report.html",
+        results,
+        figures={},
+        pictures=Gallery(images=[], worst={}, seeds=[], trajectories=[]),
+    )
     open_page(chromium, tmp_path / "report.html")
     assert [section.get_attribute("id") for section in find_all(chromium, "main > section")] == [
         "results"
@@ -311,7 +316,13 @@ def test_worst_images_need_no_other_pictures(chromium, pictures, tmp_path):
     )
     images = [alone if image is worst else image for image in own]
     results = make_results(pictures.images)
-    shown = Gallery(images, lists, [], [], ["64 px: 11 of 40 images, evenly spaced"])
+    shown = Gallery(
+        images=images,
+        worst=lists,
+        seeds=[],
+        trajectories=[],
+        shown=["64 px: 11 of 40 images, evenly spaced"],
+    )
     write_report(tmp_path / "report.html", results, figures={}, pictures=shown)
     open_page(chromium, tmp_path / "report.html")
     assert find(chromium, ".shown").text == "64 px: 11 of 40 images, evenly spaced."

@@ -56,7 +56,9 @@ def test_without_noise_steps_and_seed_change_nothing(images):
     config.flow.process = "direct"
     networks = build_networks(config)
     params = jax.jit(networks.init, static_argnums=1)(jax.random.key(0), 32)
-    direct = Autoencoder(networks, build_process(config), config.flow.spacing, params)
+    direct = Autoencoder(
+        networks, build_process(config), spacing=config.flow.spacing, params=params
+    )
     first, other = direct.reconstruct(images), direct.reconstruct(images, steps=1, seed=7)
     np.testing.assert_array_equal(first, other)
     assert direct.nfe(3) == 1 and first.std() > 1
@@ -95,7 +97,7 @@ def test_latents_of_a_decoder_with_a_larger_stride(small_config, monkeypatch):
     networks, process = build_networks(small_config), build_process(small_config)
     assert (networks.f, networks.decoder_stride) == (4, 8)
     params = jax.jit(networks.init, static_argnums=1)(jax.random.key(0), 32)
-    vae = Autoencoder(networks, process, "uniform", params)
+    vae = Autoencoder(networks, process, spacing="uniform", params=params)
     assert vae.decode(np.zeros((5, 7, 8)), 1).shape == (20, 28, 3)
 
 

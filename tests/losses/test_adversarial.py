@@ -16,7 +16,13 @@ X0, NOISE, PREDICTION = (jax.random.normal(key, (2, 8, 8, 3)) for key in KEYS)
 T = jnp.array([0.3, 0.9])
 X_T = FLOW.perturb(X0, NOISE, T)
 DENOISING = Denoising(
-    X0, NOISE, T, X_T, PREDICTION, FLOW.predict_x0(X_T, PREDICTION, T), jnp.array([0.5, 1.0])
+    x0=X0,
+    noise=NOISE,
+    t=T,
+    x_t=X_T,
+    prediction=PREDICTION,
+    denoised=FLOW.predict_x0(X_T, PREDICTION, T),
+    step_fraction=jnp.array([0.5, 1.0]),
 )
 
 
@@ -105,7 +111,9 @@ def test_r1_of_constant_gradients_is_of_one_size_at_all_resolutions(resolution):
     [(0, 0, 0, 1), (10, 0, 9, 0), (10, 0, 10, 1), (10, 4, 10, 0.25), (10, 4, 20, 1)],
 )
 def test_ramp(start_step, ramp_steps, step, expected):
-    gan = TrajectoryGAN(None, weight=2.0, start_step=start_step, ramp_steps=ramp_steps)
+    gan = TrajectoryGAN(
+        discriminator=None, weight=2.0, start_step=start_step, ramp_steps=ramp_steps
+    )
     assert float(gan.generator_weight(jnp.asarray(step))) == 2 * expected
 
 
@@ -120,11 +128,15 @@ class Linear(nn.Module):
 
 
 def test_discriminators_loss_starts_at_its_own_step_without_a_ramp():
-    gan = TrajectoryGAN(Linear(), start_step=50, ramp_steps=50, discriminator_start_step=10)
+    gan = TrajectoryGAN(
+        discriminator=Linear(), start_step=50, ramp_steps=50, discriminator_start_step=10
+    )
     params = gan.init(jax.random.key(0), 8)
 
     def losses(step):
-        loss, metrics = gan.discriminator_loss(params, FLOW, DENOISING, jnp.asarray(step))
+        loss, metrics = gan.discriminator_loss(
+            params, FLOW, denoising=DENOISING, step=jnp.asarray(step)
+        )
         return float(loss), float(metrics["loss/disc"] + metrics["loss/r1"])
 
     assert losses(9)[0] == 0 < losses(9)[1]
@@ -132,11 +144,13 @@ def test_discriminators_loss_starts_at_its_own_step_without_a_ramp():
 
 
 def test_r1_comes_every_so_many_steps_and_weighs_as_many():
-    params = TrajectoryGAN(Linear()).init(jax.random.key(0), 8)
+    params = TrajectoryGAN(discriminator=Linear()).init(jax.random.key(0), 8)
 
     def r1(every_steps, step):
-        gan = TrajectoryGAN(Linear(), r1_every_steps=every_steps)
-        metrics = gan.discriminator_loss(params, FLOW, DENOISING, jnp.asarray(step))[1]
+        gan = TrajectoryGAN(discriminator=Linear(), r1_every_steps=every_steps)
+        metrics = gan.discriminator_loss(params, FLOW, denoising=DENOISING, step=jnp.asarray(step))[
+            1
+        ]
         return float(metrics["loss/r1"])
 
     assert r1(1, 16) == r1(1, 17) > 0
@@ -144,7 +158,9 @@ def test_r1_comes_every_so_many_steps_and_weighs_as_many():
 
 
 def test_context_scale_multiplies_the_context_alone():
-    whole, none = (TrajectoryGAN(Linear(), context_scale=scale) for scale in (1.0, 0.0))
+    whole, none = (
+        TrajectoryGAN(discriminator=Linear(), context_scale=scale) for scale in (1.0, 0.0)
+    )
     params = whole.init(jax.random.key(0), 8)
     match = adversarial.match_trajectory(FLOW, DENOISING)
     without = match._replace(context=jnp.zeros_like(X_T))
@@ -155,7 +171,7 @@ def test_context_scale_multiplies_the_context_alone():
 
 def test_generators_relativistic_loss_is_of_the_discriminators_pairs():
     """Its gradient goes to the fake image alone, and pushes its logits up."""
-    gan = TrajectoryGAN(Linear(), gan="relativistic", r1_weight=0.0)
+    gan = TrajectoryGAN(discriminator=Linear(), gan="relativistic", r1_weight=0.0)
     params = gan.init(jax.random.key(0), 8)
 
     def loss(x0, denoised):

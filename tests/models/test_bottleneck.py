@@ -20,7 +20,7 @@ class Itself(nn.Module):
 def test_kl_draws_from_the_gaussian_and_pays_for_it():
     images = jax.random.normal(jax.random.key(0), (2, 3, 3, 4))
     noise = jax.random.normal(jax.random.key(1), (2, 3, 3, 2))
-    kl = KLBottleneck(Itself(), 2, weight=0.1, has_conv=False)
+    kl = KLBottleneck(encoder=Itself(), n_z=2, weight=0.1, has_conv=False)
     mean, log_variance = images[..., :2], images[..., 2:]
     np.testing.assert_array_equal(kl.apply({}, images), mean)
     latents, loss, metrics = kl.apply({}, images, noise, method="train")
@@ -34,7 +34,7 @@ def test_kl_draws_from_the_gaussian_and_pays_for_it():
 
 def quantizer(**options):
     """A codebook of five points of the plane, and a convolution that changes nothing."""
-    module = VQBottleneck(Itself(), 5, 2, **options)
+    module = VQBottleneck(encoder=Itself(), num_codes=5, n_z=2, **options)
     codes = jnp.array([[0.0, 0], [1, 0], [0, 1], [2, 2], [9, 9]])
     conv = {"kernel": jnp.eye(2)[None, None], "bias": jnp.zeros(2)}
     return module, {"params": {"codebook": codes, "quant_conv": conv}}

@@ -29,14 +29,14 @@ def test_image_is_of_the_latents_alone(decoder):
 
 def test_a_mask_says_what_is_decoded_and_what_is_known():
     """With all masked it is the plain decoder; otherwise the known part of the image is seen."""
-    decoder = SDDecoder((1, 2), channels=16, blocks=1, groups=8, takes_mask=True)
+    decoder = SDDecoder(multipliers=(1, 2), channels=16, blocks=1, groups=8, takes_mask=True)
     keys = jax.random.split(jax.random.key(0), 3)
     latents = jax.random.normal(keys[0], (1, 4, 4, 3))
     image = jax.random.uniform(keys[1], (1, 8, 8, 3), minval=-1, maxval=1)
     params = decoder.init(keys[2], None, None, latents)
 
     def decode(image, mask):
-        return decoder.apply(params, None, None, latents, image, mask)
+        return decoder.apply(params, None, None, latents, image=image, mask=mask)
 
     whole, half = jnp.ones((1, 8, 8, 1)), jnp.ones((1, 8, 8, 1)).at[:, :4].set(0)
     plain = decoder.apply(params, None, None, latents)
@@ -48,7 +48,7 @@ def test_a_mask_says_what_is_decoded_and_what_is_known():
 
 @pytest.mark.parametrize("takes_mask", [True, False])
 def test_image_and_mask_go_together(takes_mask):
-    decoder = SDDecoder((1, 2), channels=16, blocks=1, groups=8, takes_mask=takes_mask)
+    decoder = SDDecoder(multipliers=(1, 2), channels=16, blocks=1, groups=8, takes_mask=takes_mask)
     inputs = {"image": jnp.zeros((1, 8, 8, 3)), "mask": jnp.zeros((1, 8, 8, 1))}
     if takes_mask:
         del inputs["mask"]

@@ -23,8 +23,14 @@ def test_latents_depend_on_seed_index_label_and_guidance_alone():
     def run(seed: int, images: dict[int, int], scale: float = 3.0):
         indices, labels = np.array(list(images)), np.array(list(images.values()))
         guidance = Guidance(scale, (0.3, 0.8))
-        return jax.jit(model.generate, static_argnums=(4, 6))(
-            params, seed, indices, labels, (4, 4, 2), respaced(6), guidance
+        return jax.jit(model.generate, static_argnames=("shape", "guidance"))(
+            params,
+            seed,
+            indices=indices,
+            labels=labels,
+            shape=(4, 4, 2),
+            times=respaced(6),
+            guidance=guidance,
         )
 
     latents = run(0, {7: 1, 3: 0, 11: 2})

@@ -40,7 +40,7 @@ def test_haar_keeps_energy_at_every_level():
 
 
 def test_latents_are_an_eighth_and_every_parameter_counts():
-    encoder, x = LiteVAEEncoder(4, (8,), (8,)), images(16)
+    encoder, x = LiteVAEEncoder(n_z=4, extractor=(8,), aggregator=(8,)), images(16)
     params = golden_params.random_params(encoder, {"images": x})
 
     @jax.jit

@@ -89,7 +89,7 @@ def test_global_attention_is_of_cosines():
 
 def test_block_adds_positions_attention_and_geglu():
     x = images(1, 4, 3, 8)
-    module = omni.OmniBlock("frame", HEADS, 4, jnp.float32)
+    module = omni.OmniBlock(kind="frame", heads=HEADS, window=4, dtype=jnp.float32)
     params = filled(module, x)
     h = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     kernel = params["positions"]["kernel"]
@@ -108,7 +108,7 @@ def test_block_adds_positions_attention_and_geglu():
 
 def test_encoder_takes_constant_images_of_any_size_and_has_finite_gradients():
     """The keys of a constant image begin at 0, which has no direction."""
-    module = omni.OmniEncoder(3, patch=4, width=16, heads=HEADS, depth=2, window=4)
+    module = omni.OmniEncoder(n_z=3, patch=4, width=16, heads=HEADS, depth=2, window=4)
     x = jnp.ones((1, 20, 28, 3))
     params = module.init(jax.random.key(0), x)
     latents, pullback = jax.vjp(module.apply, params, x)

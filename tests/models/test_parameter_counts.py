@@ -149,7 +149,7 @@ def test_asym_vae(size, decoder):
 
 
 def test_sd_encoder_with_mean_and_log_variance():
-    encoder = SDEncoder(8, (1, 2, 4, 4))
+    encoder = SDEncoder(n_z=8, multipliers=(1, 2, 4, 4))
     images = jnp.zeros((1, 32, 32, 3))
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), images)
     assert sum(x.size for x in jax.tree.leaves(shapes)) == 34_163_592

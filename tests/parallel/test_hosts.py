@@ -13,7 +13,13 @@ from tests.processes import ROOT, free_port, start_together
 
 
 def start(address=None, count=None, index=None) -> None:
-    hosts.start(address, count, index, startup_timeout_seconds=5, heartbeat_timeout_seconds=10)
+    hosts.start(
+        coordinator_address=address,
+        num_processes=count,
+        process_id=index,
+        startup_timeout_seconds=5,
+        heartbeat_timeout_seconds=10,
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,7 +152,13 @@ def test_launchers_say_how_many(monkeypatch, metadata, environment, attributes, 
 START = """
 import jax
 from epsilon_vae.parallel import hosts
-hosts.start(None, None, None, 60, 60)
+hosts.start(
+    coordinator_address=None,
+    num_processes=None,
+    process_id=None,
+    startup_timeout_seconds=60,
+    heartbeat_timeout_seconds=60,
+)
 print(jax.process_index(), "of", jax.process_count(), hosts.total(jax.process_index() + 1))
 """
 

@@ -19,7 +19,7 @@ require("diffusers")
 import torch  # noqa: E402
 from diffusers import AsymmetricAutoencoderKL  # noqa: E402
 
-MODULE = SDDecoder((1, 2, 4, 4), channels=32, blocks=2, groups=16, takes_mask=True)
+MODULE = SDDecoder(multipliers=(1, 2, 4, 4), channels=32, blocks=2, groups=16, takes_mask=True)
 
 
 def build(channels: int, blocks: int, groups: int = 32) -> AsymmetricAutoencoderKL:

@@ -94,7 +94,7 @@ def test_autoencoder_kl(small_networks, tmp_path):
 
     def reconstruct(batch):
         latents = ours.networks.encode(ours.params, batch)
-        return ours.networks.predict(ours.params, batch, np.zeros(2), latents), latents
+        return ours.networks.predict(ours.params, batch, t=np.zeros(2), latents=latents), latents
 
     output_here, pullback, z_here = jax.vjp(jax.jit(reconstruct), x, has_aux=True)
     [gradient] = pullback(projection)

@@ -78,7 +78,7 @@ def test_class_conditional_network_equals_the_public_code():
 
     positions = np.asarray(sincos_positions(4, 4, 48)).reshape(1, 16, 48)
     shapes = {path: value.shape for path, value in flat.items()}
-    back = dit_layouts.parameters(DIT, state | {"pos_embed": positions}, shapes, 2)
+    back = dit_layouts.parameters(DIT, state | {"pos_embed": positions}, shapes=shapes, patch=2)
     assert back.keys() == flat.keys()
     for path, value in back.items():
         np.testing.assert_array_equal(value, flat[path])
@@ -98,7 +98,7 @@ def public_dit(
         return functional.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
 
     def modulated(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        normed = functional.layer_norm(x, x.shape[-1:], eps=1e-6)
+        normed = functional.layer_norm(x, use_bias=x.shape[-1:], eps=1e-6)
         return normed * (1 + scale[:, None]) + shift[:, None]
 
     angles = steps[:, None] * 10000.0 ** (-torch.arange(128) / 128)
@@ -138,15 +138,15 @@ def test_weights_of_diffusers_come_back():
     for name, value in first.items():
         state[name.replace("blocks.0.", "blocks.1.")] = value
     assert dit_layouts.detect(state) is DIFFUSERS
-    assert dit_layouts.parameters(DIFFUSERS, state, shapes, 2).keys() == flat.keys()
+    assert dit_layouts.parameters(DIFFUSERS, state, shapes=shapes, patch=2).keys() == flat.keys()
     ours = {name: value.copy() for name, value in state.items()}
     ours |= dit_layouts.state_dict(DIFFUSERS, flat, 2)
     for name in first:
         ours[name.replace("blocks.0.", "blocks.1.")] = ours[name]
-    back = dit_layouts.parameters(DIFFUSERS, ours, shapes, 2)
+    back = dit_layouts.parameters(DIFFUSERS, ours, shapes=shapes, patch=2)
     for path, value in back.items():
         np.testing.assert_array_equal(value, flat[path])
     table = "transformer_blocks.1.norm1.emb.class_embedder.embedding_table.weight"
     ours[table] = ours[table] + 1
     with pytest.raises(ValueError, match=f"{table} is not .*one embedding for all"):
-        dit_layouts.parameters(DIFFUSERS, ours, shapes, 2)
+        dit_layouts.parameters(DIFFUSERS, ours, shapes=shapes, patch=2)

@@ -13,7 +13,7 @@ require()
 import torch  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 
-MODULE = LiteVAEEncoder(4, extractor=(16, 32), aggregator=(32,))
+MODULE = LiteVAEEncoder(n_z=4, extractor=(16, 32), aggregator=(32,))
 
 
 class Reference:

@@ -39,12 +39,15 @@ def test_positions_that_a_file_has_must_be_dits():
     state = small_state()
     positions = np.array(sincos_positions(16, 16, 16)).reshape(1, 256, 16)
     state["pos_embed"] = positions.astype(np.float16)
-    assert dit_layouts.parameters(DIT, state, shapes(SMALL), 2).keys() == shapes(SMALL).keys()
+    assert (
+        dit_layouts.parameters(DIT, state, shapes=shapes(SMALL), patch=2).keys()
+        == shapes(SMALL).keys()
+    )
     rows_first = positions.reshape(16, 16, 16).swapaxes(0, 1).reshape(1, 256, 16)
     for wrong in (rows_first, positions[:, :250], np.zeros_like(positions)):
         state["pos_embed"] = wrong
         with pytest.raises(ValueError, match="pos_embed .*: not DiT's sines and cosines"):
-            dit_layouts.parameters(DIT, state, shapes(SMALL), 2)
+            dit_layouts.parameters(DIT, state, shapes=shapes(SMALL), patch=2)
 
 
 def test_what_does_not_fit_is_counted_and_named():
@@ -53,7 +56,7 @@ def test_what_does_not_fit_is_counted_and_named():
     state["y_embedder.embedding_table.weight"] = np.ones((1000, 16))
     state["blocks.2.mlp.fc1.bias"] = np.ones(64)
     with pytest.raises(ValueError) as error:
-        dit_layouts.parameters(DIT, state, shapes(SMALL), 2)
+        dit_layouts.parameters(DIT, state, shapes=shapes(SMALL), patch=2)
     assert str(error.value) == (
         "1 missing: t_embedder.mlp.0.bias; 1 unknown: blocks.2.mlp.fc1.bias; 1 of another shape: "
         "y_embedder.embedding_table.weight (1000, 16), expected (1001, 16)"

@@ -13,7 +13,7 @@ from PIL import Image
 
 from epsilon_vae.checkpoint import Checkpointer, CheckpointError
 from epsilon_vae.data.sources import Photos
-from epsilon_vae.run.loop import load_init_weights
+from epsilon_vae.run.initialize import load_init_weights
 from epsilon_vae.run.monitor import MetricsWindow, NonFiniteError
 from epsilon_vae.versions import versions
 from tests.helpers import (
@@ -276,7 +276,7 @@ def test_first_stage_without_a_gan_has_no_discriminator_to_give(small_config, tm
     shapes = state_shapes(small_config)
     checkpointer = Checkpointer(str(tmp_path))
     checkpointer.save(
-        1, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes), {}, small_config
+        1, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes), data={}, config=small_config
     )
     checkpointer.close()
     assert init_weights(small_config, tmp_path).keys() == {"params", "ema"}

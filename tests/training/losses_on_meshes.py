@@ -75,7 +75,7 @@ def activation_bytes(shape: tuple[int, int, int]) -> int:
 
     def predict(params, images):
         latents = networks.encode(params, images)
-        return networks.predict(params, images, images[:, 0, 0, 0], latents)
+        return networks.predict(params, images, t=images[:, 0, 0, 0], latents=latents)
 
     key = jax.random.key(0)
     params = jax.eval_shape(lambda: networks.init(key, 32))
@@ -97,7 +97,9 @@ def reconstruct(decoder: str, shape: tuple[int, int, int]) -> np.ndarray:
     num_devices = shape[0] * shape[1] * shape[2]
     mesh = make_mesh(*shape, devices=jax.devices()[:num_devices])
     process = build_process(config)
-    autoencoder = Autoencoder(networks, process, config.flow.spacing, params, mesh=mesh)
+    autoencoder = Autoencoder(
+        networks, process, spacing=config.flow.spacing, params=params, mesh=mesh
+    )
     return autoencoder.reconstruct(rng.uniform(-1, 1, (3, 128, 128, 3)).astype(np.float32))
 
 

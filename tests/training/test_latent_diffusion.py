@@ -22,17 +22,21 @@ def ddpm(out_channels: int = 2) -> LatentDiffusionObjective:
     dit = DiT(depth=1, width=16, heads=2, patch=2, out_channels=out_channels)
     process = DDPM(is_clipped=False)
     return LatentDiffusionObjective(
-        LatentDiffusion(ClassDiT(dit, num_classes=3), process), SHAPE[1:], whole_steps
+        model=LatentDiffusion(ClassDiT(dit, num_classes=3), process),
+        shape=SHAPE[1:],
+        sample_time=whole_steps,
     )
 
 
 def flow() -> LatentDiffusionObjective:
     model = LatentDiffusion(ddpm().model.network, RectifiedFlow(1.0, "none"))
-    return LatentDiffusionObjective(model, SHAPE[1:], logit_normal)
+    return LatentDiffusionObjective(model=model, shape=SHAPE[1:], sample_time=logit_normal)
 
 
 def loss_of(objective: LatentDiffusionObjective, params: dict, draw: dict):
-    return objective.loss(params, {}, {}, {"latents": LATENTS, "label": LABELS}, draw, 0)
+    return objective.loss(
+        params, {}, frozen={}, batch={"latents": LATENTS, "label": LABELS}, draw=draw, step=0
+    )
 
 
 def test_draw_is_of_the_place_in_the_batch_alone():

@@ -15,7 +15,6 @@ from epsilon_vae.models.encoder import LiteEncoder
 from epsilon_vae.models.unet import UNET_SIZES
 from epsilon_vae.training.build import build_objective, build_train_step, frozen_inputs
 from epsilon_vae.training.flops import step_flops
-from epsilon_vae.training.objective import PerceptualTerm
 from epsilon_vae.training.optimizer import adam
 from tests.helpers import QUICK_COMPILE, make_training, state_shapes, training_images
 
@@ -93,10 +92,15 @@ def test_each_network_moves_by_its_own_loss_alone(training, trained, objective):
     """The autoencoder's gradient does not see the discriminator's loss, and the other way round."""
     state = trained[0]
     draw = objective.draw(jax.random.key(0), training.config.batch_size)
-    arguments = (training.frozen, training.batch, draw, state.step)
+    arguments = {
+        "frozen": training.frozen,
+        "batch": training.batch,
+        "draw": draw,
+        "step": state.step,
+    }
 
     def discriminator_loss(params, discriminator):
-        _, (denoising, _) = objective.loss(params, discriminator, *arguments)
+        _, (denoising, _) = objective.loss(params, discriminator, **arguments)
         return objective.discriminator_loss(discriminator, denoising, state.step)[0]
 
     gradient = jax.jit(jax.grad(discriminator_loss, (0, 1)), compiler_options=QUICK_COMPILE)
@@ -125,12 +129,17 @@ def test_loss_is_the_weighted_sum_of_its_terms(training, trained, objective):
     state = trained[0]
     draw = objective.draw(jax.random.key(0), training.config.batch_size)
     loss, (denoising, metrics) = jax.jit(objective.loss)(
-        state.params, state.discriminator, training.frozen, training.batch, draw, state.step
+        state.params,
+        state.discriminator,
+        frozen=training.frozen,
+        batch=training.batch,
+        draw=draw,
+        step=state.step,
     )
     terms = [metrics[f"loss/{name}"] for name in ("flow", "lpips", "adv")]
     np.testing.assert_allclose(loss, np.dot([1, 0.5, 0.5], terms), rtol=1e-6)
     images = training.batch["image"]
-    lpips = jax.jit(objective.perceptual[0].distance)(
+    lpips = jax.jit(objective.perceptual.distance)(
         training.frozen["lpips"], denoising.denoised, images
     )
     np.testing.assert_allclose(metrics["loss/lpips"], np.mean(lpips), rtol=1e-5)
@@ -149,7 +158,7 @@ def test_a_bottlenecks_cost_is_part_of_the_loss(small_config):
     params, _ = jax.jit(objective.init, compiler_options=QUICK_COMPILE)(jax.random.key(0))
     batch, draw = {"image": training_images(4, 32)}, objective.draw(jax.random.key(1), 4)
     losses = jax.jit(objective.loss, compiler_options=QUICK_COMPILE)
-    loss, (_, metrics) = losses(params, {}, {}, batch, draw, 0)
+    loss, (_, metrics) = losses(params, {}, frozen={}, batch=batch, draw=draw, step=0)
     cost = 100 * metrics["loss/kl"] / (32 * 32 * 3)
     assert cost > 0.1 * metrics["loss/flow"]
     np.testing.assert_allclose(loss, metrics["loss/flow"] + cost, rtol=1e-6)
@@ -207,9 +216,14 @@ def test_gradients_at_x0_hat_are_the_weighted_terms(training, trained, objective
     key = jax.random.fold_in(jax.random.key(training.config.seed), state.step)
     draw = objective.draw(key, training.config.batch_size)
     _, metrics = training.step(state, training.frozen, training.batch)
-    rest = training.frozen, training.batch, draw, state.step
+    rest = {
+        "frozen": training.frozen,
+        "batch": training.batch,
+        "draw": draw,
+        "step": state.step,
+    }
     _, (denoising, _) = jax.jit(objective.loss, compiler_options=QUICK_COMPILE)(
-        state.params, state.discriminator, *rest
+        state.params, state.discriminator, **rest
     )
 
     def term(name):
@@ -219,7 +233,7 @@ def test_gradients_at_x0_hat_are_the_weighted_terms(training, trained, objective
                 velocity = (denoising.x_t - 0.6 * x0_hat) / t
                 return jnp.mean((velocity - (draw["noise"] - 0.6 * denoising.x0)) ** 2)
             if name == "lpips":
-                distance = objective.perceptual[0].distance(
+                distance = objective.perceptual.distance(
                     training.frozen["lpips"], x0_hat, denoising.x0
                 )
                 return 0.5 * jnp.mean(distance)
@@ -295,13 +309,12 @@ def test_terms_of_weight_zero_leave_no_trace(small_config):
     small_config.loss.lpips_weight = 0.0
     small_config.loss.adv_weight = 0.0
     objective = build_objective(small_config)
-    assert objective.perceptual == () and isinstance(objective.adversary, NoGAN)
+    assert objective.perceptual is None and isinstance(objective.adversary, NoGAN)
     assert frozen_inputs(small_config).keys() == {"seed"}
 
 
 def test_perceptual_weight_is_the_papers(objective):
-    assert [type(term) for term in objective.perceptual] == [PerceptualTerm]
-    assert objective.perceptual[0].weight == 0.5
+    assert objective.perceptual.weight == 0.5
 
 
 def test_adaptive_weight_makes_the_gans_gradient_as_large_as_the_others(training, objective):
@@ -316,10 +329,10 @@ def test_adaptive_weight_makes_the_gans_gradient_as_large_as_the_others(training
 
     def losses(kernel):
         changed = params["decoder"] | {"conv_out": last | {"kernel": kernel}}
-        rest = training.state.discriminator, training.frozen, training.batch, draw, 0
+        rest = {"frozen": training.frozen, "batch": training.batch, "draw": draw, "step": 0}
         return {
             name: dataclasses.replace(objective, adversary=adversary).loss(
-                params | {"decoder": changed}, *rest
+                params | {"decoder": changed}, training.state.discriminator, **rest
             )
             for name, adversary in variants.items()
         }

@@ -1,0 +1,69 @@
+"""Starts a run from its newest checkpoint, another run's weights, or the seed."""
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from epsilon_vae.checkpoint import OTHER_RUN, Checkpointer, Restored, find_step, load_parts
+from epsilon_vae.training.sharded import make_state, state_shapes
+from epsilon_vae.training.state import TrainState
+from epsilon_vae.training.step import TrainStep
+
+
+def restore_or_init(
+    config: ml_collections.ConfigDict,
+    train_step: TrainStep,
+    *,
+    checkpointer: Checkpointer,
+    mesh: Mesh,
+) -> tuple[TrainState, Restored | None]:
+    """The newest checkpoint's state and what else it held; or a new state, and None.
+
+    Args:
+      config: of the run.
+      train_step: whose state it is.
+      checkpointer: of the run's folder.
+      mesh: that the state is sharded over.
+
+    Raises:
+      CheckpointError: what is there, or in `config.init_from`, does not fit the config.
+    """
+    target = state_shapes(train_step, mesh)
+    restored = checkpointer.restore_newest(target)
+    if restored is not None:
+        return restored.state, restored
+    loaded = load_init_weights(target, config.init_from, **config.init) if config.init_from else {}
+    state = make_state(train_step, config.seed, target)
+    weights = {field: getattr(state, field) | networks for field, networks in loaded.items()}
+    return state.replace(**weights), None
+
+
+def load_init_weights(
+    target: TrainState, workdir: str, discriminator: str = "none", **networks: str
+) -> dict[str, dict]:
+    """Networks of another run, by field of the state: `{'params': {'encoder': …}, 'ema': …}`.
+
+    Args:
+      target: shapes with shardings.
+      workdir: of the other run.
+      discriminator: 'raw' or 'none'; left out also where `target` has none.
+      networks: by name, 'ema' or 'raw' weights, for `params` and `ema` both; 'none' leaves it out.
+
+    Raises:
+      CheckpointError: no checkpoint there, or a network that is asked for does not fit.
+    """
+    step_directory = find_step(workdir)
+
+    def load(name: str, path: str, network: dict) -> dict:
+        hint = OTHER_RUN if name == "generator" else f"config.init.{name} = none"
+        return load_parts(step_directory, {path: network}, hint)
+
+    params = {}
+    for name, weights in networks.items():
+        if weights != "none":
+            field = {"ema": "ema", "raw": "params"}[weights]
+            params |= load(name, f"{field}/{name}", target.params[name])[field]
+    fields = {"params": params, "ema": jax.tree.map(jax.numpy.copy, params)}
+    if discriminator != "none" and target.discriminator:
+        fields |= load("discriminator", "discriminator", target.discriminator)
+    return fields

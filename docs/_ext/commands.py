@@ -14,42 +14,30 @@ from sphinx.util.docutils import SphinxDirective
 DEFINED_IN = re.compile(r"^(?:/\S+\.py|epsilon_vae\.\S+):$", re.MULTILINE)
 
 
-def read_help(module: str, flag: str = "--help") -> str:
+def read_help(module: str) -> str:
     """What `python -m MODULE --help` prints; absl ends with code 1 after it."""
     environment = os.environ | {"COLUMNS": "88", "LINES": "50"}
-    command = [sys.executable, "-m", module, flag]
+    command = [sys.executable, "-m", module, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     if "flags:" not in done.stdout:
-        raise RuntimeError(f"python -m {module} {flag}: {done.stderr or done.stdout}")
+        raise RuntimeError(f"python -m {module} --help: {done.stderr or done.stdout}")
     return done.stdout
 
 
 class Command(SphinxDirective):
-    """`{command} epsilon_vae.main`: its description, and its flags.
-
-    With `:flags-of: MODULE` it gives only the flags that this module defines, from `--helpfull`.
-    """
+    """`{command} epsilon_vae.main`: its description, and its flags."""
 
     required_arguments = 1
-    option_spec = {"flags-of": str}
 
     def run(self) -> list[nodes.Node]:
         """The nodes."""
-        module, defined_in = self.arguments[0], self.options.get("flags-of")
-        if defined_in:
-            return [_literal(_section(read_help(module, "--helpfull"), defined_in))]
+        module = self.arguments[0]
         description, flags = read_help(module).split("\nflags:\n", 1)
         paragraphs = nodes.container()
         lines = description.strip().splitlines()
         self.state.nested_parse(StringList(lines, module), self.content_offset, paragraphs)
         flags = flags.partition("\nTry --helpfull")[0]
         return [*paragraphs.children, _literal(DEFINED_IN.sub("", flags))]
-
-
-def _section(text: str, module: str) -> str:
-    """The flags that a module defines, out of all that a command has."""
-    after = text.split(f"\n{module}:\n", 1)[1]
-    return re.split(r"^\S", after, maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def _literal(flags: str) -> nodes.literal_block:

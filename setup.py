@@ -49,6 +49,13 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
+        "docs": [
+            "furo>=2025.9",
+            "latex2mathml>=3.77",
+            "myst-nb>=1.4,<2",
+            "sphinx>=8.2,<10",
+            "sphinx-copybutton>=0.5",
+        ],
         "gcs": ["gcsfs>=2025.3"],
         "test": [
             "gcsfs>=2025.3",

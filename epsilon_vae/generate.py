@@ -171,7 +171,7 @@ def _classes(trained: TrainedLatentDiffusion) -> list[int]:
     Raises:
       UsageError: there is no such class, or the latent diffusion model has none.
     """
-    count, names = trained.config.model.generator.num_classes, trained.metadata.classes
+    count, names = trained.config.model.latent_diffusion.num_classes, trained.metadata.classes
     if CLASSES.value == "all":
         return list(range(count))
     if not count:

@@ -1,7 +1,7 @@
 """Every key of a config: its type, and which values are allowed, with the words for them.
 
-An autoencoder's config has the keys of `SHARED` and `AUTOENCODER`, a generator's those of `SHARED`
-and `GENERATOR`.
+An autoencoder's config has the keys of `SHARED` and `AUTOENCODER`, a latent diffusion model's those
+of `SHARED` and `LATENT_DIFFUSION`.
 """
 
 import dataclasses
@@ -133,18 +133,32 @@ AUTOENCODER: dict[str, Key] = {
 
 # What a run of an earlier version, whose config has no such key, was trained with.
 SINCE: dict[str, object] = {"data.permute_colors": False, "model.decoder.input_skip": False}
+# What keys, and groups of keys, are called in configs of earlier versions.
+RENAMED: dict[str, str] = {
+    "init.generator": "init.latent_diffusion",
+    "model.generator": "model.latent_diffusion",
+}
 
-GENERATOR: dict[str, Key] = {
-    "init.generator": _one_of("ema", "raw"),
+
+def current_name(key: str) -> str:
+    """The name that a key of an earlier version has now; other keys as they are."""
+    for old, new in RENAMED.items():
+        if f"{key}.".startswith(f"{old}."):
+            return new + key.removeprefix(old)
+    return key
+
+
+LATENT_DIFFUSION: dict[str, Key] = {
+    "init.latent_diffusion": _one_of("ema", "raw"),
     "data.source": _one_of("latents", "photos", "folder", "array_record", "tfds"),
     "autoencoder.workdir": _TEXT,
     "autoencoder.f": _integer(1),
     "autoencoder.n_z": _integer(1),
     "autoencoder.nfe": _integer(1),
-    "model.generator.size": _one_of("micro", "tiny", "s", "b", "l", "xl"),
-    "model.generator.patch": Key(int, lambda value: value in (1, 2, 4), "1, 2 or 4"),
-    "model.generator.num_classes": _integer(0),
-    "model.generator.learned_sigma": _FLAG,
+    "model.latent_diffusion.size": _one_of("micro", "tiny", "s", "b", "l", "xl"),
+    "model.latent_diffusion.patch": Key(int, lambda value: value in (1, 2, 4), "1, 2 or 4"),
+    "model.latent_diffusion.num_classes": _integer(0),
+    "model.latent_diffusion.learned_sigma": _FLAG,
     "flow.process": _one_of("ddpm", "rectified_flow"),
     "flow.time_sampling": _one_of("whole_steps", "logit_normal", "uniform"),
     "flow.spacing": _one_of("respaced", "uniform"),

@@ -9,7 +9,7 @@ import pytest
 
 from configs import ablation, common, latent_diffusion
 from epsilon_vae import keys
-from epsilon_vae.config import check, flatten, is_generator
+from epsilon_vae.config import check, flatten, is_latent_diffusion
 from epsilon_vae.models.build import ENCODERS, build_networks
 from epsilon_vae.models.litevae import LiteVAEEncoder
 from epsilon_vae.models.omni import OMNI_SIZES, OmniEncoder
@@ -29,11 +29,11 @@ def load(name: str, *argument: str):
 
 
 def test_common_holds_every_key_and_no_other():
-    shared, of_autoencoders, of_generators = keys.SHARED, keys.AUTOENCODER, keys.GENERATOR
-    assert set(flatten(common.get_config())) == {*shared, *of_autoencoders}
-    assert set(flatten(latent_diffusion.get_config())) == {*shared, *of_generators}
-    for key in {*of_autoencoders} & {*of_generators}:  # overrides are read before the config is
-        assert of_autoencoders[key].type is of_generators[key].type
+    shared, autoencoder, latent = keys.SHARED, keys.AUTOENCODER, keys.LATENT_DIFFUSION
+    assert set(flatten(common.get_config())) == {*shared, *autoencoder}
+    assert set(flatten(latent_diffusion.get_config())) == {*shared, *latent}
+    for key in {*autoencoder} & {*latent}:  # overrides are read before the config is
+        assert autoencoder[key].type is latent[key].type
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -41,7 +41,7 @@ def test_config_is_valid_and_its_networks_take_its_images(name):
     config = load(name)
     check(config)
     counts = parameter_counts(build_objective(config))
-    networks = ["generator"] if is_generator(config) else ["encoder", "decoder"]
+    networks = ["generator"] if is_latent_diffusion(config) else ["encoder", "decoder"]
     assert all(counts[network] > 0 for network in networks)
 
 

@@ -26,7 +26,15 @@ REFUSALS = [
     ),
     (("--config.init_from=nowhere",), "nowhere: no checkpoints"),
     (("--config.loss.label_dropout=0.1",), "label_dropout: this config has no such key; auto"),
-    (("--config.model.generator.size=s",), "generator: this config has no such key; autoenc"),
+    (
+        ("--config.model.latent_diffusion.size=s",),
+        "latent_diffusion: this config has no such key; autoencoders",
+    ),
+    (
+        ("--config.model.generator.size=s",),
+        "config.model.generator.size = 's': there is no such key; it is called "
+        "config.model.latent_diffusion.size now",
+    ),
     (("--config.optim.rate", "3"), "config.optim.rate = '3': there is no such key"),
     (("--workdir=README.md",), "--workdir=README.md: cannot be made"),
     (("--wrokdir=x",), "Unknown command line flag 'wrokdir'"),

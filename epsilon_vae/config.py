@@ -15,7 +15,6 @@ import ml_collections
 
 from epsilon_vae import keys
 
-DDPM_STEPS = 1000
 # Of the keys that both kinds of config have with other values, the types are the same.
 ANY = keys.SHARED | keys.LATENT_DIFFUSION | keys.AUTOENCODER
 
@@ -151,8 +150,8 @@ def _check_latent_diffusion(flat: dict) -> None:
             "config.model.latent_diffusion.learned_sigma = True: only flow.process = 'ddpm' has a "
             "variance"
         )
-    if is_ddpm and flat["flow.nfe"] > DDPM_STEPS:
-        raise ConfigError(f"config.flow.nfe = {flat['flow.nfe']}: DDPM has {DDPM_STEPS} steps")
+    if is_ddpm and flat["flow.nfe"] > keys.DDPM_STEPS:
+        raise ConfigError(f"config.flow.nfe = {flat['flow.nfe']}: DDPM has {keys.DDPM_STEPS} steps")
     check_guidance("config.eval.guidance", flat["eval.guidance"], flat)
 
 

@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from epsilon_vae import checkpoint, command_line
 from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.command_line import UsageError, exit_codes, exit_with, one_line
-from epsilon_vae.config import DDPM_STEPS, ConfigError, check_guidance, flatten
+from epsilon_vae.config import ConfigError, check_guidance, flatten
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.inference.autoencoder import restore_on, step_for
@@ -26,6 +26,7 @@ from epsilon_vae.inference.latent_diffusion import (
     TrainedLatentDiffusion,
     restore_latent_diffusion,
 )
+from epsilon_vae.keys import DDPM_STEPS
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
 

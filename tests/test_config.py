@@ -3,6 +3,8 @@
 import pytest
 
 from configs import common, latent_diffusion, tiny
+from docs import config_reference
+from epsilon_vae import keys
 from epsilon_vae.config import (
     ConfigError,
     check,
@@ -12,7 +14,16 @@ from epsilon_vae.config import (
     mesh_shape,
     to_json,
 )
-from epsilon_vae.models.build import build_networks
+from epsilon_vae.data.transforms import EVALUATION_CROPS, TRAINING_CROPS
+from epsilon_vae.diffusion.time import SPACINGS, TIME_SAMPLINGS
+from epsilon_vae.losses.adversarial import MATCHINGS
+from epsilon_vae.losses.perceptual import NETS
+from epsilon_vae.models.build import DIRECT_DECODERS, ENCODERS, build_networks
+from epsilon_vae.models.discriminator import DISCRIMINATORS
+from epsilon_vae.models.dit import DIT_SIZES
+from epsilon_vae.models.layers import REMAT_POLICIES
+from epsilon_vae.models.unet import UNET_SIZES
+from epsilon_vae.training.objective import DISTANCES
 
 WRONG = [
     ("batch_size", 0, "at least 1"),
@@ -43,6 +54,45 @@ def test_bad_value_names_key_value_and_way_out(key, value, hint):
     message = str(error.value)
     assert f"config.{key}" in message and repr(value) in message and hint in message
     assert "\n" not in message
+
+
+CHOICES = {
+    "data.crop": TRAINING_CROPS,
+    "eval.crop": EVALUATION_CROPS,
+    "flow.spacing": SPACINGS,
+    "flow.time_sampling": TIME_SAMPLINGS,
+    "loss.distance": DISTANCES,
+    "loss.lpips_net": NETS,
+    "loss.matching": MATCHINGS,
+    "model.decoder.name": {"adm", "ddpm", "dit", *DIRECT_DECODERS},
+    "model.decoder.size": {*UNET_SIZES, *DIT_SIZES}.union(
+        *(s for _, s in DIRECT_DECODERS.values())
+    ),
+    "model.discriminator.name": DISCRIMINATORS,
+    "model.encoder.name": ENCODERS,
+    "model.latent_diffusion.size": DIT_SIZES,
+    "model.remat": REMAT_POLICIES,
+}
+
+
+@pytest.mark.parametrize("key", CHOICES)
+def test_choices_are_those_of_the_code(key):
+    tables = (keys.SHARED, keys.AUTOENCODER, keys.LATENT_DIFFUSION)
+    choices = [choice for table in tables if key in table for choice in table[key].choices]
+    assert set(choices) == set(CHOICES[key])
+
+
+def test_every_key_is_described_in_whole_sentences():
+    for table in (keys.SHARED, keys.AUTOENCODER, keys.LATENT_DIFFUSION):
+        for key, known in table.items():
+            text = known.description
+            assert text.endswith(".") and "|" not in text and "\n" not in text, key
+            assert text[0].isupper() or text[0] in "`γ", key
+
+
+def test_page_of_keys_is_what_its_script_writes():
+    words = "run python -m docs.config_reference"
+    assert config_reference.PAGE.read_text() == config_reference.write_page(), words
 
 
 LATENT_DIFFUSION = [

@@ -1,6 +1,10 @@
 """A laptop's latent diffusion: rectified flow on latents of `tiny`, no labels, two CPU cores.
 
-`--config.data.path` names the latents, and `--config.autoencoder.workdir` the run that made them.
+Command: `python -m epsilon_vae.main --config=configs/dit_tiny.py --workdir=DIR
+--config.data.path=LATENTS --config.autoencoder.workdir=RUN_THAT_MADE_THEM`
+
+Hardware: 16 minutes of two busy CPU cores. How good its samples are is measured in the docs, under
+Results, Generation.
 """
 
 from configs import latent_diffusion

@@ -62,6 +62,7 @@ def test_refusal_is_one_line_and_code_2(run_module, tmp_path, arguments, words):
         (("--config=configs/nope.py", "--workdir=x"), "configs/nope.py"),
         (("--config=configs/ablation.py:z", "--workdir=x"), "the rungs are baseline"),
         (("--config=configs/sd_m.py:12", "--dry_run"), "config.model.encoder.f = 12"),
+        (("--config=configs/sd.py:m,g=16", "--workdir=x"), "cannot take 'g=16'; its arguments are"),
     ],
 )
 def test_missing_and_unknown_configs(run_module, arguments, words):

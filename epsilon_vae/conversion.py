@@ -9,7 +9,7 @@ import numpy as np
 from flax import traverse_util
 
 from epsilon_vae.checkpoint import Checkpointer, CheckpointError, saved_steps
-from epsilon_vae.config import ConfigError, check_values, from_dict, is_generator, to_json
+from epsilon_vae.config import ConfigError, check_values, from_dict, is_latent_diffusion, to_json
 from epsilon_vae.data.latents import LatentMetadata
 from epsilon_vae.inference.autoencoder import Autoencoder, restore
 from epsilon_vae.models.autoencoder_model import AutoencoderModel
@@ -68,7 +68,7 @@ def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | 
     mesh = make_mesh(devices=jax.local_devices()[:1])
     target = state_shapes(train_step, mesh)
     data = {"position": 0}
-    if is_generator(config):
+    if is_latent_diffusion(config):
         data["latents"] = _public_latents(config)._asdict()
         title, params = _to_generator(path, arrays, config, target)
     else:
@@ -126,12 +126,12 @@ def _to_generator(
     try:
         layout = dit_layouts.detect(arrays)
         flat = dit_layouts.parameters(
-            layout, arrays, shapes=shapes, patch=config.model.generator.patch
+            layout, arrays, shapes=shapes, patch=config.model.latent_diffusion.patch
         )
     except ValueError as error:
         raise WeightsError(
             f"{path} does not fit the config: {error}; DiT-XL/2's public weights are of "
-            "configs/dit_xl_2.py with config.model.generator.learned_sigma=true"
+            "configs/dit_xl_2.py with config.model.latent_diffusion.learned_sigma=true"
         ) from error
     _check_finite(path, flat)
     return f"DiT, {layout.title}", {"generator": traverse_util.unflatten_dict(flat, sep="/")}

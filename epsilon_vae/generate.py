@@ -15,7 +15,7 @@ from absl import app, flags, logging
 
 from epsilon_vae import checkpoint, command_line
 from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
-from epsilon_vae.config import DDPM_STEPS, check_guidance, flatten
+from epsilon_vae.config import check_guidance, flatten
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.inference.autoencoder import restore_on, step_for
 from epsilon_vae.inference.generation import existing_plan, generate_images, plan_generation
@@ -24,6 +24,7 @@ from epsilon_vae.inference.latent_diffusion import (
     TrainedLatentDiffusion,
     restore_latent_diffusion,
 )
+from epsilon_vae.keys import DDPM_STEPS
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.resumable import OtherPlanError
@@ -152,7 +153,7 @@ def _classes(trained: TrainedLatentDiffusion) -> list[int]:
     Raises:
       UsageError: there is no such class, or the latent diffusion model has none.
     """
-    count, names = trained.config.model.generator.num_classes, trained.metadata.classes
+    count, names = trained.config.model.latent_diffusion.num_classes, trained.metadata.classes
     if CLASSES.value == "all":
         return list(range(count))
     if not count:

@@ -255,9 +255,9 @@ def dit_config(imported):
     config.dtype = "float32"
     config.data.resolution = 32
     config.autoencoder.workdir = imported
-    config.model.generator.size = "tiny"
-    config.model.generator.num_classes = 3
-    config.model.generator.learned_sigma = True
+    config.model.latent_diffusion.size = "tiny"
+    config.model.latent_diffusion.num_classes = 3
+    config.model.latent_diffusion.learned_sigma = True
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DIT_SIZES, "tiny", {"depth": 2, "width": 16, "heads": 2})
         yield config
@@ -275,7 +275,7 @@ def test_dits_weights_become_a_generator_of_the_autoencoders_latents(dit_config,
         import_weights(file, workdir, nameless)
     with pytest.raises(WeightsError, match="does not fit the config: .*learned_sigma=true"):
         other = copy.deepcopy(dit_config)
-        other.model.generator.learned_sigma = False
+        other.model.latent_diffusion.learned_sigma = False
         import_weights(file, workdir, other)
     assert import_weights(file, workdir, dit_config).startswith("DiT, ")
     mesh = make_mesh(devices=jax.devices()[:1])

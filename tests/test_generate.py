@@ -25,7 +25,8 @@ from epsilon_vae.inference.latent_diffusion import TrainedLatentDiffusion, resto
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.run import loop
 from epsilon_vae.run.batches import open_latents
-from tests.helpers import assert_same_metrics, read_metrics
+from epsilon_vae.run.initialize import load_init_weights
+from tests.helpers import assert_same_metrics, read_metrics, state_shapes
 from tests.processes import finish, partial_path, start_together
 
 MODULE = "epsilon_vae.generate"
@@ -56,8 +57,8 @@ def overrides(latents: Path, finished_run, num_steps: int = STEPS) -> dict[str, 
         "data.path": str(latents),
         "data.resolution": 32,
         "autoencoder.workdir": str(finished_run),
-        "model.generator.size": "micro",
-        "model.generator.num_classes": 2,
+        "model.latent_diffusion.size": "micro",
+        "model.latent_diffusion.num_classes": 2,
         "loss.label_dropout": 0.1,
         "batch_size": 8,
         "flow.nfe": 3,
@@ -125,6 +126,29 @@ def test_resumed_on_a_mesh_it_is_the_run_in_one_go(
     assert checkpoint.load_data(step) == checkpoint.load_data(other)
 
 
+def test_run_whose_config_has_older_names_is_used_and_resumed(
+    run, latents, finished_run, tmp_path, capsys
+):
+    shutil.copytree(run, tmp_path / "run")
+    workdir = str(tmp_path / "run")
+    saved = checkpoint.find_step(workdir) / "config" / "metadata"
+    values = json.loads(saved.read_text())
+    for group in ("init", "model"):
+        values[group]["generator"] = values[group].pop("latent_diffusion")
+    saved.write_text(json.dumps(values))
+    mesh = make_mesh(devices=jax.devices()[:1])
+    trained = restore_latent_diffusion(mesh, workdir)
+    assert trained.config.model.latent_diffusion.size == "micro"
+    config = config_of(overrides(latents, finished_run, STEPS + 1))
+    loaded = load_init_weights(state_shapes(config), workdir, **config.init)
+    assert loaded["params"].keys() == loaded["ema"].keys() == {"generator"}
+    jax.tree.map(np.testing.assert_array_equal, loaded["params"]["generator"], trained.params)
+    assert loop.train(config, workdir) is None
+    out = capsys.readouterr().out
+    assert "Resuming from step 6" in out and "config changed since: num_steps: 6 -> 7" in out
+    assert "generator" not in out
+
+
 def test_latents_of_another_encoder_do_not_go_on(run, latents, finished_run, tmp_path):
     copy = tmp_path / "latents"
     shutil.copytree(latents, copy)
@@ -143,7 +167,7 @@ def test_latents_of_another_encoder_do_not_go_on(run, latents, finished_run, tmp
 
 def test_latents_of_another_shape_are_refused(latents, finished_run, tmp_path):
     wrong = {"data.resolution": (64, "latents of 8x8x8, where .* make 16x16x8")}
-    wrong["model.generator.num_classes"] = (3, "num_classes = 3: .* has 2 classes")
+    wrong["model.latent_diffusion.num_classes"] = (3, "num_classes = 3: .* has 2 classes")
     for key, (value, words) in wrong.items():
         with pytest.raises(ConfigError, match=words):
             changes = overrides(latents, finished_run) | {key: value}
@@ -156,7 +180,7 @@ def test_images_encoded_as_they_come_are_latents_of_their_crops(finished_run, tm
         "data.source": "photos",
         "data.path": "",
         "data.crop": "random",
-        "model.generator.num_classes": 0,
+        "model.latent_diffusion.num_classes": 0,
         "eval.guidance": 1.0,
     }
     config = config_of(changes)
@@ -186,7 +210,7 @@ def test_ddpm_with_a_variance_on_images_encoded_as_they_come(images, finished_ru
         "flow.process": "ddpm",
         "flow.time_sampling": "whole_steps",
         "flow.spacing": "respaced",
-        "model.generator.learned_sigma": True,
+        "model.latent_diffusion.learned_sigma": True,
     }
     workdir = str(tmp_path / "run")
     for num_steps in (1, 2):

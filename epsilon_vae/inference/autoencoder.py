@@ -13,7 +13,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from epsilon_vae import checkpoint
-from epsilon_vae.config import ConfigError, is_generator
+from epsilon_vae.config import ConfigError, is_latent_diffusion
 from epsilon_vae.data.transforms import to_float, to_uint8
 from epsilon_vae.diffusion.path import Direct, Process
 from epsilon_vae.diffusion.time import SPACINGS
@@ -253,7 +253,7 @@ def restore_on(
         step = checkpoint.newest_step(workdir)
     step_directory = checkpoint.find_step(workdir, step)
     config = checkpoint.load_config(step_directory)
-    if is_generator(config):
+    if is_latent_diffusion(config):
         raise ConfigError(
             f"{workdir}: is the run of a latent diffusion model; name that of an autoencoder"
         )

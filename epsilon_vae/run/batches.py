@@ -197,9 +197,10 @@ def _check_metadata(config: ml_collections.ConfigDict, metadata: LatentMetadata,
             f"{path}: latents of {found}, where config.data.resolution, autoencoder.f and "
             f"autoencoder.n_z make {expected}; set them to what made these"
         )
-    num_classes = config.model.generator.num_classes
+    num_classes = config.model.latent_diffusion.num_classes
     if num_classes and len(metadata.classes) != num_classes:
         raise ConfigError(
-            f"config.model.generator.num_classes = {num_classes}: {path or config.data.source} has "
-            f"{len(metadata.classes)} classes; set it to that, or to 0, which takes no labels"
+            f"config.model.latent_diffusion.num_classes = {num_classes}: "
+            f"{path or config.data.source} has {len(metadata.classes)} classes; set it to that, or "
+            "to 0, which takes no labels"
         )

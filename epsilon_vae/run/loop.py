@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from epsilon_vae.checkpoint import Checkpointer, Restored, absolute
-from epsilon_vae.config import differences, is_generator
+from epsilon_vae.config import differences, is_latent_diffusion
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import batch_sharding, make_mesh, replicated
 from epsilon_vae.parallel.sharding import global_batch, local_batch_indices
@@ -55,7 +55,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.space)
     with jax.set_mesh(mesh), StopSignal() as stop, contextlib.ExitStack() as to_close:
         # The parts, and the state: restored, or new.
-        kind = LATENT_DIFFUSION if is_generator(config) else AUTOENCODER
+        kind = LATENT_DIFFUSION if is_latent_diffusion(config) else AUTOENCODER
         train_step = build_train_step(config)
         frozen = jax.device_put(frozen_inputs(config), replicated(mesh))
         shapes = batch_shapes(train_step, config.batch_size, mesh)

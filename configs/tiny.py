@@ -36,7 +36,7 @@ def get_config():
     config.loss.adv_start_step = 200
     config.loss.adv_ramp_steps = 200
     config.optim.lr = 2e-3
-    config.optim.b1 = 0.9  # ours, not the paper's 0: README, Numbers
+    config.optim.b1 = 0.9  # ours, not the paper's 0: docs/results/benchmarks.md
     config.optim.warmup_steps = 50
     config.optim.discriminator_lr = 2e-4
     config.optim.discriminator_b1 = 0.9

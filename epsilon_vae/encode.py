@@ -16,8 +16,9 @@ from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
 from epsilon_vae.data.named import open_data
 from epsilon_vae.data.transforms import EVALUATION_CROPS
 from epsilon_vae.inference.autoencoder import restore_on
-from epsilon_vae.inference.encoding import IMAGES_PER_DEVICE, OtherEncoderError, encode_data
+from epsilon_vae.inference.encoding import OtherEncoderError, encode_data
 from epsilon_vae.parallel import hosts
+from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.resumable import OtherPlanError
 

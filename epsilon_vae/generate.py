@@ -20,12 +20,12 @@ from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.inference.autoencoder import restore_on, step_for
 from epsilon_vae.inference.generation import existing_plan, generate_images, plan_generation
 from epsilon_vae.inference.latent_diffusion import (
-    IMAGES_PER_DEVICE,
     TrainedLatentDiffusion,
     restore_latent_diffusion,
 )
 from epsilon_vae.keys import DDPM_STEPS
 from epsilon_vae.parallel import hosts
+from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.resumable import OtherPlanError
 

@@ -17,7 +17,8 @@ from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.latents import Latents
 from epsilon_vae.data.named import open_data
 from epsilon_vae.inference.autoencoder import Autoencoder, restore_on
-from epsilon_vae.inference.encoding import IMAGES_PER_DEVICE, encode_data
+from epsilon_vae.inference.encoding import encode_data
+from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE
 from epsilon_vae.parallel.mesh import make_mesh
 from tests.helpers import NUM_IMAGES
 from tests.processes import finish, partial_path, start_together

@@ -37,11 +37,10 @@ from epsilon_vae.data.shards import check_space, write_shard
 from epsilon_vae.data.sources import Subset
 from epsilon_vae.inference.autoencoder import Autoencoder
 from epsilon_vae.parallel import hosts
+from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE
 from epsilon_vae.resumable import OtherPlanError, ResumableFolder
 from epsilon_vae.versions import versions
 
-# Images that a device encodes in one call, each with its mirror image.
-IMAGES_PER_DEVICE = 16
 # A record's bytes besides its latents.
 RECORD_OVERHEAD = 256
 # What must be the same for a folder of latents to be resumed.

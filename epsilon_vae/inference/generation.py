@@ -25,9 +25,10 @@ from epsilon_vae.data.shards import check_space
 from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.inference.autoencoder import Autoencoder
-from epsilon_vae.inference.latent_diffusion import IMAGES_PER_DEVICE, TrainedLatentDiffusion
+from epsilon_vae.inference.latent_diffusion import TrainedLatentDiffusion
 from epsilon_vae.output import is_seen, replacing
 from epsilon_vae.parallel import hosts
+from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.resumable import OtherPlanError, ResumableFolder
 from epsilon_vae.versions import versions

@@ -12,11 +12,8 @@ from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.diffusion.time import SPACINGS
 from epsilon_vae.models.build import build_latent_diffusion, latents_shape
 from epsilon_vae.models.latent_diffusion import LatentDiffusion
-from epsilon_vae.parallel.batch import in_chunks, share_images
+from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE, in_chunks, share_images
 from epsilon_vae.parallel.mesh import replicated
-
-# Images that a device generates in one call, always so many: another number may change a digit.
-IMAGES_PER_DEVICE = 16
 
 
 class LatentSampler:

@@ -11,6 +11,10 @@ from jax.sharding import PartitionSpec as P
 from epsilon_vae.parallel.mesh import replicated
 from epsilon_vae.parallel.sharding import BATCH_AXES
 
+# Images that a device encodes, generates or decodes in one call when a command goes through many:
+# always so many, since another number may change a digit.
+IMAGES_PER_DEVICE = 16
+
 
 def jit_shared(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """`function`, jitted, with images shared over `data` and `fsdp`, rows of each over `space`.

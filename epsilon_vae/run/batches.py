@@ -16,8 +16,9 @@ from epsilon_vae.data.pipeline import BadRecords, Batch, TrainingBatches, evalua
 from epsilon_vae.data.records import Record
 from epsilon_vae.data.sources import Subset, evenly_spaced, open_source
 from epsilon_vae.inference.autoencoder import Autoencoder, restore_on
-from epsilon_vae.inference.encoding import IMAGES_PER_DEVICE, ChannelStatistics
+from epsilon_vae.inference.encoding import ChannelStatistics
 from epsilon_vae.models.build import latents_shape
+from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE
 from epsilon_vae.parallel.mesh import make_mesh
 
 # Of how many images the mean and deviation are taken, by which encoded images are normalized.

@@ -1,4 +1,4 @@
-"""That neither the size of a data set nor the step at which a run resumes costs anything.
+"""Shows that neither the size of a data set nor the step at which a run resumes costs anything.
 
 `python -m benchmarks.data_scale` writes ArrayRecords of ten thousand and of a million tiny images,
 and prints the peak memory of a process that reads 200 batches of each, and the time from a restart
@@ -55,13 +55,13 @@ def make_batches(folder: str) -> TrainingBatches:
 
 
 def peak_megabytes(folder: str) -> float:
-    """Of a process that opens the shards and reads 200 batches."""
+    """Measures a process that opens the shards and reads 200 batches."""
     command = [sys.executable, "-m", "benchmarks.data_scale", folder]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def print_peak_megabytes(folder: str) -> None:
-    """What `peak_megabytes` starts."""
+    """Runs in the process that `peak_megabytes` starts."""
     batches = make_batches(folder)
     for _ in range(200):
         next(batches)
@@ -70,7 +70,7 @@ def print_peak_megabytes(folder: str) -> None:
 
 
 def seconds_to_go_on(folder: str, step: int) -> float:
-    """From the command to resume at a step to its batch."""
+    """Measures the time from the command to resume at a step to its batch."""
     start = time.monotonic()
     batches = make_batches(folder)
     batches.set_state({"position": step * BATCH_SIZE})

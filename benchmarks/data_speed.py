@@ -67,7 +67,7 @@ def ours(folder: str, workers: int) -> Iterator[np.ndarray]:
 
 
 def pil_transforms(path: str) -> np.ndarray:
-    """What torchvision's Resize, RandomCrop, RandomHorizontalFlip do to a PIL image."""
+    """Does to a PIL image what torchvision's Resize, RandomCrop and RandomHorizontalFlip do."""
     rng = np.random.default_rng()
     with Image.open(path) as image:
         image = image.convert("RGB")
@@ -82,7 +82,7 @@ def pil_transforms(path: str) -> np.ndarray:
 
 
 class PILDataset:
-    """For a DataLoader: `NUM_IMAGES` images of a folder, again and again."""
+    """A data set for a DataLoader: `NUM_IMAGES` images of a folder, again and again."""
 
     def __init__(self, folder: str):
         self._paths = sorted(glob.glob(f"{folder}/*.jpg"))
@@ -139,7 +139,7 @@ def decoder(folder: str, *, reduced: bool) -> Iterator[None]:
 
 
 def images_per_second(batches: Iterator) -> float:
-    """Of a new pipeline, without its start and its end."""
+    """Measures a new pipeline, without its start and its end."""
     for _ in range(WARMUP_BATCHES):
         next(batches)
     start = time.monotonic()

@@ -139,7 +139,7 @@ def learn(
 def _denoise(
     objective: AutoencoderObjective, images: jax.Array, fakes: Fakes, key: jax.Array
 ) -> Denoising:
-    """What a matching looks at, with the fakes in the place of x0_hat."""
+    """Makes what a matching looks at, with the fakes in the place of x0_hat."""
     draw, process = objective.draw(key, len(images)), objective.process
     t, noise = draw["t"], draw["noise"]
     x_t = process.perturb(images, noise, t)

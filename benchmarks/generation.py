@@ -1,4 +1,4 @@
-"""What an image of 256 px costs at f 8, 16 and 32: FLOPs, and on a GPU or TPU images a second.
+"""Measures what an image of 256 px costs at f 8, 16 and 32: FLOPs, and images a second on a device.
 
 `python -m benchmarks.generation` counts, by XLA on unoptimized programs, allocating no parameters:
 DiT-XL/2 on the latents of each config (250 DDPM steps, no guidance: the paper's Table 4), and its

@@ -29,7 +29,7 @@ BATCH = 64
 
 
 def gaussian(measures: ReconstructionMetrics, image_batches: Iterator[np.ndarray]) -> Gaussian:
-    """Of uint8 images `[B, H, W, 3]`."""
+    """The features' Gaussian of uint8 images `[B, H, W, 3]`."""
     statistics = None
     for images in image_batches:
         features = measures.features(images)[FEATURE]

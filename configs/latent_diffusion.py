@@ -75,7 +75,7 @@ def dit(size: str, patch: int, f: int) -> ml_collections.ConfigDict:
 
 
 def rectified_flow(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """As SiT (Ma et al. 2024), with the times of Esser et al. 2024."""
+    """Rectified flow as SiT (Ma et al. 2024), with the times of Esser et al. 2024."""
     config.flow.process = "rectified_flow"
     config.flow.time_sampling = "logit_normal"
     config.flow.spacing = "uniform"

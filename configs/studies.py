@@ -40,7 +40,7 @@ DECODING = ("flow.spacing", "flow.nfe")
 
 
 class Variant(NamedTuple):
-    """What is trained, the NFEs that it is evaluated at, and the paper's rFID of it."""
+    """A variant: what is trained, the NFEs that it is evaluated at, and the paper's rFID of it."""
 
     config: ml_collections.ConfigDict
     nfes: tuple[int, ...]
@@ -62,7 +62,7 @@ def conditioning(scale: str) -> dict[str, Variant]:
 
 
 def matching(scale: str) -> dict[str, Variant]:
-    """What the discriminator compares; the paper found 'standard' unstable."""
+    """Varies what the discriminator compares; the paper found 'standard' unstable."""
     found = {"trajectory": PAPER_LADDER["e"], "step": 10.53, "standard": None}
     return {name: _rung(scale, "e", {"loss.matching": name}, rfid) for name, rfid in found.items()}
 
@@ -126,7 +126,7 @@ def _rung(scale: str, rung: str, changes: dict, paper_rfid: float | None = None)
 
 
 def _scaled(scale: str, config: ml_collections.ConfigDict, changes: dict):
-    """With `tiny`'s networks, data, GAN and optimizers for a laptop; then the changes."""
+    """The config with `tiny`'s networks, data, GAN and optimizers for a laptop, and changes."""
     if scale == "small":
         laptop = flatten(tiny.get_config())
         config.update_from_flattened_dict({k: v for k, v in laptop.items() if k.startswith(SMALL)})

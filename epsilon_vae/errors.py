@@ -1,4 +1,4 @@
-"""What errors have in common that users can mend."""
+"""The base class of errors that users can mend."""
 
 
 class UserError(ValueError):

@@ -116,7 +116,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _paths(arguments: Sequence[str]) -> Sequence[str]:
-    """What is evaluated, unless it is --samples."""
+    """Returns what is evaluated, unless it is --samples."""
     if COMPARE.value and not arguments:
         raise UsageError("--compare: name runs' folders, folders of pictures or diffusers:PATH")
     if arguments and not COMPARE.value:

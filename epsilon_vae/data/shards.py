@@ -116,7 +116,7 @@ class ShardWriter:
         return self._folder / f"{self._split}-{shard:05d}.array_record"
 
     def _missing_shards(self) -> list[int]:
-        """Those that do not hold all images of their range but the skipped; reads none."""
+        """Shards that do not hold all images of their range but the skipped; it reads none."""
         skipped = set(self.manifest["skipped"])
         missing = []
         for shard in range(-(-len(self._images) // self._records_per_shard)):
@@ -216,7 +216,14 @@ def write_shard(path: pathlib.Path, records: Iterable[bytes]) -> int:
 def map_ahead(
     pool: ThreadPoolExecutor, function: Callable[[In], Out], *, items: Iterable[In], ahead: int
 ) -> Iterator[Out]:
-    """As `pool.map`, which would take all the items at once; this takes `ahead`."""
+    """Maps as `pool.map` does, which would take all the items at once; this takes `ahead`.
+
+    Args:
+      pool: of threads.
+      function: of an item.
+      items: to map over.
+      ahead: how many items are taken before their results are asked for.
+    """
     items = iter(items)
     pending = collections.deque(pool.submit(function, x) for x in itertools.islice(items, ahead))
     while pending:

@@ -163,7 +163,7 @@ def _paper_rows(
 
 
 def _fingerprint(found: dict, resolution: int, steps: Sequence[int], *, save_images: bool) -> str:
-    """Of all that a pass at a resolution gives depends on; not of devices and processes."""
+    """Hashes all that a pass at a resolution depends on, which devices and processes are not."""
     what = {name: found[name] for name in ("protocol", "data", "reconstructors")}
     code = {k: v for k, v in found["versions"].items() if k not in ("devices", "processes")}
     text = json.dumps([what, code, resolution, list(steps), save_images], sort_keys=True)

@@ -48,7 +48,7 @@ FIXED = ("version", "data", "num_records", "resolution", "crop", "dtype", "recor
 
 
 class ChannelStatistics(NamedTuple):
-    """Of values by channel: their number, their mean `[n_z]`, and the sum of (x - mean)² `[n_z]`.
+    """Statistics of values by channel: number, mean `[n_z]`, sum of (x - mean)² `[n_z]`.
 
     All float64; merged as Chan et al. 1983.
     """
@@ -59,13 +59,13 @@ class ChannelStatistics(NamedTuple):
 
     @classmethod
     def of(cls, latents: np.ndarray) -> "ChannelStatistics":
-        """Of latents `[…, n_z]`."""
+        """Statistics of latents `[…, n_z]`."""
         values = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
         mean = values.mean(axis=0)
         return cls(float(len(values)), mean, np.square(values - mean).sum(axis=0))
 
     def merge(self, other: "ChannelStatistics") -> "ChannelStatistics":
-        """Of the values of both."""
+        """Statistics of the values of both."""
         count = self.count + other.count
         shift = other.mean - self.mean
         return ChannelStatistics(
@@ -289,7 +289,7 @@ def _encode(
 
 
 def _statistics(records: Sequence[LatentRecord]) -> np.ndarray:
-    """Of a shard, `[1 + 2 n_z]`, record by record: no more than one is in memory as float64."""
+    """Statistics of a shard, `[1 + 2 n_z]`; no more than one record is in memory as float64."""
     each = (ChannelStatistics.of(np.stack([r.latents, r.flipped])) for r in records)
     found = functools.reduce(ChannelStatistics.merge, each)
     return np.concatenate([[found.count], found.mean, found.scatter])
@@ -305,6 +305,6 @@ def _from_all(table: np.ndarray) -> np.ndarray:
 
 
 def _merge(table: np.ndarray) -> ChannelStatistics:
-    """Of all shards, in their order."""
+    """Merges the statistics of all shards, in their order."""
     rows = (ChannelStatistics(row[0], *np.split(row[1:], 2)) for row in table)
     return functools.reduce(ChannelStatistics.merge, rows)

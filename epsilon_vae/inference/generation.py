@@ -195,7 +195,7 @@ def _batches(indices: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _part_folder(folder: pathlib.Path, part: int) -> pathlib.Path:
-    """Of a part that is finished."""
+    """The folder of a part that is finished."""
     return folder / "images" / f"part-{part:05d}"
 
 

@@ -73,11 +73,11 @@ class EncodedBatches(Iterator[Batch]):
         return self._images.num_bad_records
 
     def get_state(self) -> dict[str, Any]:
-        """As `LatentBatches`'."""
+        """Does as `LatentBatches` does."""
         return self._images.get_state() | {"latents": self.metadata._asdict()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """As `LatentBatches`'."""
+        """Does as `LatentBatches` does."""
         self.metadata = self.metadata.continuing(LatentMetadata.of(state["latents"]))
         self._images.set_state(state)
 

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: TensorBoard (through clu), metrics.csv, the console, the workdir.
+"""Writes a run's numbers: TensorBoard (through clu), metrics.csv, the console, the workdir.
 
 Process 0 writes them; on the others, the same calls do nothing.
 """
@@ -131,7 +131,7 @@ class RunLog:
 
     @on_first
     def scalars(self, step: int, metrics: dict[str, float]) -> None:
-        """To TensorBoard and metrics.csv."""
+        """Writes to TensorBoard and metrics.csv."""
         self._tensorboard.write_scalars(step, metrics)
         self._csv.write(step, metrics)
 
@@ -147,7 +147,7 @@ class RunLog:
 
     @on_first
     def line(self, text: str) -> None:
-        """To the console."""
+        """Writes to the console."""
         self._console.line(text)
 
     @on_first

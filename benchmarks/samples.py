@@ -60,7 +60,7 @@ def main() -> None:
     shape = tuple(metadata.shape)
 
     def sampled(numbers: np.ndarray) -> np.ndarray:
-        num_classes = config.model.generator.num_classes
+        num_classes = config.model.latent_diffusion.num_classes
         labels = numbers % num_classes if num_classes else np.full_like(numbers, -1)
         return sampler(trained.params, numbers, labels=labels)
 

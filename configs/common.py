@@ -1,5 +1,7 @@
 """Defaults of every config: the paper's training of ε-VAE where it says, ours where it does not."""
 
+from collections.abc import Callable
+
 import ml_collections
 
 
@@ -116,6 +118,48 @@ def get_config() -> ml_collections.ConfigDict:
     config.profile.start_step = 0  # first step of a trace for TensorBoard or XProf; 0 = none
     config.profile.num_steps = 4
     return config
+
+
+def read_arguments(name: str, arguments: str, **defaults: str | int) -> list[str | int]:
+    """Values of a config file's arguments, in the order of `defaults`.
+
+    Args:
+      name: of the file, for the message.
+      arguments: what follows the file's colon, as `m,f=16`; one without a name is the next in the
+        order of `defaults`.
+      defaults: value of each argument that is not given, of its type.
+
+    Raises:
+      ValueError: an argument that the file does not have, one that is given twice, or another type.
+    """
+    values, left = dict(defaults), list(defaults)
+    for argument in arguments.split(",") if arguments else ():
+        key, _, value = argument.rpartition("=")
+        key = key or next(iter(left), "")
+        is_number = isinstance(defaults.get(key), int)
+        if key not in left or not value or (is_number and not value.isdecimal()):
+            example = ",".join(f"{key}={value}" for key, value in defaults.items())
+            raise ValueError(
+                f"configs/{name}.py:{arguments}: cannot take {argument!r}; its arguments are "
+                f"{', '.join(defaults)}, as {example}"
+            )
+        left.remove(key)
+        values[key] = int(value) if is_number else value
+    return list(values.values())
+
+
+def variant(
+    get_config: Callable[[str], ml_collections.ConfigDict], first: str, **named: str | int
+) -> Callable[[str], ml_collections.ConfigDict]:
+    """A `get_config` with some arguments given, for a file of another name, as sd_m.py.
+
+    Args:
+      get_config: of the other file.
+      first: its first argument; what follows the colon of the new file are the next ones.
+      named: its arguments by name.
+    """
+    last = [f"{key}={value}" for key, value in named.items()]
+    return lambda arguments="": get_config(",".join(filter(None, [first, arguments, *last])))
 
 
 def sd(size: str, f: int = 8) -> ml_collections.ConfigDict:

@@ -1,7 +1,7 @@
-"""Defaults of every generator's config: the paper's latent diffusion on ε-VAE's latents.
+"""Defaults of every latent diffusion model's config: the paper's, on ε-VAE's latents.
 
-Values are the paper's where it says so, else DiT's. `model.generator` tells such a config from an
-autoencoder's.
+Values are the paper's where it says so, else DiT's. `model.latent_diffusion` tells such a config
+from an autoencoder's.
 """
 
 import ml_collections
@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
         config[section] = shared[section]
     config.num_steps = 1_000_000  # paper
     config.init = ml_collections.ConfigDict()
-    config.init.generator = "ema"  # or "raw": of the run that init_from names
+    config.init.latent_diffusion = "ema"  # or "raw": of the run that init_from names
 
     config.data = shared.data
     del config.data.val_split
@@ -33,11 +33,13 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.model = ml_collections.ConfigDict()
     config.model.remat = "none"
-    config.model.generator = ml_collections.ConfigDict()
-    config.model.generator.size = "xl"  # paper; or s, b, l
-    config.model.generator.patch = 2  # paper; or 1, 4
-    config.model.generator.num_classes = 1000  # 0 is without labels
-    config.model.generator.learned_sigma = False  # the paper has no bound that would train it
+    config.model.latent_diffusion = ml_collections.ConfigDict()
+    config.model.latent_diffusion.size = "xl"  # paper; or s, b, l
+    config.model.latent_diffusion.patch = 2  # paper; or 1, 4
+    config.model.latent_diffusion.num_classes = 1000  # 0 is without labels
+    config.model.latent_diffusion.learned_sigma = (
+        False  # the paper has no bound that would train it
+    )
 
     config.flow = ml_collections.ConfigDict()
     config.flow.process = "ddpm"  # paper; or rectified_flow, with
@@ -66,8 +68,8 @@ def get_config() -> ml_collections.ConfigDict:
 def dit(size: str, patch: int, f: int) -> ml_collections.ConfigDict:
     """DiT of a size and patch on latents of f 8, 16 or 32."""
     config = get_config()
-    config.model.generator.size = size
-    config.model.generator.patch = patch
+    config.model.latent_diffusion.size = size
+    config.model.latent_diffusion.patch = patch
     config.autoencoder.f = f
     return config
 

@@ -1,8 +1,5 @@
-"""ε-VAE B, lite encoder, f 16, 128 px: rFID 6.24 on ImageNet (paper, Table 8)."""
+"""ε-VAE B with the lite encoder: `lite.py:b`."""
 
-from configs import common
+from configs import common, lite
 
-
-def get_config():
-    """Trained from scratch."""
-    return common.lite("b")
+get_config = common.variant(lite.get_config, "b")

@@ -1,8 +1,5 @@
-"""ε-VAE H, lite encoder, f 16, 128 px: rFID 4.04 on ImageNet (paper, Table 8)."""
+"""ε-VAE H with the lite encoder: `lite.py:h`."""
 
-from configs import common
+from configs import common, lite
 
-
-def get_config():
-    """Trained from scratch."""
-    return common.lite("h")
+get_config = common.variant(lite.get_config, "h")

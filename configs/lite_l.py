@@ -1,8 +1,5 @@
-"""ε-VAE L, lite encoder, f 16, 128 px: rFID 4.71 on ImageNet (paper, Table 8)."""
+"""ε-VAE L with the lite encoder: `lite.py:l`."""
 
-from configs import common
+from configs import common, lite
 
-
-def get_config():
-    """Trained from scratch."""
-    return common.lite("l")
+get_config = common.variant(lite.get_config, "l")

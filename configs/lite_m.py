@@ -1,8 +1,5 @@
-"""ε-VAE M, lite encoder, f 16, 128 px: rFID 5.42 on ImageNet (paper, Table 8)."""
+"""ε-VAE M with the lite encoder: `lite.py:m`."""
 
-from configs import common
+from configs import common, lite
 
-
-def get_config():
-    """Trained from scratch."""
-    return common.lite("m")
+get_config = common.variant(lite.get_config, "m")

@@ -1,8 +1,5 @@
-"""ε-VAE XL, lite encoder, f 16, 128 px: rFID 4.18 on ImageNet (paper, Table 8)."""
+"""ε-VAE XL with the lite encoder: `lite.py:xl`."""
 
-from configs import common
+from configs import common, lite
 
-
-def get_config():
-    """Trained from scratch."""
-    return common.lite("xl")
+get_config = common.variant(lite.get_config, "xl")

@@ -1,11 +1,5 @@
-"""LiteVAE M (Sadat et al. 2024), whose encoder has 32.8 M parameters; SD-VAE's decoder, f 8.
+"""LiteVAE M: `litevae.py:m`."""
 
-n_z 12, 128 px: rFID 0.79 on ImageNet (LiteVAE's Table 2), with `--config.model.encoder.n_z=12`.
-"""
+from configs import common, litevae
 
-from configs import common
-
-
-def get_config():
-    """Trained from scratch."""
-    return common.litevae("m")
+get_config = common.variant(litevae.get_config, "m")

@@ -1,11 +1,5 @@
-"""ε-VAE B, second stage at 256 px: rFID 0.52 on ImageNet (paper, Table 1, f 8).
+"""ε-VAE B, second stage: `sd.py:b,resolution=256`; `sd_b_256.py:16` is of f 16."""
 
-Starts from a run of `sd_b.py`: `--config.init_from=WORKDIR`.
-"""
+from configs import common, sd
 
-from configs import common
-
-
-def get_config(f: str = "8"):
-    """Fine-tuned from the 128 px model."""
-    return common.finetuned(common.sd("b", int(f)), 256)
+get_config = common.variant(sd.get_config, "b", resolution=256)

@@ -1,11 +1,5 @@
-"""ε-VAE H, decoder 355.6 M, 128 px: rFID 1.00 on ImageNet (paper, Table 1, f 8).
+"""ε-VAE H, 128 px: `sd.py:h`, of f 8; `sd_h.py:16` is `sd.py:h,f=16`."""
 
-`sd_h.py` is f 8, `sd_h.py:16` and `sd_h.py:32` the higher compressions.
-"""
+from configs import common, sd
 
-from configs import common
-
-
-def get_config(f: str = "8"):
-    """Trained from scratch."""
-    return common.sd("h", int(f))
+get_config = common.variant(sd.get_config, "h")

@@ -54,7 +54,7 @@ def ladder(scale: str) -> dict[str, Variant]:
 
 def conditioning(scale: str) -> dict[str, Variant]:
     """Table 7: latents are concatenated, or modulate the norms."""
-    found = {"concat": 22.04, "adagn": 22.01}
+    found = {"concat": PAPER_LADDER["c"], "adagn": 22.01}
     return {
         name: _rung(scale, "c", {"model.decoder.conditioning": name}, rfid)
         for name, rfid in found.items()
@@ -63,13 +63,13 @@ def conditioning(scale: str) -> dict[str, Variant]:
 
 def matching(scale: str) -> dict[str, Variant]:
     """What the discriminator compares; the paper found 'standard' unstable."""
-    found = {"trajectory": 8.24, "step": 10.53, "standard": None}
+    found = {"trajectory": PAPER_LADDER["e"], "step": 10.53, "standard": None}
     return {name: _rung(scale, "e", {"loss.matching": name}, rfid) for name, rfid in found.items()}
 
 
 def gamma(scale: str) -> dict[str, Variant]:
     """The scale of the data term; 1 is rung e, 0.6 rung f."""
-    found = {0.4: None, 0.6: 7.08, 0.8: None, 1.0: 8.24}
+    found = {0.4: None, 0.6: PAPER_LADDER["f"], 0.8: None, 1.0: PAPER_LADDER["e"]}
     return {
         f"gamma{value}": _rung(scale, "f", {"flow.gamma": value}, rfid)
         for value, rfid in found.items()

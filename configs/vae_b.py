@@ -1,11 +1,5 @@
-"""VAE B, the deterministic decoder of 10.1 M that the paper compares with.
+"""VAE B of the paper's Table 8: `vae.py:b`, of f 16; `vae_b.py:8` is of f 8."""
 
-128 px: rFID 11.15 on ImageNet (paper, Table 8).
-"""
+from configs import common, vae
 
-from configs import common
-
-
-def get_config(f: str = "16"):
-    """Trained from scratch."""
-    return common.vae("b", int(f))
+get_config = common.variant(vae.get_config, "b")

@@ -1,11 +1,5 @@
-"""VAE L, the deterministic decoder of 40.5 M that the paper compares with.
+"""VAE L of the paper's Table 8: `vae.py:l`, of f 16; `vae_l.py:8` is of f 8."""
 
-128 px: rFID 8.49 on ImageNet (paper, Table 8).
-"""
+from configs import common, vae
 
-from configs import common
-
-
-def get_config(f: str = "16"):
-    """Trained from scratch."""
-    return common.vae("l", int(f))
+get_config = common.variant(vae.get_config, "l")

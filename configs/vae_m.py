@@ -1,11 +1,5 @@
-"""VAE M, the deterministic decoder of 22.8 M that the paper compares with.
+"""VAE M of the paper's Table 8: `vae.py:m`, of f 16; `vae_m.py:8` is of f 8."""
 
-128 px: rFID 9.26 on ImageNet (paper, Table 8).
-"""
+from configs import common, vae
 
-from configs import common
-
-
-def get_config(f: str = "16"):
-    """Trained from scratch."""
-    return common.vae("m", int(f))
+get_config = common.variant(vae.get_config, "m")

@@ -14,12 +14,13 @@ from etils import epath
 from flax import traverse_util
 
 from epsilon_vae.config import from_dict
+from epsilon_vae.errors import UserError
 from epsilon_vae.parallel import hosts
 
-OTHER_RUN = "another --workdir"
+OTHER_RUN = "another workdir"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that is missing, unreadable, or does not fit; the message says which and why."""
 
 
@@ -106,7 +107,7 @@ class Checkpointer:
         if bad_steps:
             raise CheckpointError(
                 f"{self.directory}: none of the checkpoints {bad_steps} can be read; they are left "
-                "as they are. To start anew, take another --workdir"
+                "as they are. To start anew, take another workdir"
             )
         return None
 
@@ -167,6 +168,24 @@ def saved_steps(workdir: str) -> list[int]:
     return sorted(ocp.utils.checkpoint_steps(path)) if path.is_dir() else []
 
 
+def newest_step(workdir: str, preferred: int | None = None) -> int | None:
+    """The newest step of a run, as process 0 finds it; all processes call alike.
+
+    A run that still trains may save another before the next process looks.
+
+    Args:
+      workdir: of the run.
+      preferred: a step to take instead, if it is there.
+
+    Returns:
+      The step; None where there is no checkpoint, which `find_step` then says.
+    """
+    steps = saved_steps(workdir)
+    step = preferred if preferred in steps else max(steps, default=-1)
+    step = hosts.broadcast_from_first(step + 1) - 1
+    return None if step < 0 else step
+
+
 def find_step(workdir: str, step: int | None = None) -> epath.Path:
     """The directory of a run's step, the newest if None.
 
@@ -175,7 +194,7 @@ def find_step(workdir: str, step: int | None = None) -> epath.Path:
     """
     path = directory(workdir)
     if not path.is_dir():
-        raise CheckpointError(f"{workdir}: no checkpoints in it; is it the --workdir of a run?")
+        raise CheckpointError(f"{workdir}: no checkpoints in it; is it the workdir of a run?")
     steps = saved_steps(workdir)
     if not steps:
         raise CheckpointError(f"{path}: no checkpoint has been saved yet")

@@ -7,13 +7,15 @@ import contextlib
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NoReturn
 
 import jax
 from absl import flags
 
 from epsilon_vae.config import check_key, check_override
+from epsilon_vae.errors import UserError
 from epsilon_vae.parallel import hosts
 
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: launchers try again
@@ -22,7 +24,7 @@ PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: launchers try again
 flags.disclaim_key_flags()
 
 
-class UsageError(ValueError):
+class UsageError(UserError):
     """A command line that cannot run."""
 
 
@@ -63,18 +65,29 @@ class HostFlags:
 
 
 @contextlib.contextmanager
-def exit_codes(*usage_errors: type[Exception]) -> Iterator[None]:
+def exit_codes(
+    *usage_errors: type[Exception],
+    hints: Mapping[type[Exception], str] = types.MappingProxyType({}),
+) -> Iterator[None]:
     """Ends the program, with one line, where the block raises.
 
-    Code 2 where the command cannot run (`usage_errors`), 1 where the run failed, or another process
-    was lost or did not come. Alone, other errors pass.
+    Code 2 where the command cannot run, 1 where it was stopped (Ctrl-C) or failed, or another
+    process was lost or did not come. Alone, other errors pass.
+
+    Args:
+      usage_errors: of commands that cannot run, besides `UserError`.
+      hints: such errors too, each with the words that say which flag mends it; the first that fits
+        is added to the message, which states the fact alone.
     """
     try:
         yield
-    except (hosts.HostsError, *usage_errors) as error:
-        exit_with(2, str(error))
+    except (UserError, *usage_errors, *hints) as error:
+        hint = next((words for kind, words in hints.items() if isinstance(error, kind)), "")
+        exit_with(2, f"{error}; {hint}" if hint else str(error))
     except (FloatingPointError, hosts.NotTogetherError) as error:
         exit_with(1, str(error))
+    except KeyboardInterrupt:
+        exit_with(1, "stopped; to resume, run the same command again", wait=False)
     except Exception as error:
         if not jax.distributed.is_initialized():
             raise
@@ -93,7 +106,7 @@ def exit_with(code: int, message: str, *, wait: bool = True) -> NoReturn:
 
 def check_overrides(argv: Sequence[str]) -> None:
     """Raises `ConfigError` for a `--config.KEY=VALUE` whose key or type is wrong."""
-    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=False):
         override = re.fullmatch(r"--?config\.([\w.]+)(?:=(.*))?", argument, re.DOTALL)
         if override and override[2] is None:  # the value follows; absl reads it
             check_key(override[1], following)
@@ -118,27 +131,37 @@ def read_flags(argv: Sequence[str]) -> list[str]:
         ) from error
 
 
-def parse(
-    argv: Sequence[str], config: flags.FlagHolder, *, check: Callable[[], None], example: str
+def check_config(config: flags.FlagHolder, example: str) -> None:
+    """Sees that a command's `--config` is named, as `example` is, and locks it.
+
+    Raises:
+      UsageError, ValueError, OSError: it is not, or the file cannot be loaded.
+    """
+    if config.value is None:
+        raise UsageError(f"--config is missing: name a config file, as --config={example}")
+    config.value.lock()  # a config file that failed to load says so at its first use
+
+
+def parse_flags(
+    argv: Sequence[str], check: Callable[[], None], *, takes_arguments: bool = False
 ) -> list[str]:
-    """absl's flags, parsed.
+    """Parses absl's flags; what is wrong with them ends the program with one line and code 2.
 
     Args:
       argv: the command line.
-      config: the command's `--config`.
-      check: of the command's other flags; raises `UsageError`.
-      example: of a config file, for the message.
+      check: of the flags' values; raises ValueError, as `UsageError`, or OSError.
+      takes_arguments: whether other words than flags may follow.
 
-    Raises:
-      ValueError, OSError, flags.Error: what is wrong; `one_line` tells it.
+    Returns:
+      The program's name and the other words.
     """
-    rest = read_flags(argv)
-    if config.value is None:
-        raise UsageError(f"--config is missing: name a config file, as --config={example}")
-    check()
-    config.value.lock()  # a config file that failed to load says so at its first use
-    if len(rest) > 1:
-        raise UsageError(f"{rest[1]!r} is not a flag; flags start with --")
+    try:
+        rest = read_flags(argv)
+        check()
+        if len(rest) > 1 and not takes_arguments:
+            raise UsageError(f"{rest[1]!r} is not a flag; flags start with --")
+    except (flags.Error, ValueError, OSError) as error:
+        exit_with(2, one_line(error))
     return rest
 
 

@@ -16,8 +16,8 @@ from ml_collections import config_flags
 
 from epsilon_vae import command_line
 from epsilon_vae.aot import advice, chips, measure, program, report
-from epsilon_vae.command_line import UsageError, exit_with, one_line
-from epsilon_vae.config import ConfigError, check_values, is_generator
+from epsilon_vae.command_line import UsageError, exit_with, one_line, parse_flags
+from epsilon_vae.config import ConfigError, check_values, is_latent_diffusion
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as configs/sd_m.py.")
 TOPOLOGY = flags.DEFINE_string("topology", None, f"Kind and shape of a slice: {chips.EXAMPLES}.")
@@ -35,15 +35,9 @@ TRY = flags.DEFINE_bool(
 JSON = flags.DEFINE_string("json", None, "File to write the same numbers to.")
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """absl's flags; what is wrong with them ends the program with one line and code 2."""
-    try:
-        return command_line.parse(argv, CONFIG, check=_check_flags, example="configs/sd_m.py")
-    except (flags.Error, ValueError, OSError) as error:
-        exit_with(2, one_line(error))
-
-
-def _check_flags() -> None:
+def check_flags() -> None:
+    """Raises `UsageError` for flags that are missing or do not fit."""
+    command_line.check_config(CONFIG, "configs/sd_m.py")
     if TOPOLOGY.value is None:
         raise UsageError(f"--topology is missing: name a slice, as {chips.EXAMPLES}")
     if RESOLUTION.value and WHAT.value == "step":
@@ -98,7 +92,7 @@ def _step() -> tuple[ml_collections.ConfigDict, Callable, Callable]:
 
 
 def _reconstruction() -> tuple[ml_collections.ConfigDict, Callable, Callable]:
-    if is_generator(CONFIG.value):
+    if is_latent_diffusion(CONFIG.value):
         raise UsageError(
             "--what=reconstruct: --config is of a latent diffusion model; name an autoencoder's"
         )
@@ -148,4 +142,4 @@ def _announce(compiled: program.Program, topology: chips.Topology) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=lambda argv: parse_flags(argv, check_flags))

@@ -6,6 +6,7 @@ networks nor losses see one.
 """
 
 import difflib
+import functools
 import json
 import math
 from collections.abc import Iterable
@@ -13,13 +14,13 @@ from collections.abc import Iterable
 import ml_collections
 
 from epsilon_vae import keys
+from epsilon_vae.errors import UserError
 
-DDPM_STEPS = 1000
 # Of the keys that both kinds of config have with other values, the types are the same.
-ANY = keys.SHARED | keys.GENERATOR | keys.AUTOENCODER
+ANY = keys.SHARED | keys.LATENT_DIFFUSION | keys.AUTOENCODER
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A config that cannot run; the message names the key, the value and what would do."""
 
 
@@ -34,9 +35,9 @@ def flatten(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, ob
     return flat
 
 
-def is_generator(config: ml_collections.ConfigDict) -> bool:
+def is_latent_diffusion(config: ml_collections.ConfigDict) -> bool:
     """Whether it is of a latent diffusion model; else it is of an autoencoder."""
-    return "generator" in config.get("model", {})
+    return "latent_diffusion" in config.get("model", {})
 
 
 def check_key(key: str, value: object, known: dict[str, keys.Key] = ANY) -> None:
@@ -44,6 +45,8 @@ def check_key(key: str, value: object, known: dict[str, keys.Key] = ANY) -> None
     if key not in known:
         near = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {near[0]}?" if near else "epsilon_vae/keys.py lists them"
+        if keys.current_name(key) != key:
+            hint = f"it is called config.{keys.current_name(key)} now"
         raise ConfigError(f"config.{key} = {value!r}: there is no such key; {hint}")
 
 
@@ -75,7 +78,9 @@ def check(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
 def check_values(config: ml_collections.ConfigDict) -> None:
     """Raises `ConfigError` for a missing or unknown key, or a value out of range."""
     flat = flatten(config)
-    known = keys.SHARED | (keys.GENERATOR if is_generator(config) else keys.AUTOENCODER)
+    known = keys.SHARED | (
+        keys.LATENT_DIFFUSION if is_latent_diffusion(config) else keys.AUTOENCODER
+    )
     for key, value in flat.items():
         check_key(key, value, known)
     for key, expected in known.items():
@@ -87,8 +92,8 @@ def check_values(config: ml_collections.ConfigDict) -> None:
         if type(value) is not expected.type or not expected.allows(value):
             raise ConfigError(f"config.{key} = {value!r}: expected {expected.expected}")
     _check_source(flat)
-    if is_generator(config):
-        _check_generator(flat)
+    if is_latent_diffusion(config):
+        _check_latent_diffusion(flat)
     else:
         _check_init(flat)
         _check_direct(flat)
@@ -100,7 +105,7 @@ def _check_source(flat: dict) -> None:
         raise ConfigError(
             f"config.data.path = '': source {source!r} needs the folder of train, val"
         )
-    if source == "photos" and flat.get("data.val_split", "val") != "val":  # generators have none
+    if source == "photos" and flat.get("data.val_split", "val") != "val":
         raise ConfigError(f"config.data.val_split = {flat['data.val_split']!r}: photos has 'val'")
     if source == "tfds" and not flat["data.tfds_name"]:
         raise ConfigError("config.data.tfds_name = '': source 'tfds' needs one, as imagenet2012")
@@ -121,18 +126,18 @@ def _check_init(flat: dict) -> None:
         )
 
 
-def _check_generator(flat: dict) -> None:
+def _check_latent_diffusion(flat: dict) -> None:
     source = flat["data.source"]
     if source != "latents" and not flat["autoencoder.workdir"]:
         raise ConfigError(
             f"config.autoencoder.workdir = '': source {source!r} is images, to be encoded; name "
             "the run of an autoencoder"
         )
-    multiple = flat["autoencoder.f"] * flat["model.generator.patch"]
+    multiple = flat["autoencoder.f"] * flat["model.latent_diffusion.patch"]
     if flat["data.resolution"] % multiple:
         raise ConfigError(
             f"config.data.resolution = {flat['data.resolution']}: expected a multiple of "
-            f"{multiple}, autoencoder.f times model.generator.patch"
+            f"{multiple}, autoencoder.f times model.latent_diffusion.patch"
         )
     is_ddpm = flat["flow.process"] == "ddpm"
     for key, ddpms in (("flow.time_sampling", "whole_steps"), ("flow.spacing", "respaced")):
@@ -141,27 +146,28 @@ def _check_generator(flat: dict) -> None:
                 f"config.{key} = {flat[key]!r}: {ddpms!r} is for flow.process = 'ddpm', and it has "
                 "no other"
             )
-    if flat["model.generator.learned_sigma"] and not is_ddpm:
+    if flat["model.latent_diffusion.learned_sigma"] and not is_ddpm:
         raise ConfigError(
-            "config.model.generator.learned_sigma = True: only flow.process = 'ddpm' has a variance"
+            "config.model.latent_diffusion.learned_sigma = True: only flow.process = 'ddpm' has a "
+            "variance"
         )
-    if is_ddpm and flat["flow.nfe"] > DDPM_STEPS:
-        raise ConfigError(f"config.flow.nfe = {flat['flow.nfe']}: DDPM has {DDPM_STEPS} steps")
+    if is_ddpm and flat["flow.nfe"] > keys.DDPM_STEPS:
+        raise ConfigError(f"config.flow.nfe = {flat['flow.nfe']}: DDPM has {keys.DDPM_STEPS} steps")
     check_guidance("config.eval.guidance", flat["eval.guidance"], flat)
 
 
 def check_guidance(name: str, scale: float, flat: dict) -> None:
-    """Raises `ConfigError` where a generator cannot be guided: it knows no labels, or all images'.
+    """Raises `ConfigError` where a model cannot be guided: it must know labels, and images without.
 
     Args:
       name: of the setting, for the message.
       scale: of the guidance.
-      flat: the generator's config, flat.
+      flat: the latent diffusion model's config, flat.
     """
-    classes, dropout = flat["model.generator.num_classes"], flat["loss.label_dropout"]
+    classes, dropout = flat["model.latent_diffusion.num_classes"], flat["loss.label_dropout"]
     if scale != 1 and not (classes and dropout):
         raise ConfigError(
-            f"{name} = {scale:g}: guidance needs model.generator.num_classes and "
+            f"{name} = {scale:g}: guidance needs model.latent_diffusion.num_classes and "
             f"loss.label_dropout, which are {classes} and {dropout:g}; take 1, which is none"
         )
 
@@ -230,15 +236,20 @@ def to_json(config: ml_collections.ConfigDict) -> str:
 def from_dict(values: dict) -> ml_collections.ConfigDict:
     """A locked config from nested dictionaries, as a checkpoint holds them.
 
-    Keys that are newer than the checkpoint are as it was trained (`keys.SINCE`).
+    Keys of an earlier version get the names of today (`keys.RENAMED`), and keys that it did not
+    have are as it was trained (`keys.SINCE`).
     """
-    config = ml_collections.ConfigDict(values)
-    known = flatten(config)
-    parents = {key.rpartition(".")[0] for key in known}
-    added = {
-        k: v for k, v in keys.SINCE.items() if k not in known and k.rpartition(".")[0] in parents
-    }
-    config.update_from_flattened_dict(added)
+    flat = flatten(ml_collections.ConfigDict(values))
+    flat = {keys.current_name(key): value for key, value in flat.items()}
+    parents = {key.rpartition(".")[0] for key in flat}
+    since = {key: value for key, value in keys.SINCE.items() if key.rpartition(".")[0] in parents}
+    nested: dict = {}
+    for key, value in (since | flat).items():
+        *groups, name = key.split(".")
+        functools.reduce(lambda group, part: group.setdefault(part, {}), groups, nested)[name] = (
+            value
+        )
+    config = ml_collections.ConfigDict(nested)
     config.lock()
     return config
 

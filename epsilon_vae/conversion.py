@@ -1,9 +1,7 @@
 """Weights of other projects become runs, and weights of runs become files."""
 
 import json
-import os
 import pathlib
-import shutil
 
 import jax
 import ml_collections
@@ -11,7 +9,7 @@ import numpy as np
 from flax import traverse_util
 
 from epsilon_vae.checkpoint import Checkpointer, CheckpointError, saved_steps
-from epsilon_vae.config import ConfigError, check_values, from_dict, is_generator, to_json
+from epsilon_vae.config import ConfigError, check_values, from_dict, is_latent_diffusion, to_json
 from epsilon_vae.data.latents import LatentMetadata
 from epsilon_vae.inference.autoencoder import Autoencoder, restore
 from epsilon_vae.models.autoencoder_model import AutoencoderModel
@@ -19,9 +17,10 @@ from epsilon_vae.models.bottleneck import KLBottleneck, VQBottleneck
 from epsilon_vae.models.build import latents_shape
 from epsilon_vae.models.decoder import SDDecoder
 from epsilon_vae.models.encoder import SDEncoder
+from epsilon_vae.output import replacing, write_whole
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained import dit_layouts, layouts
-from epsilon_vae.pretrained.weight_file import DIFFUSERS_FILE, read_weights, write_safetensors
+from epsilon_vae.pretrained.weight_file import DIFFUSERS_FILE, read_weights, safetensors_bytes
 from epsilon_vae.pretrained.weights import WeightsError
 from epsilon_vae.training.build import build_train_step
 from epsilon_vae.training.sharded import make_state, state_shapes
@@ -30,6 +29,10 @@ from epsilon_vae.versions import versions
 
 LATENT_SCALE = 0.18215  # latent-diffusion's, of SD-VAE's latents
 OURS = "epsilon_vae"  # layout of our paths, and the format that its files' metadata name
+
+
+class NoConfigError(WeightsError):
+    """Weights of which no config is known."""
 
 
 def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | None = None) -> str:
@@ -47,7 +50,7 @@ def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | 
       What the file is, in words.
 
     Raises:
-      WeightsError: the file cannot be used, or does not fit the config.
+      WeightsError: the file cannot be used, or does not fit the config, or none is known.
       ConfigError: the config cannot be used.
       CheckpointError: the folder has checkpoints already.
       OSError: a file cannot be read or written.
@@ -58,14 +61,14 @@ def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | 
     is_ours = metadata.get("format") == OURS and "config" in metadata
     if config is None:
         if not is_ours:
-            raise WeightsError(f"{path}: says no config; name one, as --config=configs/sd_vae.py")
+            raise NoConfigError(f"{path}: says no config")
         config = from_dict(json.loads(metadata["config"]))
     check_values(config)
     train_step = build_train_step(config)
     mesh = make_mesh(devices=jax.local_devices()[:1])
     target = state_shapes(train_step, mesh)
     data = {"position": 0}
-    if is_generator(config):
+    if is_latent_diffusion(config):
         data["latents"] = _public_latents(config)._asdict()
         title, params = _to_generator(path, arrays, config, target)
     else:
@@ -94,7 +97,7 @@ def _public_latents(config: ml_collections.ConfigDict) -> LatentMetadata:
     if not workdir:
         raise ConfigError(
             "config.autoencoder.workdir = '': name the run of the autoencoder that decodes what "
-            "these weights generate, as --from made it of SD-VAE's"
+            "these weights generate, imported from SD-VAE's"
         )
     shape, vae = latents_shape(config), restore(workdir)
     f, n_z, bottleneck = vae.networks.f, vae.networks.encoder.n_z, vae.config.model.bottleneck.name
@@ -123,12 +126,12 @@ def _to_generator(
     try:
         layout = dit_layouts.detect(arrays)
         flat = dit_layouts.parameters(
-            layout, arrays, shapes=shapes, patch=config.model.generator.patch
+            layout, arrays, shapes=shapes, patch=config.model.latent_diffusion.patch
         )
     except ValueError as error:
         raise WeightsError(
             f"{path} does not fit the config: {error}; DiT-XL/2's public weights are of "
-            "configs/dit_xl_2.py with --config.model.generator.learned_sigma=true"
+            "configs/dit_xl_2.py with config.model.latent_diffusion.learned_sigma=true"
         ) from error
     _check_finite(path, flat)
     return f"DiT, {layout.title}", {"generator": traverse_util.unflatten_dict(flat, sep="/")}
@@ -170,8 +173,8 @@ def _to_parameters(
             flat = layout.parameters(arrays, {name: x.shape for name, x in expected.items()})
     except ValueError as error:
         raise WeightsError(
-            f"{path} ({title}) does not fit the config: {error}; name, with --config, the one of "
-            "the network that the file holds"
+            f"{path} ({title}) does not fit the config: {error}; take the one of the network that "
+            "the file holds"
         ) from error
     _check_finite(path, flat)
     return title, traverse_util.unflatten_dict(flat, sep="/")
@@ -195,7 +198,7 @@ def export_weights(
       CheckpointError: no checkpoint there, or not of this step.
       ConfigError: diffusers has no such network.
       WeightsError: there is something at `target` already.
-      OSError: it cannot be written.
+      OutputError: it cannot be written.
     """
     path = pathlib.Path(target)
     if path.exists():
@@ -208,20 +211,15 @@ def export_weights(
         "versions": json.dumps(versions()),
     }
     arrays = traverse_util.flatten_dict(jax.device_get(vae.params), sep="/")
-    path.parent.mkdir(parents=True, exist_ok=True)
     if layout == OURS:
-        write_safetensors(path, arrays, metadata)
+        write_whole(path, safetensors_bytes(arrays, metadata))
         return vae
     theirs = diffusers_config(vae.networks) | {"sample_size": vae.config.data.resolution}
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    content = safetensors_bytes(layouts.DIFFUSERS.state_dict(arrays), metadata | {"format": "pt"})
+    with replacing(path) as partial:
         partial.mkdir()
         (partial / "config.json").write_text(json.dumps(theirs, indent=2) + "\n")
-        state = layouts.DIFFUSERS.state_dict(arrays)
-        write_safetensors(partial / DIFFUSERS_FILE, state, metadata | {"format": "pt"})
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        (partial / DIFFUSERS_FILE).write_bytes(content)
     return vae
 
 
@@ -268,7 +266,7 @@ def diffusers_config(networks: AutoencoderModel) -> dict:
     if bottleneck.is_normalized:
         raise ConfigError(
             "config.model.bottleneck.normalized_codes = True: diffusers' VQModel has no codes of "
-            "length 1; --layout=epsilon_vae takes them"
+            "length 1; the layout epsilon_vae takes them"
         )
     return config | {
         "_class_name": "VQModel",

@@ -15,12 +15,8 @@ from collections.abc import Sequence
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from epsilon_vae import command_line
-from epsilon_vae.checkpoint import CheckpointError
-from epsilon_vae.command_line import UsageError, exit_codes, exit_with, one_line
-from epsilon_vae.config import ConfigError
-from epsilon_vae.conversion import OURS, export_weights, import_weights
-from epsilon_vae.pretrained.weights import WeightsError
+from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
+from epsilon_vae.conversion import OURS, NoConfigError, export_weights, import_weights
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "With --from: config of the network that FILE holds, as configs/sd_vae.py."
@@ -32,21 +28,8 @@ STEP = flags.DEFINE_integer("checkpoint_step", None, "Of --to; the newest by def
 LAYOUT = flags.DEFINE_enum("layout", OURS, [OURS, "diffusers"], "Of --to.")
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """absl's flags; what is wrong with them ends the program with one line and code 2."""
-    try:
-        rest = command_line.read_flags(argv)
-        _check_flags(rest)
-        if CONFIG.value is not None:
-            CONFIG.value.lock()  # a config file that failed to load says so at its first use
-    except (flags.Error, ValueError, OSError) as error:
-        exit_with(2, one_line(error))
-    return rest
-
-
-def _check_flags(rest: Sequence[str]) -> None:
-    if len(rest) > 1:
-        raise UsageError(f"{rest[1]!r} is not a flag; flags start with --")
+def check_flags() -> None:
+    """Raises `UsageError` for flags that are missing or do not fit each other."""
     if WORKDIR.value is None:
         raise UsageError("--workdir is missing: name the folder of a run")
     if (FROM.value is None) == (TO.value is None):
@@ -56,13 +39,15 @@ def _check_flags(rest: Sequence[str]) -> None:
         raise UsageError(f"--{name}: is for --to; --from tells it from the file")
     if TO.value is not None and CONFIG.value is not None:
         raise UsageError("--config: is for --from; --to takes the run's own")
+    if CONFIG.value is not None:
+        CONFIG.value.lock()  # a config file that failed to load says so at its first use
 
 
 def main(argv: Sequence[str]) -> None:
     """Imports or exports."""
     del argv
     logging.set_verbosity(logging.WARNING)
-    with exit_codes(CheckpointError, ConfigError, WeightsError, OSError):
+    with exit_codes(OSError, hints={NoConfigError: "name one, as --config=configs/sd_vae.py"}):
         if FROM.value is not None:
             title = import_weights(FROM.value, WORKDIR.value, CONFIG.value)
             print(f"{FROM.value} ({title}) -> {WORKDIR.value}, step 0")
@@ -72,4 +57,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=lambda argv: parse_flags(argv, check_flags))

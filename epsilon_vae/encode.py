@@ -12,16 +12,14 @@ import jax
 from absl import app, flags, logging
 
 from epsilon_vae import checkpoint, command_line
-from epsilon_vae.checkpoint import CheckpointError
-from epsilon_vae.command_line import UsageError, exit_codes, exit_with, one_line
-from epsilon_vae.config import ConfigError
-from epsilon_vae.data.decode import DataError
+from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
 from epsilon_vae.data.named import open_data
 from epsilon_vae.data.transforms import EVALUATION_CROPS
 from epsilon_vae.inference.autoencoder import restore_on
-from epsilon_vae.inference.encoding import IMAGES_PER_DEVICE, encode_data
+from epsilon_vae.inference.encoding import IMAGES_PER_DEVICE, OtherEncoderError, encode_data
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
+from epsilon_vae.resumable import OtherPlanError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
 STEP = flags.DEFINE_integer("checkpoint_step", None, "Checkpoint to use; the newest by default.")
@@ -44,19 +42,8 @@ WORKERS = flags.DEFINE_integer(
 HOSTS = command_line.HostFlags()
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """absl's flags; what is wrong with them ends the program with one line and code 2."""
-    try:
-        rest = flags.FLAGS(argv)
-        _check_flags(rest)
-    except (flags.Error, UsageError) as error:
-        exit_with(2, one_line(error))
-    return rest
-
-
-def _check_flags(rest: Sequence[str]) -> None:
-    if len(rest) > 1:
-        raise UsageError(f"{rest[1]!r} is not a flag; flags start with --")
+def check_flags() -> None:
+    """Raises `UsageError` for flags that are missing or do not fit."""
     if WORKDIR.value is None:
         raise UsageError("--workdir is missing: name the folder of a run")
     if DATA.value is None:
@@ -74,12 +61,13 @@ def main(argv: Sequence[str]) -> None:
     """Joins the other processes, if any, and encodes."""
     del argv
     logging.set_verbosity(logging.WARNING)
-    with exit_codes(CheckpointError, ConfigError, DataError, OSError):
+    hints = {
+        OtherEncoderError: "name that one, with --checkpoint_step, or another --output",
+        OtherPlanError: "name another --output",
+    }
+    with exit_codes(OSError, hints=hints):
         HOSTS.start()
-        try:
-            index, num_encoded = _encode()
-        except KeyboardInterrupt:
-            exit_with(1, "stopped; to resume, run the same command again", wait=False)
+        index, num_encoded = _encode()
         if hosts.is_first():
             shape = "x".join(map(str, index["shape"]))
             print(
@@ -92,8 +80,8 @@ def main(argv: Sequence[str]) -> None:
 def _encode() -> tuple[dict, int]:
     data = open_data(DATA.value, SPLIT.value)
     step = STEP.value
-    if step is None:  # a run that still trains may save one before another process looks
-        step = hosts.broadcast_from_first(int(checkpoint.find_step(WORKDIR.value).name))
+    if step is None:
+        step = checkpoint.newest_step(WORKDIR.value)
     # Each process encodes on its own, for its own shards.
     mesh = make_mesh(devices=jax.local_devices())
     autoencoder = restore_on(mesh, WORKDIR.value, step=step, group_size=IMAGES_PER_DEVICE)
@@ -111,4 +99,4 @@ def _encode() -> tuple[dict, int]:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=lambda argv: parse_flags(argv, check_flags))

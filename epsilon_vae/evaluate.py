@@ -14,19 +14,15 @@ from absl import app, flags, logging
 from jax.sharding import Mesh
 
 from epsilon_vae import command_line
-from epsilon_vae.checkpoint import CheckpointError
-from epsilon_vae.command_line import UsageError, exit_codes, exit_with, one_line
-from epsilon_vae.config import ConfigError
-from epsilon_vae.data.decode import DataError
+from epsilon_vae.command_line import UsageError, exit_codes, exit_with, parse_flags
 from epsilon_vae.data.named import open_data
 from epsilon_vae.evaluation import protocols
 from epsilon_vae.evaluation.evaluation import evaluate, held_out_data
 from epsilon_vae.evaluation.generated import evaluate_samples
-from epsilon_vae.evaluation.protocols import Protocol, ProtocolError
-from epsilon_vae.evaluation.reconstructors import ReconstructorError, Run, open_reconstructors
+from epsilon_vae.evaluation.protocols import Protocol
+from epsilon_vae.evaluation.reconstructors import Run, open_reconstructors
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
-from epsilon_vae.pretrained.weights import WeightsError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
 COMPARE = flags.DEFINE_bool(
@@ -56,17 +52,8 @@ SAVE_IMAGES = flags.DEFINE_bool(
 HOSTS = command_line.HostFlags()
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """absl's flags; what is wrong with them ends the program with one line and code 2."""
-    try:
-        rest = flags.FLAGS(argv)
-        _check_flags(rest)
-    except (flags.Error, ProtocolError, UsageError) as error:
-        exit_with(2, one_line(error))
-    return rest
-
-
-def _check_flags(rest: Sequence[str]) -> None:
+def check_flags() -> None:
+    """Raises `UsageError` or `ProtocolError` for flags that are missing or do not fit."""
     if OUTPUT.value is None:
         raise UsageError("--output is missing: name a folder for results and report")
     if (SAMPLES.value is None) != (REFERENCE.value is None):
@@ -74,12 +61,8 @@ def _check_flags(rest: Sequence[str]) -> None:
     reconstructors = [COMPARE.value, WORKDIR.value is not None, SAMPLES.value is not None]
     if sum(reconstructors) > 1:
         raise UsageError("--workdir, --compare and --samples: one of them at a time")
-    if COMPARE.value and len(rest) < 2:
-        raise UsageError("--compare: name runs' folders, folders of pictures or diffusers:PATH")
     if not any(reconstructors):
         raise UsageError("--workdir is missing: name the folder of a run, or --compare A B …")
-    if not COMPARE.value and len(rest) > 1:
-        raise UsageError(f"{rest[1]!r} is not a flag; to evaluate several, --compare A B …")
     for flag in (RESOLUTIONS, STEPS):
         if flag.value is not None:
             _check_numbers(flag.name, flag.value)
@@ -112,16 +95,8 @@ def _check_flags_of_samples(asked: Protocol) -> None:
 def main(argv: Sequence[str]) -> None:
     """Joins the other processes, if any, and measures."""
     logging.set_verbosity(logging.WARNING)
-    with exit_codes(
-        CheckpointError,
-        ConfigError,
-        DataError,
-        ProtocolError,
-        ReconstructorError,
-        UsageError,
-        WeightsError,
-        OSError,
-    ):
+    with exit_codes(OSError):
+        paths = _paths(argv[1:])
         HOSTS.start()
         asked = protocols.parse(PROTOCOL.value)
         protocols.check_features(asked)
@@ -132,13 +107,21 @@ def main(argv: Sequence[str]) -> None:
                     SAMPLES.value, REFERENCE.value, protocol=asked, output=OUTPUT.value, mesh=mesh
                 )
             else:
-                paths = argv[1:] if COMPARE.value else [WORKDIR.value]
                 _evaluate_reconstructors(paths, asked, mesh)
             if hosts.is_first():
                 print(f"{OUTPUT.value}/report.html")
         except KeyboardInterrupt:
             again = "start anew" if SAMPLES.value is not None else "resume"
             exit_with(1, f"stopped; to {again}, run the same command again", wait=False)
+
+
+def _paths(arguments: Sequence[str]) -> Sequence[str]:
+    """What is evaluated, unless it is --samples."""
+    if COMPARE.value and not arguments:
+        raise UsageError("--compare: name runs' folders, folders of pictures or diffusers:PATH")
+    if arguments and not COMPARE.value:
+        raise UsageError(f"{arguments[0]!r} is not a flag; to evaluate several, --compare A B …")
+    return arguments or [WORKDIR.value]
 
 
 def _evaluate_reconstructors(paths: Sequence[str], asked: Protocol, mesh: Mesh) -> None:
@@ -160,4 +143,4 @@ def _evaluate_reconstructors(paths: Sequence[str], asked: Protocol, mesh: Mesh) 
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=lambda argv: parse_flags(argv, check_flags, takes_arguments=True))

@@ -14,10 +14,8 @@ import jax
 from absl import app, flags, logging
 
 from epsilon_vae import checkpoint, command_line
-from epsilon_vae.checkpoint import CheckpointError
-from epsilon_vae.command_line import UsageError, exit_codes, exit_with, one_line
-from epsilon_vae.config import DDPM_STEPS, ConfigError, check_guidance, flatten
-from epsilon_vae.data.decode import DataError
+from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
+from epsilon_vae.config import check_guidance, flatten
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.inference.autoencoder import restore_on, step_for
 from epsilon_vae.inference.generation import existing_plan, generate_images, plan_generation
@@ -26,8 +24,10 @@ from epsilon_vae.inference.latent_diffusion import (
     TrainedLatentDiffusion,
     restore_latent_diffusion,
 )
+from epsilon_vae.keys import DDPM_STEPS
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
+from epsilon_vae.resumable import OtherPlanError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a latent diffusion model's run.")
 STEP = flags.DEFINE_integer(
@@ -65,19 +65,8 @@ IMAGES_PER_PART = flags.DEFINE_integer(
 HOSTS = command_line.HostFlags()
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """absl's flags; what is wrong with them ends the program with one line and code 2."""
-    try:
-        rest = flags.FLAGS(argv)
-        _check_flags(rest)
-    except (flags.Error, UsageError) as error:
-        exit_with(2, one_line(error))
-    return rest
-
-
-def _check_flags(rest: Sequence[str]) -> None:
-    if len(rest) > 1:
-        raise UsageError(f"{rest[1]!r} is not a flag; flags start with --")
+def check_flags() -> None:
+    """Raises `UsageError` for flags that are missing or do not fit."""
     if WORKDIR.value is None:
         raise UsageError("--workdir is missing: name the folder of a latent diffusion model's run")
     if OUTPUT.value is None:
@@ -102,12 +91,9 @@ def main(argv: Sequence[str]) -> None:
     """Joins the other processes, if any, and generates."""
     del argv
     logging.set_verbosity(logging.WARNING)
-    with exit_codes(CheckpointError, ConfigError, DataError, UsageError, OSError):
+    with exit_codes(OSError, hints={OtherPlanError: "name another --output"}):
         HOSTS.start()
-        try:
-            num_generated = _generate()
-        except KeyboardInterrupt:
-            exit_with(1, "stopped; to resume, run the same command again", wait=False)
+        num_generated = _generate()
         if hosts.is_first():
             print(
                 f"{OUTPUT.value}: {'done' if num_generated else 'was done already'}: {NUM.value} "
@@ -145,16 +131,12 @@ def _generate() -> int:
     return generate_images(trained, autoencoder, plan=plan, output=OUTPUT.value)
 
 
-def _step(workdir: str, step: int | None, before: dict) -> int:
-    """The step that is asked for; else that of images begun before, or the newest, by process 0.
-
-    A run that still trains may save one meanwhile.
-    """
+def _step(workdir: str, step: int | None, before: dict) -> int | None:
+    """The step that is asked for; else that of images begun before, or the newest, by process 0."""
     if step is not None:
         return step
-    if before.get("workdir") == workdir:
-        return hosts.broadcast_from_first(before["step"])
-    return hosts.broadcast_from_first(int(checkpoint.find_step(workdir).name))
+    is_same = before.get("workdir") == workdir
+    return checkpoint.newest_step(workdir, before["step"] if is_same else None)
 
 
 def _check_sampling(trained: TrainedLatentDiffusion) -> None:
@@ -171,7 +153,7 @@ def _classes(trained: TrainedLatentDiffusion) -> list[int]:
     Raises:
       UsageError: there is no such class, or the latent diffusion model has none.
     """
-    count, names = trained.config.model.generator.num_classes, trained.metadata.classes
+    count, names = trained.config.model.latent_diffusion.num_classes, trained.metadata.classes
     if CLASSES.value == "all":
         return list(range(count))
     if not count:
@@ -194,4 +176,4 @@ def _classes(trained: TrainedLatentDiffusion) -> list[int]:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=lambda argv: parse_flags(argv, check_flags))

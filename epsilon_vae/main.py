@@ -17,13 +17,10 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from epsilon_vae import command_line
-from epsilon_vae.checkpoint import CheckpointError
-from epsilon_vae.command_line import PREEMPTED, UsageError, exit_codes, exit_with, one_line
+from epsilon_vae.command_line import PREEMPTED, UsageError, exit_codes, parse_flags
 from epsilon_vae.config import ConfigError, check, to_json
-from epsilon_vae.data.decode import DataError
 from epsilon_vae.parallel import hosts
 from epsilon_vae.run import loop
-from epsilon_vae.run.workdir import WorkdirError
 from epsilon_vae.training.build import build_objective, build_train_step, frozen_inputs
 from epsilon_vae.training.flops import parameter_counts, step_flops
 
@@ -37,15 +34,9 @@ DRY_RUN = flags.DEFINE_bool(
 HOSTS = command_line.HostFlags()
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """absl's flags; what is wrong with them ends the program with one line and code 2."""
-    try:
-        return command_line.parse(argv, CONFIG, check=_check_flags, example="configs/tiny.py")
-    except (flags.Error, ValueError, OSError) as error:
-        exit_with(2, one_line(error))
-
-
-def _check_flags() -> None:
+def check_flags() -> None:
+    """Raises `UsageError` for flags that are missing or do not fit."""
+    command_line.check_config(CONFIG, "configs/tiny.py")
     if WORKDIR.value is None and not DRY_RUN.value:
         raise UsageError("--workdir is missing: name a folder, as --workdir=runs/tiny")
 
@@ -54,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     """Joins the other processes, if any, checks the config, then hands over to the loop."""
     del argv
     logging.set_verbosity(logging.WARNING)
-    with exit_codes(WorkdirError, ConfigError, DataError, CheckpointError):
+    with exit_codes():
         if DRY_RUN.value:
             check(CONFIG.value, jax.device_count())
             dry_run(CONFIG.value)
@@ -88,4 +79,4 @@ def dry_run(config) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=lambda argv: parse_flags(argv, check_flags))

@@ -13,8 +13,7 @@ from absl import app, flags, logging
 from PIL import Image
 from tqdm import tqdm
 
-from epsilon_vae.checkpoint import CheckpointError
-from epsilon_vae.config import ConfigError
+from epsilon_vae.command_line import exit_codes
 from epsilon_vae.data.decode import SUFFIXES, DataError, list_images, read_image
 from epsilon_vae.inference.autoencoder import restore
 from epsilon_vae.metrics.psnr_ssim import psnr
@@ -62,7 +61,7 @@ def find_pictures(inputs: Sequence[str], output: str) -> list[tuple[pathlib.Path
 def main(argv: Sequence[str]) -> None:
     """Reads, reconstructs and writes one picture after the other."""
     logging.set_verbosity(logging.WARNING)
-    try:
+    with exit_codes(OSError):
         for name, value in (("workdir", WORKDIR.value), ("output", OUTPUT.value)):
             if value is None:
                 raise DataError(f"--{name} is missing")
@@ -78,9 +77,6 @@ def main(argv: Sequence[str]) -> None:
             Image.fromarray(reconstruction).save(written)
             scores.append(float(psnr(image[None] / 255, reconstruction[None] / 255)[0]))
             tqdm.write(f"{source} -> {written}  PSNR {scores[-1]:.2f} dB")
-    except (CheckpointError, ConfigError, DataError, OSError) as error:
-        print(f"epsilon_vae: {error}", file=sys.stderr)
-        sys.exit(2)
     if len(scores) > 1:
         print(f"mean PSNR of {len(scores)} images: {np.mean(scores):.2f} dB")
 

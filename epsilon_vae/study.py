@@ -20,24 +20,18 @@ import jax
 import ml_collections
 import numpy as np
 from absl import app, flags, logging
-from etils import epath
 
 from epsilon_vae import checkpoint, command_line
-from epsilon_vae.checkpoint import CheckpointError
-from epsilon_vae.command_line import PREEMPTED, UsageError, exit_codes, exit_with, one_line
-from epsilon_vae.config import ConfigError, check
-from epsilon_vae.data.decode import DataError
+from epsilon_vae.command_line import PREEMPTED, UsageError, exit_codes, parse_flags
+from epsilon_vae.config import check
 from epsilon_vae.evaluation import protocols, study_results
 from epsilon_vae.evaluation.evaluation import evaluate, held_out_data
-from epsilon_vae.evaluation.protocols import ProtocolError
-from epsilon_vae.evaluation.reconstructors import Decoding, ReconstructorError, Run
+from epsilon_vae.evaluation.reconstructors import Decoding, Run
 from epsilon_vae.models.build import build_networks
-from epsilon_vae.output import write_whole
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
-from epsilon_vae.pretrained.weights import WeightsError
+from epsilon_vae.resumable import OtherPlanError, ResumableFolder
 from epsilon_vae.run import loop
-from epsilon_vae.run.workdir import WorkdirError
 
 # What a budget comes to is rounded down to so many steps, and is at least that.
 STEPS_UNIT = 100
@@ -64,36 +58,19 @@ PROTOCOL = flags.DEFINE_string("protocol", "local", "Of the evaluation, as evalu
 HOSTS = command_line.HostFlags()
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """absl's flags; what is wrong with them ends the program with one line and code 2."""
-    try:
-        rest = flags.FLAGS(argv)
-        if len(rest) > 1:
-            raise UsageError(f"{rest[1]!r} is not a flag; flags start with --")
-        if WORKDIR.value is None:
-            raise UsageError("--workdir is missing: name a folder, as --workdir=runs/ladder")
-        if (NUM_STEPS.value is None) == (BUDGET.value is None):
-            raise UsageError("--num_steps or --budget: one of them says how long to train")
-    except (flags.Error, UsageError) as error:
-        exit_with(2, one_line(error))
-    return rest
+def check_flags() -> None:
+    """Raises `UsageError` for flags that are missing or exclude each other."""
+    if WORKDIR.value is None:
+        raise UsageError("--workdir is missing: name a folder, as --workdir=runs/ladder")
+    if (NUM_STEPS.value is None) == (BUDGET.value is None):
+        raise UsageError("--num_steps or --budget: one of them says how long to train")
 
 
 def main(argv: Sequence[str]) -> None:
     """Joins the other processes, if any, trains what is missing, and evaluates."""
     del argv
     logging.set_verbosity(logging.WARNING)
-    with exit_codes(
-        CheckpointError,
-        ConfigError,
-        DataError,
-        ProtocolError,
-        ReconstructorError,
-        UsageError,
-        WeightsError,
-        WorkdirError,
-        OSError,
-    ):
+    with exit_codes(OSError, hints={OtherPlanError: "take another --workdir"}):
         HOSTS.start()
         asked = protocols.parse(PROTOCOL.value)
         protocols.check_features(asked)
@@ -144,7 +121,7 @@ def _num_steps(folder: pathlib.Path, variants: dict) -> int:
     """Steps of every run: as asked for, or as the first call of the study found for its budget.
 
     Raises:
-      UsageError: the folder holds a study that was started with other flags.
+      OtherPlanError: the folder holds a study that was begun with other flags.
     """
     asked = {
         "study": STUDY.value,
@@ -155,21 +132,13 @@ def _num_steps(folder: pathlib.Path, variants: dict) -> int:
         "num_steps": NUM_STEPS.value,
         "budget": BUDGET.value,
     }
-    file = folder / "study.json"
-    if file.exists():
-        found = json.loads(file.read_text())
-        for name, value in asked.items():
-            if found["asked"][name] != value:
-                raise UsageError(
-                    f"--{name}={value}: {file} was started with {found['asked'][name]}; take "
-                    "another --workdir"
-                )
-        return found["num_steps"]
-    num_steps = NUM_STEPS.value or _steps_within_budget(folder, variants)
-    if hosts.is_first():
-        folder.mkdir(parents=True, exist_ok=True)
-        content = json.dumps({"asked": asked, "num_steps": num_steps}, indent=2) + "\n"
-        write_whole(epath.Path(file), content.encode())
+    job = ResumableFolder(folder, "study.json", plan=asked, within="asked")
+    job.start({"asked": asked, "num_steps": NUM_STEPS.value})
+    num_steps = hosts.broadcast_from_first(job.read()["num_steps"] or 0)
+    if not num_steps:
+        num_steps = _steps_within_budget(folder, variants)
+        if hosts.is_first():
+            job.save({"asked": asked, "num_steps": num_steps})
     return num_steps
 
 
@@ -209,11 +178,7 @@ def _train(
 
 
 def _is_trained(workdir: pathlib.Path, num_steps: int) -> bool:
-    try:
-        step = int(checkpoint.find_step(str(workdir)).name)
-    except CheckpointError:
-        step = 0
-    return hosts.broadcast_from_first(step) >= num_steps
+    return (checkpoint.newest_step(str(workdir)) or 0) >= num_steps
 
 
 def _evaluate(folder: pathlib.Path, variants: dict, asked: protocols.Protocol) -> None:
@@ -247,4 +212,4 @@ def _evaluate(folder: pathlib.Path, variants: dict, asked: protocols.Protocol) -
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=lambda argv: parse_flags(argv, check_flags))

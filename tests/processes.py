@@ -176,6 +176,11 @@ def start_together(
     ]
 
 
+def partial_path(path: Path, pid: int) -> Path:
+    """Where a process writes what becomes `path`, by `epsilon_vae.output`."""
+    return path.with_name(f".{path.name}.{pid}.partial")
+
+
 def read_until(process: Process, words: str) -> None:
     """Reads standard output up to a line with these words."""
     for line in process.stdout:

@@ -13,6 +13,7 @@ from epsilon_vae.checkpoint import (
     find_step,
     load_config,
     load_parts,
+    newest_step,
 )
 
 CONFIG = ml_collections.ConfigDict({"seed": 1, "optim": {"lr": 0.5}})
@@ -36,6 +37,14 @@ def save(workdir, steps, **options) -> None:
 
 def saved_steps(workdir) -> list[int]:
     return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+
+
+def test_newest_step_or_one_that_is_preferred(tmp_path):
+    assert newest_step(str(tmp_path)) is None
+    save(tmp_path, [0])
+    assert newest_step(str(tmp_path)) == 0
+    save(tmp_path, [1, 12, 9], keep=4)
+    assert [newest_step(str(tmp_path), step) for step in (None, 5, 9)] == [12, 12, 9]
 
 
 def damage(workdir, step: int) -> None:

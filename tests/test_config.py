@@ -3,8 +3,27 @@
 import pytest
 
 from configs import common, latent_diffusion, tiny
-from epsilon_vae.config import ConfigError, check, check_override, differences, mesh_shape
-from epsilon_vae.models.build import build_networks
+from docs import config_reference
+from epsilon_vae import keys
+from epsilon_vae.config import (
+    ConfigError,
+    check,
+    check_override,
+    differences,
+    from_dict,
+    mesh_shape,
+    to_json,
+)
+from epsilon_vae.data.transforms import EVALUATION_CROPS, TRAINING_CROPS
+from epsilon_vae.diffusion.time import SPACINGS, TIME_SAMPLINGS
+from epsilon_vae.losses.adversarial import MATCHINGS
+from epsilon_vae.losses.perceptual import NETS
+from epsilon_vae.models.build import DIRECT_DECODERS, ENCODERS, build_networks
+from epsilon_vae.models.discriminator import DISCRIMINATORS
+from epsilon_vae.models.dit import DIT_SIZES
+from epsilon_vae.models.layers import REMAT_POLICIES
+from epsilon_vae.models.unet import UNET_SIZES
+from epsilon_vae.training.objective import DISTANCES
 
 WRONG = [
     ("batch_size", 0, "at least 1"),
@@ -37,19 +56,58 @@ def test_bad_value_names_key_value_and_way_out(key, value, hint):
     assert "\n" not in message
 
 
-GENERATOR = [
+CHOICES = {
+    "data.crop": TRAINING_CROPS,
+    "eval.crop": EVALUATION_CROPS,
+    "flow.spacing": SPACINGS,
+    "flow.time_sampling": TIME_SAMPLINGS,
+    "loss.distance": DISTANCES,
+    "loss.lpips_net": NETS,
+    "loss.matching": MATCHINGS,
+    "model.decoder.name": {"adm", "ddpm", "dit", *DIRECT_DECODERS},
+    "model.decoder.size": {*UNET_SIZES, *DIT_SIZES}.union(
+        *(s for _, s in DIRECT_DECODERS.values())
+    ),
+    "model.discriminator.name": DISCRIMINATORS,
+    "model.encoder.name": ENCODERS,
+    "model.latent_diffusion.size": DIT_SIZES,
+    "model.remat": REMAT_POLICIES,
+}
+
+
+@pytest.mark.parametrize("key", CHOICES)
+def test_choices_are_those_of_the_code(key):
+    tables = (keys.SHARED, keys.AUTOENCODER, keys.LATENT_DIFFUSION)
+    choices = [choice for table in tables if key in table for choice in table[key].choices]
+    assert set(choices) == set(CHOICES[key])
+
+
+def test_every_key_is_described_in_whole_sentences():
+    for table in (keys.SHARED, keys.AUTOENCODER, keys.LATENT_DIFFUSION):
+        for key, known in table.items():
+            text = known.description
+            assert text.endswith(".") and "|" not in text and "\n" not in text, key
+            assert text[0].isupper() or text[0] in "`γ", key
+
+
+def test_page_of_keys_is_what_its_script_writes():
+    words = "run python -m docs.config_reference"
+    assert config_reference.PAGE.read_text() == config_reference.write_page(), words
+
+
+LATENT_DIFFUSION = [
     ({"data.source": "photos"}, "autoencoder.workdir = '': source 'photos' is images"),
     ({"data.resolution": 72}, "expected a multiple of 16, autoencoder.f times"),
     ({"flow.spacing": "uniform"}, "config.flow.spacing = 'uniform': 'respaced' is for"),
     ({"flow.nfe": 1001}, "config.flow.nfe = 1001: DDPM has 1000 steps"),
     ({"loss.label_dropout": 0.0}, "eval.guidance = 4: guidance needs .*, which are 1000 and 0"),
-    ({"model.generator.num_classes": 0}, "guidance needs .*, which are 0 and 0.1; take 1"),
-    ({"model.generator.patch": 3}, "patch = 3: expected 1, 2 or 4"),
+    ({"model.latent_diffusion.num_classes": 0}, "guidance needs .*, which are 0 and 0.1; take 1"),
+    ({"model.latent_diffusion.patch": 3}, "patch = 3: expected 1, 2 or 4"),
 ]
 
 
-@pytest.mark.parametrize(("changes", "words"), GENERATOR)
-def test_generator_that_makes_no_sense_is_refused(changes, words):
+@pytest.mark.parametrize(("changes", "words"), LATENT_DIFFUSION)
+def test_latent_diffusion_that_makes_no_sense_is_refused(changes, words):
     config = latent_diffusion.get_config()
     check(config)
     config.update_from_flattened_dict(changes)
@@ -60,7 +118,7 @@ def test_generator_that_makes_no_sense_is_refused(changes, words):
 def test_variance_is_of_ddpm_alone():
     config = latent_diffusion.rectified_flow(latent_diffusion.get_config())
     check(config)
-    config.model.generator.learned_sigma = True
+    config.model.latent_diffusion.learned_sigma = True
     with pytest.raises(ConfigError, match="learned_sigma = True: only flow.process = 'ddpm'"):
         check(config)
 
@@ -82,6 +140,24 @@ def test_unknown_key_names_the_nearest():
         check(config)
     with pytest.raises(ConfigError, match="did you mean optim.ema_decay"):
         check_override("optim.emadecay", "0.9")
+
+
+def test_keys_of_older_runs_are_read_by_their_names_of_today():
+    config = latent_diffusion.get_config()
+    old = config.to_dict()
+    for group in ("init", "model"):
+        old[group]["generator"] = old[group].pop("latent_diffusion")
+    del old["data"]["permute_colors"]
+    assert to_json(from_dict(old)) == to_json(config)
+    assert not list(differences(from_dict(old), config))
+    check(from_dict(old))
+
+
+@pytest.mark.parametrize("key", ["init.generator", "model.generator.size"])
+def test_override_of_an_older_name_is_told_the_new_one(key):
+    new = key.replace("generator", "latent_diffusion")
+    with pytest.raises(ConfigError, match=f"config.{key} = 'xl': .* it is called config.{new} now"):
+        check_override(key, "xl")
 
 
 def test_missing_key_is_named():

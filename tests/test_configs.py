@@ -9,7 +9,8 @@ import pytest
 
 from configs import ablation, common, latent_diffusion
 from epsilon_vae import keys
-from epsilon_vae.config import check, flatten, is_generator
+from epsilon_vae.config import check, flatten, is_latent_diffusion
+from epsilon_vae.evaluation import paper
 from epsilon_vae.models.build import ENCODERS, build_networks
 from epsilon_vae.models.litevae import LiteVAEEncoder
 from epsilon_vae.models.omni import OMNI_SIZES, OmniEncoder
@@ -29,11 +30,11 @@ def load(name: str, *argument: str):
 
 
 def test_common_holds_every_key_and_no_other():
-    shared, of_autoencoders, of_generators = keys.SHARED, keys.AUTOENCODER, keys.GENERATOR
-    assert set(flatten(common.get_config())) == {*shared, *of_autoencoders}
-    assert set(flatten(latent_diffusion.get_config())) == {*shared, *of_generators}
-    for key in {*of_autoencoders} & {*of_generators}:  # overrides are read before the config is
-        assert of_autoencoders[key].type is of_generators[key].type
+    shared, autoencoder, latent = keys.SHARED, keys.AUTOENCODER, keys.LATENT_DIFFUSION
+    assert set(flatten(common.get_config())) == {*shared, *autoencoder}
+    assert set(flatten(latent_diffusion.get_config())) == {*shared, *latent}
+    for key in {*autoencoder} & {*latent}:  # overrides are read before the config is
+        assert autoencoder[key].type is latent[key].type
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -41,7 +42,7 @@ def test_config_is_valid_and_its_networks_take_its_images(name):
     config = load(name)
     check(config)
     counts = parameter_counts(build_objective(config))
-    networks = ["generator"] if is_generator(config) else ["encoder", "decoder"]
+    networks = ["generator"] if is_latent_diffusion(config) else ["encoder", "decoder"]
     assert all(counts[network] > 0 for network in networks)
 
 
@@ -60,6 +61,58 @@ def test_second_stage_has_the_state_of_the_first():
     assert (first.data.resolution, second.data.resolution) == (128, 256)
     one, other = state_shapes(first), state_shapes(second)
     assert one == other and len(jax.tree.leaves(one.discriminator)) > 10
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "family", "arguments"),
+    [
+        ("sd_m", "", "sd", ""),
+        ("sd_h", "16", "sd", "h,f=16"),
+        ("sd_h", "f=16", "sd", "h,16"),
+        ("sd_b_256", "16", "sd", "resolution=256,f=16,size=b"),
+        ("lite_xl", "", "lite", "xl"),
+        ("vae_l", "8", "vae", "l,f=8"),
+        ("litevae_s", "", "litevae", "size=s"),
+    ],
+)
+def test_name_is_its_family_with_arguments(name, argument, family, arguments):
+    assert flatten(load(name, argument)) == flatten(load(family, arguments))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "wrong"),
+    [
+        ("sd", "m,g=16", "g=16"),
+        ("sd", "m,f=x", "f=x"),
+        ("sd_m", "size=b", "size=b"),
+        ("sd_m_256", "8,512", "resolution=256"),
+        ("vae_b", "16,8", "8"),
+        ("lite", "b,", ""),
+    ],
+)
+def test_arguments_that_a_config_has_not_are_refused(name, arguments, wrong):
+    with pytest.raises(ValueError, match=f"cannot take '{wrong}'; its arguments are size"):
+        load(name, arguments)
+
+
+SECOND_STAGE = {
+    size: {128: rfid[128], 256: paper.FINETUNED_RFID["sd", 8][size]}
+    for size, rfid in paper.RFID["sd", 8].items()
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "scores"),
+    [("sd", SECOND_STAGE), ("lite", paper.RFID["lite", 16]), ("vae", paper.VAE_RFID)],
+)
+def test_docstring_has_the_papers_scores(name, scores):
+    """A line for each size: its decoder's parameters, then rFID by resolution."""
+    lines = map(str.split, importlib.import_module(f"configs.{name}").__doc__.splitlines())
+    found = {line[0]: line[1:] for line in lines if line and line[0] in scores}
+    for size, rfid in scores.items():
+        config = load(name, size)
+        count = parameter_counts(build_objective(config))["decoder"]
+        assert found[size] == [f"{count / 1e6:.1f}", "M", *(f"{x:.2f}" for x in rfid.values())]
 
 
 def test_ladder_climbs_from_ddpm_to_the_papers_config():

@@ -25,7 +25,7 @@ from epsilon_vae.models.dit import DIT_SIZES
 from epsilon_vae.models.encoder import SDEncoder
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained import dit_layouts, layouts
-from epsilon_vae.pretrained.weight_file import read_weights, write_safetensors
+from epsilon_vae.pretrained.weight_file import read_weights, safetensors_bytes
 from epsilon_vae.pretrained.weights import WeightsError
 from epsilon_vae.training.build import build_train_step
 from tests import micro
@@ -77,7 +77,7 @@ def random_params(config) -> dict[str, np.ndarray]:
 
 
 def write(path: pathlib.Path, arrays: dict, **metadata: str) -> str:
-    write_safetensors(path, arrays, metadata)
+    path.write_bytes(safetensors_bytes(arrays, metadata))
     return str(path)
 
 
@@ -155,7 +155,7 @@ def broken(params, tmp_path) -> dict[str, str]:
         "cut_header": "deserializing|Header",
         "empty": "no state dict of torch's, or cut short",
         "code": r"refused: it asks for (posix|nt)\.system",
-        "missing": f"1 missing: {name}; name, with --config,",
+        "missing": f"1 missing: {name}; take the one of the network",
         "unknown": "1 unknown: decoder.condition_encoder.layers.0.weight;",
         "shape": rf"1 of another shape: {name} \(4,\), expected \(3,\)",
         "nan": "1 weights are not finite, the first is decoder/conv_out/bias",
@@ -171,10 +171,13 @@ def test_files_that_cannot_be_used_leave_nothing(small_sd, params, tmp_path):
     assert not (tmp_path / "run").exists() and not (tmp_path / "ran").exists()
 
 
-def test_configs_that_cannot_be_used(params, tmp_path):
+def test_configs_that_cannot_be_used(params, run_module, tmp_path):
     file = write(tmp_path / "a.safetensors", layouts.DIFFUSERS.state_dict(params))
     workdir = str(tmp_path / "run")
-    with pytest.raises(WeightsError, match="says no config; name one, as --config="):
+    command = f"--from={file}", f"--workdir={tmp_path}/run"
+    _, err = run_module("epsilon_vae.convert", *command).communicate(timeout=300)
+    assert err.endswith("a.safetensors: says no config; name one, as --config=configs/sd_vae.py\n")
+    with pytest.raises(WeightsError, match="says no config"):
         import_weights(file, workdir)
     with pytest.raises(ConfigError, match="latent diffusion's networks alone"):
         import_weights(file, workdir, micro.get_config())
@@ -252,9 +255,9 @@ def dit_config(imported):
     config.dtype = "float32"
     config.data.resolution = 32
     config.autoencoder.workdir = imported
-    config.model.generator.size = "tiny"
-    config.model.generator.num_classes = 3
-    config.model.generator.learned_sigma = True
+    config.model.latent_diffusion.size = "tiny"
+    config.model.latent_diffusion.num_classes = 3
+    config.model.latent_diffusion.learned_sigma = True
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DIT_SIZES, "tiny", {"depth": 2, "width": 16, "heads": 2})
         yield config
@@ -272,7 +275,7 @@ def test_dits_weights_become_a_generator_of_the_autoencoders_latents(dit_config,
         import_weights(file, workdir, nameless)
     with pytest.raises(WeightsError, match="does not fit the config: .*learned_sigma=true"):
         other = copy.deepcopy(dit_config)
-        other.model.generator.learned_sigma = False
+        other.model.latent_diffusion.learned_sigma = False
         import_weights(file, workdir, other)
     assert import_weights(file, workdir, dit_config).startswith("DiT, ")
     mesh = make_mesh(devices=jax.devices()[:1])
@@ -282,4 +285,4 @@ def test_dits_weights_become_a_generator_of_the_autoencoders_latents(dit_config,
     # Latents times 0.18215 are what it knows.
     np.testing.assert_allclose(trained.metadata.denormalize(np.full((1, 4), 0.18215)), 1, rtol=1e-6)
     sampler = trained.sampler(2, Guidance(), mesh)
-    assert sampler(trained.params, np.arange(2), np.arange(2)).shape == (2, 4, 4, 4)
+    assert sampler(trained.params, np.arange(2), labels=np.arange(2)).shape == (2, 4, 4, 4)

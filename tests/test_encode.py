@@ -20,7 +20,7 @@ from epsilon_vae.inference.autoencoder import Autoencoder, restore_on
 from epsilon_vae.inference.encoding import IMAGES_PER_DEVICE, encode_data
 from epsilon_vae.parallel.mesh import make_mesh
 from tests.helpers import NUM_IMAGES
-from tests.processes import finish, start_together
+from tests.processes import finish, partial_path, start_together
 
 MODULE = "epsilon_vae.encode"
 
@@ -145,6 +145,27 @@ def test_two_processes_write_what_one_does(encoded, run_module, arguments, tmp_p
     assert_same_latents(tmp_path, encoded[0])
 
 
+def test_processes_that_differ_are_refused(run_module, arguments, tmp_path):
+    """Each with a folder of its own, and with flags of its own."""
+    output = f"--output={tmp_path}/x"
+    each = {
+        "not the same folder for all processes; it must be on a disk": f"--output={tmp_path}/{{}}",
+        "not the same flags, data or checkpoint": "--records_per_shard=1{}",
+    }
+    for words, flag in each.items():
+        flags = [flag.format(index) for index in range(2)]
+        processes = start_together(
+            run_module,
+            *arguments,
+            output,
+            each=lambda i, flags=flags: flags[i : i + 1],
+            module=MODULE,
+        )
+        for process in processes:
+            _, err = process.communicate(timeout=300)
+            assert process.returncode == 2 and words in err, err
+
+
 def test_again_over_finished_latents_writes_what_is_missing(encoded, autoencoder, images, tmp_path):
     shutil.copytree(encoded[0], tmp_path / "copy")
     index, num_encoded = encode_here(autoencoder, images, tmp_path / "copy")
@@ -180,7 +201,7 @@ def test_latents_beyond_float16_are_refused(autoencoder, images, tmp_path):
         config=autoencoder.config,
         step=6,
     )
-    with pytest.raises(DataError, match=r"00.png: latents that float16 .*; --dtype=bfloat16"):
+    with pytest.raises(DataError, match=r"00.png: latents that float16 .*; bfloat16 holds larger"):
         encode_here(wild, images, tmp_path)
 
 
@@ -191,7 +212,6 @@ def test_bad_input_is_one_line_and_finished_shards_stay(
     full, other, empty = (tmp_path / name for name in ("full", "other", "empty"))
     full.mkdir()
     empty.mkdir()
-    (full / "latents-00002.unfinished").symlink_to("/dev/full")  # the kernel's own ENOSPC
     shutil.copytree(encoded[0], other)
     before = {path: path.stat().st_mtime_ns for path in other.iterdir()}
     foreign = tmp_path / "foreign"
@@ -203,12 +223,12 @@ def test_bad_input_is_one_line_and_finished_shards_stay(
             *arguments,
             f"--output={full}",
         ),
-        "latents of another checkpoint": (
+        "step 6; name that one, with --checkpoint_step, or another --output": (
             *arguments,
             f"--output={other}",
             "--checkpoint_step=4",
         ),
-        "begun with dtype = 'float16', now it is 'bfloat16'": (
+        "begun with dtype = 'float16', now it is 'bfloat16'; name another --output": (
             *arguments,
             f"--output={other}",
             "--dtype=bfloat16",
@@ -221,6 +241,9 @@ def test_bad_input_is_one_line_and_finished_shards_stay(
         "gcloud storage cp": (*arguments, "--output=gs://bucket/x"),
     }
     processes = {words: run_module(MODULE, *command) for words, command in commands.items()}
+    disk, *_ = processes.values()
+    shard = full / "latents-00002.array_record"
+    partial_path(shard, disk.pid).symlink_to("/dev/full")  # the kernel's own ENOSPC
     for words, process in processes.items():
         out, err = process.communicate(timeout=300)
         assert (process.returncode, out) == (2, ""), (words, err)

@@ -172,7 +172,7 @@ BAD_INPUTS = {
     "--output is missing": ("--workdir=runs/none",),
     "no checkpoints in it": ("--workdir={empty}", "--output={out}"),
     "{empty}: no image in it": ("--workdir={run}", "--data={empty}", "--output={out}"),
-    "--data={empty}/x: no such folder": ("--workdir={run}", "--data={empty}/x", "--output={out}"),
+    "{empty}/x: no such folder": ("--workdir={run}", "--data={empty}/x", "--output={out}"),
     "not a readable image": ("--workdir={run}", "--data={broken}", "--output={out}"),
     "take multiples of": ("--workdir={run}", "--resolutions=33", "--output={out}"),
     "--resolutions=a: expected": ("--workdir={run}", "--resolutions=a", "--output={out}"),

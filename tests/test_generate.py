@@ -25,8 +25,9 @@ from epsilon_vae.inference.latent_diffusion import TrainedLatentDiffusion, resto
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.run import loop
 from epsilon_vae.run.batches import open_latents
-from tests.helpers import assert_same_metrics, read_metrics
-from tests.processes import finish, start_together
+from epsilon_vae.run.initialize import load_init_weights
+from tests.helpers import assert_same_metrics, read_metrics, state_shapes
+from tests.processes import finish, partial_path, start_together
 
 MODULE = "epsilon_vae.generate"
 STEPS = 6
@@ -56,8 +57,8 @@ def overrides(latents: Path, finished_run, num_steps: int = STEPS) -> dict[str, 
         "data.path": str(latents),
         "data.resolution": 32,
         "autoencoder.workdir": str(finished_run),
-        "model.generator.size": "micro",
-        "model.generator.num_classes": 2,
+        "model.latent_diffusion.size": "micro",
+        "model.latent_diffusion.num_classes": 2,
         "loss.label_dropout": 0.1,
         "batch_size": 8,
         "flow.nfe": 3,
@@ -125,6 +126,29 @@ def test_resumed_on_a_mesh_it_is_the_run_in_one_go(
     assert checkpoint.load_data(step) == checkpoint.load_data(other)
 
 
+def test_run_whose_config_has_older_names_is_used_and_resumed(
+    run, latents, finished_run, tmp_path, capsys
+):
+    shutil.copytree(run, tmp_path / "run")
+    workdir = str(tmp_path / "run")
+    saved = checkpoint.find_step(workdir) / "config" / "metadata"
+    values = json.loads(saved.read_text())
+    for group in ("init", "model"):
+        values[group]["generator"] = values[group].pop("latent_diffusion")
+    saved.write_text(json.dumps(values))
+    mesh = make_mesh(devices=jax.devices()[:1])
+    trained = restore_latent_diffusion(mesh, workdir)
+    assert trained.config.model.latent_diffusion.size == "micro"
+    config = config_of(overrides(latents, finished_run, STEPS + 1))
+    loaded = load_init_weights(state_shapes(config), workdir, **config.init)
+    assert loaded["params"].keys() == loaded["ema"].keys() == {"generator"}
+    jax.tree.map(np.testing.assert_array_equal, loaded["params"]["generator"], trained.params)
+    assert loop.train(config, workdir) is None
+    out = capsys.readouterr().out
+    assert "Resuming from step 6" in out and "config changed since: num_steps: 6 -> 7" in out
+    assert "generator" not in out
+
+
 def test_latents_of_another_encoder_do_not_go_on(run, latents, finished_run, tmp_path):
     copy = tmp_path / "latents"
     shutil.copytree(latents, copy)
@@ -143,7 +167,7 @@ def test_latents_of_another_encoder_do_not_go_on(run, latents, finished_run, tmp
 
 def test_latents_of_another_shape_are_refused(latents, finished_run, tmp_path):
     wrong = {"data.resolution": (64, "latents of 8x8x8, where .* make 16x16x8")}
-    wrong["model.generator.num_classes"] = (3, "num_classes = 3: .* has 2 classes")
+    wrong["model.latent_diffusion.num_classes"] = (3, "num_classes = 3: .* has 2 classes")
     for key, (value, words) in wrong.items():
         with pytest.raises(ConfigError, match=words):
             changes = overrides(latents, finished_run) | {key: value}
@@ -156,7 +180,7 @@ def test_images_encoded_as_they_come_are_latents_of_their_crops(finished_run, tm
         "data.source": "photos",
         "data.path": "",
         "data.crop": "random",
-        "model.generator.num_classes": 0,
+        "model.latent_diffusion.num_classes": 0,
         "eval.guidance": 1.0,
     }
     config = config_of(changes)
@@ -186,7 +210,7 @@ def test_ddpm_with_a_variance_on_images_encoded_as_they_come(images, finished_ru
         "flow.process": "ddpm",
         "flow.time_sampling": "whole_steps",
         "flow.spacing": "respaced",
-        "model.generator.learned_sigma": True,
+        "model.latent_diffusion.learned_sigma": True,
     }
     workdir = str(tmp_path / "run")
     for num_steps in (1, 2):
@@ -279,10 +303,13 @@ def test_killed_it_goes_on_on_two_devices_to_the_same_bytes(
     process.communicate()
     num_done = 4 * len(list((tmp_path / "images").glob("part-?????")))
     assert num_done < 20
+    before = tmp_path / "images" / "part-00009.unfinished"  # as earlier versions called it
+    before.mkdir()
+    (before / "00000036.png").touch()
     again = run_module(MODULE, *arguments, f"--output={tmp_path}", JAX_NUM_CPU_DEVICES="2")
     out, _ = finish(again)
     assert f"{20 - num_done} generated now" in out
-    assert files(tmp_path) == files(generated)
+    assert files(tmp_path) == files(generated) and not before.exists()
 
 
 def test_two_processes_write_what_one_does(generated, run_module, arguments, tmp_path):
@@ -293,12 +320,13 @@ def test_two_processes_write_what_one_does(generated, run_module, arguments, tmp
 
 
 def test_one_npz_for_adms_evaluator_after_a_full_disk(generated, run_module, arguments, tmp_path):
-    (tmp_path / "images.unfinished").symlink_to("/dev/full")  # the kernel's own ENOSPC
     plan = json.loads((generated / "generation.json").read_text()) | {"format": "npz"}
     (tmp_path / "generation.json").write_text(json.dumps(plan))
     shutil.copytree(generated / "images", tmp_path / "images")
     command = (*arguments, "--format=npz", f"--output={tmp_path}")
     process = run_module(MODULE, *command)
+    # The kernel's own ENOSPC.
+    partial_path(tmp_path / "images.npz", process.pid).symlink_to("/dev/full")
     out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (2, "")
     [line] = err.strip().splitlines()
@@ -327,7 +355,7 @@ def test_bad_input_is_one_line(
         "there is no class '2'": (*arguments, output, "--classes=2"),
         "but this decoder's encoder is another": (*arguments, output, "--autoencoder_step=4"),
         "is the run of an autoencoder": (f"--workdir={finished_run}", output),
-        "was begun with seed = 3, now it is 4": (
+        "was begun with seed = 3, now it is 4; name another --output": (
             *arguments,
             f"--output={generated}",
             "--seed=4",

@@ -26,9 +26,17 @@ REFUSALS = [
     ),
     (("--config.init_from=nowhere",), "nowhere: no checkpoints"),
     (("--config.loss.label_dropout=0.1",), "label_dropout: this config has no such key; auto"),
-    (("--config.model.generator.size=s",), "generator: this config has no such key; autoenc"),
+    (
+        ("--config.model.latent_diffusion.size=s",),
+        "latent_diffusion: this config has no such key; autoencoders",
+    ),
+    (
+        ("--config.model.generator.size=s",),
+        "config.model.generator.size = 's': there is no such key; it is called "
+        "config.model.latent_diffusion.size now",
+    ),
     (("--config.optim.rate", "3"), "config.optim.rate = '3': there is no such key"),
-    (("--workdir=README.md",), "--workdir=README.md: cannot be made"),
+    (("--workdir=README.md",), "epsilon_vae: README.md: cannot be made"),
     (("--wrokdir=x",), "Unknown command line flag 'wrokdir'"),
     (("stray",), "'stray' is not a flag"),
 ]
@@ -49,11 +57,13 @@ def test_refusal_is_one_line_and_code_2(run_module, tmp_path, arguments, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ((), "--config is missing"),
         (("--workdir=x",), "--config is missing"),
         (("--config=configs/tiny.py",), "--workdir is missing"),
         (("--config=configs/nope.py", "--workdir=x"), "configs/nope.py"),
         (("--config=configs/ablation.py:z", "--workdir=x"), "the rungs are baseline"),
         (("--config=configs/sd_m.py:12", "--dry_run"), "config.model.encoder.f = 12"),
+        (("--config=configs/sd.py:m,g=16", "--workdir=x"), "cannot take 'g=16'; its arguments are"),
     ],
 )
 def test_missing_and_unknown_configs(run_module, arguments, words):

@@ -8,10 +8,12 @@ import re
 import jax
 from jax.experimental import topologies
 
+from epsilon_vae.errors import UserError
+
 EXAMPLES = "v5e:4x4, v5p:2x2x1, v6e:4x8"
 
 
-class TopologyError(ValueError):
+class TopologyError(UserError):
     """A topology that cannot be compiled for; the message says what would do."""
 
 

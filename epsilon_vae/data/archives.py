@@ -120,7 +120,7 @@ def read_devkit(path: str) -> Devkit:
     except (*_BROKEN_TAR_ERRORS, KeyError, IndexError, TypeError, ValueError) as error:
         reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
         raise DataError(
-            f"--devkit={path}: not ILSVRC2012_devkit_t12.tar.gz ({reason}); download it again"
+            f"{path}: not ILSVRC2012_devkit_t12.tar.gz ({reason}); download it again"
         ) from error
 
 
@@ -132,12 +132,12 @@ def label(images: Images, devkit: Devkit) -> Images:
     """
     if images.classes:
         raise DataError(
-            f"--devkit={devkit.path}: the images of {images.path} have classes, their folders; "
-            "leave --devkit out"
+            f"{devkit.path}: the images of {images.path} have classes, their folders; leave the "
+            "devkit out"
         )
     if len(devkit.labels) != len(images):
         raise DataError(
-            f"--devkit={devkit.path}: labels {len(devkit.labels)} images, but {images.path} has "
+            f"{devkit.path}: labels {len(devkit.labels)} images, but {images.path} has "
             f"{len(images)}; use both as they are downloaded"
         )
     labels: list[int | None] = [None] * len(images)

@@ -144,6 +144,6 @@ def allow_open_files(num_shards: int) -> None:
         if hard != resource.RLIM_INFINITY and hard < wanted:
             raise DataError(
                 f"{num_shards} shards need {wanted} open files, the system allows {hard}: raise it "
-                "(ulimit -Hn), or prepare with more --records_per_shard"
+                "(ulimit -Hn), or prepare with more records a shard"
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -12,6 +12,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
+from epsilon_vae.errors import UserError
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # A decompression bomb: beyond this, a small file may fill the memory. PIL only warns; we refuse.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS
@@ -23,7 +25,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM")
 _BROKEN_FILE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Data that cannot be used; the message names the file or folder and a remedy."""
 
 

@@ -34,7 +34,7 @@ def open_data(text: str, split: str) -> Data:
     """
     kind, _, rest = text.partition(":")
     if text == "photos" and split not in PHOTOS:
-        raise DataError(f"--split={split}: photos have {' and '.join(PHOTOS)}")
+        raise DataError(f"split {split}: photos have {' and '.join(PHOTOS)}")
     if text == "photos":
         return Data(open_source("photos", "", split=split), f"photos, {split}")
     if kind == "array_record" and rest:
@@ -44,7 +44,6 @@ def open_data(text: str, split: str) -> Data:
     files, root = filesystem(text)
     if not files.isdir(root):
         raise DataError(
-            f"--data={text}: no such folder; name one with images, photos, array_record:DIR or "
-            "tfds:NAME"
+            f"{text}: no such folder; name one with images, photos, array_record:DIR or tfds:NAME"
         )
     return Data(Folder(text), text)

@@ -7,14 +7,14 @@ that train on them. Run the same command again to resume. Exit codes: 0 done; 1 
 
 import pathlib
 import shlex
-import sys
 from collections.abc import Sequence
 
 from absl import app, flags, logging
 
+from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
 from epsilon_vae.data.archives import find_images, label, printable, read_devkit
-from epsilon_vae.data.decode import DataError
-from epsilon_vae.data.shards import ShardWriter
+from epsilon_vae.data.shards import BadImageError, ShardWriter
+from epsilon_vae.resumable import OtherPlanError
 
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the shards of both splits.")
 SPLIT = flags.DEFINE_enum("split", None, ["train", "val"], "Which one IN is.")
@@ -30,30 +30,33 @@ RECORDS_PER_SHARD = flags.DEFINE_integer(
 )
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """absl's flags; what is wrong with them ends the program with one line and code 2."""
-    try:
-        rest = flags.FLAGS(argv)
-        for name, value in (("output", OUTPUT.value), ("split", SPLIT.value)):
-            if value is None:
-                raise DataError(f"--{name} is missing")
-        if "://" in OUTPUT.value:
-            raise DataError(
-                f"--output={OUTPUT.value}: not a folder of this machine; name one, and then "
-                "gcloud storage cp -r it"
-            )
-        if len(rest) != 2:
-            raise DataError(f"name one folder or tar, not {len(rest) - 1}: {' '.join(rest[1:])}")
-    except (flags.Error, DataError) as error:
-        _exit(2, " ".join(str(error).split()))
-    return rest
+def check_flags() -> None:
+    """Raises `UsageError` for flags that are missing or do not fit."""
+    for flag in (OUTPUT, SPLIT):
+        if flag.value is None:
+            raise UsageError(f"--{flag.name} is missing")
+    if "://" in OUTPUT.value:
+        raise UsageError(
+            f"--output={OUTPUT.value}: not a folder of this machine; name one, and then gcloud "
+            "storage cp -r it"
+        )
 
 
 def main(argv: Sequence[str]) -> None:
     """Looks for images, writes what is missing, and says how to use it."""
     logging.set_verbosity(logging.WARNING)
-    try:
-        folder = make_folder(OUTPUT.value)
+    anew = f"name another --output, or remove {SPLIT.value}*.json there to write it anew"
+    bad_image = "replace it, or set --on_bad_record=skip"
+    hints = {OtherPlanError: anew, BadImageError: bad_image}
+    with exit_codes(OSError, hints=hints):
+        if len(argv) != 2:
+            raise UsageError(f"name one folder or tar, not {len(argv) - 1}: {' '.join(argv[1:])}")
+        folder = pathlib.Path(OUTPUT.value)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"cannot be made ({error.strerror}); name a folder of yours"
+            raise UsageError(f"--output={folder}: {reason}") from error
         devkit = read_devkit(DEVKIT.value) if DEVKIT.value else None
         images = find_images(argv[1])
         if devkit:
@@ -63,10 +66,6 @@ def main(argv: Sequence[str]) -> None:
             folder, SPLIT.value, images=images, records_per_shard=RECORDS_PER_SHARD.value
         )
         written = writer.write(skip_bad=ON_BAD_RECORD.value == "skip")
-    except (DataError, OSError) as error:
-        _exit(2, str(error))
-    except KeyboardInterrupt:
-        _exit(1, "stopped; to resume, run the same command again")
     shards, skipped = writer.manifest["shards"], writer.manifest["skipped"]
     print(
         f"{folder}: {SPLIT.value} {'is done' if written else 'was done already'}: "
@@ -76,22 +75,6 @@ def main(argv: Sequence[str]) -> None:
     print(f"--config.data.source=array_record --config.data.path={shlex.quote(str(folder))}")
 
 
-def make_folder(path: str) -> pathlib.Path:
-    """The folder, which is made.
-
-    Raises:
-      DataError: it cannot be.
-    """
-    folder = pathlib.Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"--output={path}: cannot be made ({error.strerror}); name a folder of yours"
-        ) from error
-    return folder
-
-
 def _in_words(classes: Sequence[str]) -> str:
     if not classes:
         return "no classes (those of ImageNet's validation images are in its --devkit)"
@@ -99,10 +82,5 @@ def _in_words(classes: Sequence[str]) -> str:
     return f"{len(classes)} classes ({printable(names)})"
 
 
-def _exit(code: int, message: str) -> None:
-    print(f"epsilon_vae: {message}", file=sys.stderr)
-    sys.exit(code)
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=lambda argv: parse_flags(argv, check_flags, takes_arguments=True))

@@ -6,9 +6,7 @@ the last one makes it `SPLIT.json`.
 """
 
 import collections
-import contextlib
 import itertools
-import json
 import os
 import pathlib
 import shutil
@@ -26,6 +24,8 @@ from epsilon_vae.data.archives import Images, printable
 from epsilon_vae.data.array_records import count_records
 from epsilon_vae.data.decode import DataError, DecodeError, EncodedImage
 from epsilon_vae.data.records import Record, pack
+from epsilon_vae.output import replacing
+from epsilon_vae.resumable import ResumableFolder
 
 # Each record is read on its own; images are compressed already.
 WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -33,6 +33,10 @@ WRITER_OPTIONS = "group_size:1,uncompressed"
 THREADS = os.cpu_count() or 1
 
 In, Out = TypeVar("In"), TypeVar("Out")
+
+
+class BadImageError(DataError):
+    """An image that cannot be decoded."""
 
 
 class Checked(NamedTuple):
@@ -57,25 +61,18 @@ class ShardWriter:
         `classes`; `skipped`, names of images left out; `plan`, what it was made from.
 
     Raises:
-      DataError: the folder has the split already, made from something else.
+      OtherPlanError: the folder has the split already, made from something else.
     """
 
     def __init__(self, folder: pathlib.Path, split: str, *, images: Images, records_per_shard: int):
         self._folder, self._split, self._images = folder, split, images
         self._records_per_shard = records_per_shard
-        self._finished = folder / f"{split}.json"
-        self._unfinished = folder / f"{split}.unfinished.json"
         plan = make_plan(images, records_per_shard)
+        self._job = ResumableFolder(
+            folder, f"{split}.json", unfinished=f"{split}.unfinished.json", plan=plan, within="plan"
+        )
         new = {"shards": {}, "classes": list(images.classes), "skipped": [], "plan": plan}
-        self.manifest = _load(self._finished) or _load(self._unfinished) or new
-        for key, value in plan.items():
-            before = self.manifest["plan"].get(key)
-            if before != value:
-                raise DataError(
-                    f"{folder}: split {split!r} was begun with {key} = {before!r}, now it is "
-                    f"{value!r}; name another --output, or remove {split}*.json there to write "
-                    "it anew"
-                )
+        self.manifest = self._job.read() or new
 
     def write(self, *, skip_bad: bool) -> bool:
         """Writes the shards that are missing or damaged; False if none is.
@@ -84,15 +81,16 @@ class ShardWriter:
           skip_bad: images that cannot be decoded are left out; else the first raises.
 
         Raises:
-          DataError: a bad image, or a disk that is too small, full or not writable.
+          BadImageError: an image cannot be decoded.
+          DataError: no image can, or the disk is too small.
+          OutputError: the disk is full or not writable.
         """
         missing = self._missing_shards()
-        if not missing and self._finished.exists():
+        if not missing and self._job.is_finished:
             return False
         indices = [index for shard in missing for index in self._range(shard)]
         check_space(self._folder, int(self._images.sizes[indices].sum()), "images")
-        save_json(self._unfinished, self.manifest)
-        self._finished.unlink(missing_ok=True)
+        self._job.save(self.manifest)
         bar = tqdm(
             total=len(self._images),
             initial=len(self._images) - len(indices),
@@ -107,8 +105,7 @@ class ShardWriter:
                 self._write_shard(shard, of_shard, skip_bad=skip_bad, bar=bar)
         if not self.manifest["shards"]:
             raise DataError(f"{self._images.path}: no image that can be decoded")
-        save_json(self._finished, self.manifest)
-        self._unfinished.unlink()
+        self._job.finish(self.manifest)
         return True
 
     def _range(self, shard: int) -> range:
@@ -153,7 +150,7 @@ class ShardWriter:
                 name = self._images.names[index]
                 message = f"{self._images.path}: {printable(name)}: not a readable image ({reason})"
                 if not skip_bad:
-                    raise DataError(f"{message}; replace it, or set --on_bad_record=skip")
+                    raise BadImageError(message)
                 logging.warning("Left out: %s", message)
                 skipped.append(name)
 
@@ -162,7 +159,7 @@ class ShardWriter:
         if count:
             self.manifest["shards"][path.name] = count
         self.manifest["skipped"] = sorted({*self.manifest["skipped"], *skipped})
-        save_json(self._unfinished, self.manifest)
+        self._job.save(self.manifest)
 
 
 def make_plan(images: Images, records_per_shard: int) -> dict[str, object]:
@@ -186,49 +183,33 @@ def check_space(folder: pathlib.Path, needed: int, what: str) -> None:
     if free < needed:
         raise DataError(
             f"{folder}: {free / 2**30:.1f} GiB are free, {needed / 2**30:.1f} GiB of {what} are "
-            "to be written; free some, or name an --output on another disk"
+            "to be written; free some, or write to another disk"
         )
 
 
-def save_json(path: pathlib.Path, content: dict) -> None:
-    """All of it or nothing, whatever happens meanwhile.
-
-    Raises:
-      DataError: the disk is full or not writable.
-    """
-    temporary = path.with_suffix(".new")
-    with writing(path):
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-
-
 def write_shard(path: pathlib.Path, records: Iterable[bytes]) -> int:
-    """Writes records, reads them back, and then calls the file `path`; their number.
+    """Writes records, reads them back, and then calls the file `path`; returns their number.
 
     Nothing is left of a shard that fails, and none is made of no records.
 
     Raises:
-      DataError: the disk is full or not writable, or reads back other bytes.
+      OutputError: the disk is full or not writable, or reads back other bytes.
     """
-    temporary = path.with_suffix(".unfinished")
-    checksums = []
-    try:
-        with writing(path):
-            writer = ArrayRecordWriter(str(temporary), WRITER_OPTIONS)
-            for record in records:
+    records, checksums = iter(records), []
+    first = list(itertools.islice(records, 1))
+    if not first:
+        return 0
+    with replacing(path) as partial:
+        try:
+            writer = ArrayRecordWriter(str(partial), WRITER_OPTIONS)
+            for record in itertools.chain(first, records):
                 writer.write(record)
                 checksums.append(zlib.crc32(record))
             writer.close()
-            _sync(temporary)
-            if _read_checksums(temporary) != checksums:
-                raise OSError("the disk reads back other bytes than were written")
-            if checksums:
-                temporary.replace(path)
-            _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        except RuntimeError as error:  # the C++ writer's
+            raise OSError(str(error).split(";")[0]) from error
+        if _read_checksums(partial) != checksums:
+            raise OSError("the disk reads back other bytes than were written")
     return len(checksums)
 
 
@@ -243,45 +224,6 @@ def map_ahead(
         pending.extend(pool.submit(function, x) for x in itertools.islice(items, 1))
 
 
-def _load(path: pathlib.Path) -> dict | None:
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        manifest["plan"], manifest["shards"], manifest["skipped"]
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: not written by epsilon_vae.data.prepare ({error}); name another --output"
-        ) from error
-    return manifest
-
-
 def _read_checksums(path: pathlib.Path) -> list[int]:
     reader = ArrayRecordReader(str(path))
     return [zlib.crc32(reader.read()) for _ in range(reader.num_records())]
-
-
-@contextlib.contextmanager
-def writing(path: pathlib.Path) -> Iterator[None]:
-    """Errors of disk and writer inside say what was written, and that all the rest stays.
-
-    Raises:
-      DataError: for an OSError or the C++ writer's RuntimeError.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error).split(";")[0]
-        raise DataError(
-            f"{path}: cannot be written ({reason}); see to the disk and run the same command "
-            "again: what is finished stays"
-        ) from error
-
-
-def _sync(path: pathlib.Path) -> None:
-    """Has the disk hold what was written to a file, or the names in a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from epsilon_vae.keys import DDPM_STEPS
+
 
 def per_image(t: jax.Array) -> jax.Array:
     """`[B]` → `[B, 1, 1, 1]`, to multiply images by."""
@@ -66,7 +68,7 @@ class RectifiedFlow:
     `x_t = (1 - t) gamma x0 + t eps`; the decoder predicts the velocity `v = eps - gamma x0`.
 
     Attributes:
-      gamma: scale of the data term; 0.6 in the paper, 1 switches it off.
+      gamma: scale of the data term; 1 switches it off.
       normalization: standard deviation that `network_input` divides by: 'sample' measures it over
         each image (Chen 2023), 'analytic' takes `sqrt(((1 - t) gamma)^2 s^2 + t^2)`, s = 0.5,
         'none' is 1.
@@ -74,7 +76,7 @@ class RectifiedFlow:
 
     loss_name: ClassVar[str] = "flow"
 
-    gamma: float = 0.6
+    gamma: float
     normalization: str = "sample"
 
     def perturb(self, x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
@@ -136,7 +138,7 @@ class DDPM:
 
     loss_name: ClassVar[str] = "flow"
 
-    num_steps: int = 1000
+    num_steps: int = DDPM_STEPS
     beta_start: float = 1e-4
     beta_end: float = 0.02
     is_clipped: bool = True

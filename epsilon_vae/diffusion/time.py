@@ -3,6 +3,8 @@
 import jax
 import numpy as np
 
+from epsilon_vae.keys import DDPM_STEPS
+
 
 def logit_normal(key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
     """`t = sigmoid(n)`, n ~ N(0, 1) (Esser et al. 2024): the paper's training times."""
@@ -14,7 +16,9 @@ def uniform(key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
     return jax.random.uniform(key, shape)
 
 
-def whole_steps(key: jax.Array, shape: tuple[int, ...] = (), num_steps: int = 1000) -> jax.Array:
+def whole_steps(
+    key: jax.Array, shape: tuple[int, ...] = (), num_steps: int = DDPM_STEPS
+) -> jax.Array:
     """`t = k / num_steps`, k uniform in 1 … num_steps: DDPM's training times (Ho et al. 2020)."""
     return jax.random.randint(key, shape, 1, num_steps + 1) / num_steps
 
@@ -35,7 +39,7 @@ def uniform_spacing(nfe: int) -> np.ndarray:
     return np.linspace(1.0, 0.0, nfe + 1, dtype=np.float32)
 
 
-def respaced(nfe: int, num_steps: int = 1000) -> np.ndarray:
+def respaced(nfe: int, num_steps: int = DDPM_STEPS) -> np.ndarray:
     """`[nfe + 1]` times at evenly spaced whole steps of `num_steps`, from the last to the first.
 
     Then 0. As Nichol & Dhariwal 2021 (arXiv 2102.09672) and DiT take 250 of 1000 steps: the step

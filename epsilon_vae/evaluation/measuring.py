@@ -19,6 +19,7 @@ from epsilon_vae.evaluation.protocols import CROPS, Protocol, noisy
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
 from epsilon_vae.evaluation.reconstructors import Reconstructor
 from epsilon_vae.metrics.frechet import FeatureStatistics
+from epsilon_vae.output import replacing
 from epsilon_vae.parallel import hosts
 from epsilon_vae.versions import devices
 
@@ -128,10 +129,8 @@ class Progress:
         arrays = {"names": np.array(self.names), "setting": np.array(self.setting)}
         for index, accumulator in enumerate(self.accumulators.values()):
             arrays |= {f"{index}/{name}": array for name, array in accumulator.arrays().items()}
-        partial = path.with_name(f".{path.name}.tmp")
-        with partial.open("wb") as file:
+        with replacing(path) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)
-        partial.replace(path)
 
     @classmethod
     def load(cls, path: pathlib.Path, keys: Sequence[Key], setting: str) -> "Progress":
@@ -197,7 +196,7 @@ def measure(
     progress = Progress.load(file, [ORIGINALS, *keys], setting) if hosts.is_first() else None
     start = hosts.broadcast_from_first(len(progress.names) if progress else 0)
     advance(start)
-    bad_records = BadRecords(0, len(source), "replace it, or take it out of --data")
+    bad_records = BadRecords(0, len(source), "replace it, or take it out of the data")
     crop, seed = CROPS[protocol.crop], protocol.seed
     if protocol.latent_noise:
         some = evenly_spaced(len(source), DEVIATION_IMAGES)

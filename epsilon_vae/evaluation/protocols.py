@@ -6,6 +6,7 @@ Every result carries the whole protocol, changes marked in its name.
 
 import dataclasses
 
+from epsilon_vae.errors import UserError
 from epsilon_vae.evaluation.features import DESCRIPTIONS, FEATURES
 from epsilon_vae.pretrained.registry import REGISTRY
 
@@ -30,7 +31,7 @@ FIXED = {
 }
 
 
-class ProtocolError(ValueError):
+class ProtocolError(UserError):
     """A protocol that does not exist or cannot be had; the message says what would do."""
 
 
@@ -102,16 +103,16 @@ def parse(text: str) -> Protocol:
     """
     name, *changes = text.split(",")
     if name not in PROTOCOLS:
-        raise ProtocolError(f"--protocol={text}: no protocol {name!r}; {_or(PROTOCOLS)} would do")
+        raise ProtocolError(f"protocol {text}: no protocol {name!r}; {_or(PROTOCOLS)} would do")
     values = {}
     for change in changes:
         key, _, value = change.partition("=")
         if key not in _READERS:
-            raise ProtocolError(f"--protocol={text}: no key {key!r}; {_or(_READERS)} would do")
+            raise ProtocolError(f"protocol {text}: no key {key!r}; {_or(_READERS)} would do")
         try:
             values[key] = _READERS[key](value)
         except ValueError as error:
-            raise ProtocolError(f"--protocol={text}: {key} = {value!r}: {error}") from None
+            raise ProtocolError(f"protocol {text}: {key} = {value!r}: {error}") from None
     return dataclasses.replace(PROTOCOLS[name], name=text, **values)
 
 
@@ -120,8 +121,8 @@ def check_features(protocol: Protocol) -> None:
     for name in protocol.features:
         if REGISTRY[name].find() is None:
             raise ProtocolError(
-                f"--protocol={protocol.name}: no weights of {name} here; get them "
-                f"({REGISTRY[name].remedy}), or take --protocol=local, whose features come with "
+                f"protocol {protocol.name}: no weights of {name} here; get them "
+                f"({REGISTRY[name].remedy}), or take the protocol local, whose features come with "
                 "the package and give no FID"
             )
 

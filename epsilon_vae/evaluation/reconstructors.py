@@ -14,6 +14,7 @@ from epsilon_vae.config import to_json
 from epsilon_vae.data.decode import SUFFIXES, DataError, list_images, read_image
 from epsilon_vae.data.files import hash_files
 from epsilon_vae.data.transforms import to_float, to_uint8
+from epsilon_vae.errors import UserError
 from epsilon_vae.evaluation.images import Batch
 from epsilon_vae.evaluation.protocols import Protocol
 from epsilon_vae.inference.autoencoder import restore_on
@@ -21,7 +22,7 @@ from epsilon_vae.inference.autoencoder import restore_on
 DIFFUSERS = "diffusers:"
 
 
-class ReconstructorError(ValueError):
+class ReconstructorError(UserError):
     """Says why something cannot be evaluated as asked."""
 
 
@@ -230,12 +231,12 @@ class PictureFolder(Reconstructor):
         if file is None:
             raise ReconstructorError(
                 f"{self._folder}: no picture for {name}; expected {stem(name)}.png, or "
-                f"{picture_name(index, name)}.png as --save_images calls it"
+                f"{picture_name(index, name)}.png as epsilon_vae.evaluate calls it"
             )
         if self._owners.setdefault(file, index) != index:
             raise ReconstructorError(
                 f"{file}: two images of that name, the second is {name}; name pictures as "
-                f"--save_images does, its one {picture_name(index, name)}.png"
+                f"epsilon_vae.evaluate does, its one {picture_name(index, name)}.png"
             )
         return file
 
@@ -353,7 +354,7 @@ def open_reconstructors(
       ReconstructorError, CheckpointError, DataError: one cannot be evaluated, or is there twice.
     """
     if len(set(paths)) < len(paths):
-        raise ReconstructorError(f"--compare {' '.join(paths)}: one of them twice")
+        raise ReconstructorError(f"{' '.join(paths)}: one of them twice")
     reconstructors = [_open(path, step, protocol, mesh) for path in paths]
     names = [reconstructor.name for reconstructor in reconstructors]
     for reconstructor, name, path in zip(reconstructors, names, paths, strict=True):

@@ -13,13 +13,12 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from epsilon_vae import checkpoint
-from epsilon_vae.config import ConfigError, is_generator
+from epsilon_vae.config import ConfigError, is_latent_diffusion
 from epsilon_vae.data.transforms import to_float, to_uint8
 from epsilon_vae.diffusion.path import Direct, Process
 from epsilon_vae.diffusion.time import SPACINGS
 from epsilon_vae.models.autoencoder_model import AutoencoderModel
 from epsilon_vae.models.build import build_networks, build_process
-from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.batch import in_chunks, share_images
 from epsilon_vae.parallel.mesh import make_mesh, replicated
 
@@ -250,11 +249,11 @@ def restore_on(
       CheckpointError: no checkpoint there, or not of this step.
       ConfigError: the run of a generator.
     """
-    if step is None and mesh.is_multi_process:  # a run that still trains may save one in between
-        step = hosts.broadcast_from_first(int(checkpoint.find_step(workdir).name))
+    if step is None and mesh.is_multi_process:
+        step = checkpoint.newest_step(workdir)
     step_directory = checkpoint.find_step(workdir, step)
     config = checkpoint.load_config(step_directory)
-    if is_generator(config):
+    if is_latent_diffusion(config):
         raise ConfigError(
             f"{workdir}: is the run of a latent diffusion model; name that of an autoencoder"
         )
@@ -278,7 +277,7 @@ def restore_on(
     )
 
 
-def step_for(latents: Mapping[str, Any], workdir: str) -> int:
+def step_for(latents: Mapping[str, Any], workdir: str) -> int | None:
     """The step of the autoencoder in `workdir` that decodes latents, as process 0 finds it.
 
     It is the one that made them, where they were made by this run and it is still there; else the
@@ -288,13 +287,11 @@ def step_for(latents: Mapping[str, Any], workdir: str) -> int:
       latents: their `provenance`.
       workdir: of the run.
 
-    Raises:
-      CheckpointError: no checkpoint there.
+    Returns:
+      The step; None where there is no checkpoint.
     """
-    newest, step = int(checkpoint.find_step(workdir).name), latents["step"]
     is_same = workdir.rstrip("/") == latents["workdir"].rstrip("/")
-    is_there = is_same and step in checkpoint.saved_steps(workdir)
-    return hosts.broadcast_from_first(step if is_there else newest)
+    return checkpoint.newest_step(workdir, latents["step"] if is_same else None)
 
 
 def _local_mesh(space: int) -> Mesh:

@@ -6,12 +6,10 @@ finished is seen from the folder, and neither stops, devices nor processes chang
 
 import functools
 import itertools
-import json
 import math
 import pathlib
 import time
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,11 +33,11 @@ from epsilon_vae.data.latents import (
 from epsilon_vae.data.named import Data
 from epsilon_vae.data.pipeline import BadRecords, evaluation_batches
 from epsilon_vae.data.records import Record
-from epsilon_vae.data.shards import check_space, save_json, write_shard
+from epsilon_vae.data.shards import check_space, write_shard
 from epsilon_vae.data.sources import Subset
 from epsilon_vae.inference.autoencoder import Autoencoder
-from epsilon_vae.output import is_seen
 from epsilon_vae.parallel import hosts
+from epsilon_vae.resumable import OtherPlanError, ResumableFolder
 from epsilon_vae.versions import versions
 
 # Images that a device encodes in one call, each with its mirror image.
@@ -113,23 +111,31 @@ def encode_data(
 
     Raises:
       ConfigError: a resolution that the networks do not take.
-      DataError: the folder holds other latents; an image cannot be read; a disk that is too small,
-        full or not writable; latents that are not finite numbers.
-      OSError: the folder cannot be made.
+      PlanError: the folder holds other latents, or is not the same for all processes.
+      DataError: an image cannot be read; a disk that is too small; latents that are not finite.
+      OutputError: a disk that is full or not writable.
     """
     begin = time.monotonic()
     folder = pathlib.Path(output)
     plan = _plan(autoencoder, workdir, data, resolution, crop, dtype, records_per_shard)
-    is_done = _check_folder(folder, plan)
+    fixed = {key: plan[key] for key in FIXED}
+    job = ResumableFolder(folder, INDEX, unfinished=UNFINISHED, plan=fixed)
+    is_done = job.start(
+        plan,
+        # Files' times may differ where each host has its own.
+        same=fixed | {"checkpoint": plan["checkpoint"], "data": data.name},
+        check=functools.partial(_check_encoder, folder, plan),
+    )
     indices = range(plan["num_records"])
     shards = [indices[i : i + records_per_shard] for i in indices[::records_per_shard]]
     own = {i: shards[i] for i in range(jax.process_index(), len(shards), jax.process_count())}
     missing = [i for i in own if count_records(str(folder / shard_name(i))) != len(own[i])]
     num_missing = hosts.total(sum(len(own[i]) for i in missing))
     if is_done and not num_missing:
-        return json.loads((folder / INDEX).read_text(encoding="utf-8")), 0
+        return job.read(), 0
 
-    _begin(folder, plan)
+    if hosts.is_first():
+        job.save(plan)
     size = 2 * math.prod(plan["shape"]) * jnp.dtype(dtype).itemsize + RECORD_OVERHEAD
     check_space(folder, num_missing * size, "latents")
     table = np.zeros((len(shards), 1 + 2 * plan["n_z"]))
@@ -144,8 +150,7 @@ def encode_data(
         "seconds": round(time.monotonic() - begin, 1),
     }
     if hosts.is_first():
-        save_json(folder / INDEX, index)
-        (folder / UNFINISHED).unlink()
+        job.finish(index)
     hosts.barrier("latents written")
     return index, num_missing
 
@@ -198,7 +203,7 @@ def _plan(
     if resolution % networks.multiple:
         near = max(1, round(resolution / networks.multiple)) * networks.multiple
         raise ConfigError(
-            f"--resolution={resolution}: the networks of {workdir} take multiples of "
+            f"resolution {resolution}: the networks of {workdir} take multiples of "
             f"{networks.multiple}; {near} would do"
         )
     side, n_z = resolution // networks.f, networks.encoder.n_z
@@ -219,68 +224,21 @@ def _plan(
     }
 
 
-def _check_folder(folder: pathlib.Path, plan: dict[str, Any]) -> bool:
-    """Whether process 0 finds finished latents of this plan; raises on all for those of another."""
-    same = {k: plan[k] for k in FIXED} | {"checkpoint": plan["checkpoint"]}
-    same["data"] = plan["data"]["source"]  # files' times may differ where each host has its own
-    if not hosts.all_equal(json.dumps(same)):
-        raise DataError("not the same flags, data or checkpoint for all processes")
-    reason, is_done = "", False
-    if hosts.is_first():
-        is_done = (folder / INDEX).exists()
-        reason = _difference(folder, plan)
-    if not hosts.all_agree(not reason):
-        raise DataError(reason or f"{folder}: cannot be resumed; process 0 says why")
-    return bool(hosts.broadcast_from_first(int(is_done)))
+class OtherEncoderError(OtherPlanError):
+    """A folder with latents of another checkpoint."""
 
 
-def _difference(folder: pathlib.Path, plan: dict[str, Any]) -> str:
-    """Why what is in the folder cannot be resumed; empty if it can."""
-    hint = "name another --output"
-    for path in (folder / INDEX, folder / UNFINISHED):
-        if not path.exists():
-            continue
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-            checkpoint = before["checkpoint"]
-            other = checkpoint["encoder_sha256"] != plan["checkpoint"]["encoder_sha256"]
-            changed = [key for key in FIXED if before.get(key) != plan[key]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            return f"{path}: not written by epsilon_vae.encode ({error}); {hint}"
-        if other:
-            return (
-                f"{folder}: latents of another checkpoint, {checkpoint['workdir']} step "
-                f"{checkpoint['step']}; name it, with --checkpoint_step={checkpoint['step']}, or "
-                f"{hint}"
-            )
-        if changed:
-            key = changed[0]
-            return (
-                f"{folder}: was begun with {key} = {before.get(key)!r}, now it is {plan[key]!r}; "
-                f"{hint}"
-            )
-        return ""
-    if any(folder.glob("*.array_record")):
-        return f"{folder}: has shards, but no {INDEX} that says of what; {hint}"
-    return ""
-
-
-def _begin(folder: pathlib.Path, plan: dict[str, Any]) -> None:
-    """Makes the folder, says what its shards are of, and sees to it that all processes see it."""
-    path = folder / UNFINISHED
-    checksum = 0
-    if hosts.is_first():
-        folder.mkdir(parents=True, exist_ok=True)
-        save_json(path, plan)
-        (folder / INDEX).unlink(missing_ok=True)
-        checksum = zlib.crc32(path.read_bytes())
-    checksum = hosts.broadcast_from_first(checksum)
-    seen = is_seen(lambda: path.exists() and zlib.crc32(path.read_bytes()) == checksum)
-    if not hosts.all_agree(seen):
-        raise DataError(
-            f"--output={folder}: not the same folder for all processes; name one on a disk that "
-            "their hosts share"
+def _check_encoder(
+    folder: pathlib.Path, plan: Mapping[str, Any], content: Mapping[str, Any]
+) -> None:
+    """Raises `OtherPlanError` for a folder with shards of another encoder, or of an unknown one."""
+    before = content.get("checkpoint", plan["checkpoint"])
+    if before["encoder_sha256"] != plan["checkpoint"]["encoder_sha256"]:
+        raise OtherEncoderError(
+            f"{folder}: latents of another checkpoint, {before['workdir']} step {before['step']}"
         )
+    if not content and any(folder.glob("*.array_record")):
+        raise OtherPlanError(f"{folder}: has shards, but no {INDEX} that says of what")
 
 
 def _read_shard(path: pathlib.Path, plan: dict[str, Any]) -> list[LatentRecord]:
@@ -301,7 +259,7 @@ def _encode(
     bar: tqdm,
 ) -> Iterator[LatentRecord]:
     """Records of all images, in order."""
-    bad_records = BadRecords(0, len(source), "replace it, or take it out of --data")
+    bad_records = BadRecords(0, len(source), "replace it, or take it out of the data")
     size = IMAGES_PER_DEVICE * jax.local_device_count()
     dtype = jnp.dtype(plan["dtype"])
     image_batches = evaluation_batches(
@@ -322,8 +280,8 @@ def _encode(
             name = str(batch["name"][i])
             if not (np.isfinite(plain[i]).all() and np.isfinite(flipped[i]).all()):
                 raise DataError(
-                    f"{name}: latents that {dtype} does not hold, or not finite; "
-                    "--dtype=bfloat16 holds larger ones"
+                    f"{name}: latents that {dtype} does not hold, or not finite; bfloat16 holds "
+                    "larger ones"
                 )
             bar.update()
             yield LatentRecord(

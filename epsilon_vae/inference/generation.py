@@ -6,12 +6,12 @@ A part is a fixed range of the images' numbers, and has its name once it is whol
 finished is seen from the folder, and neither stops, devices nor processes change what is written.
 """
 
-import json
+import functools
 import math
 import pathlib
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,16 +19,17 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from epsilon_vae.data.decode import DataError, list_images
+from epsilon_vae.data.decode import list_images
 from epsilon_vae.data.image_set import ImageSet
-from epsilon_vae.data.shards import check_space, save_json, writing
+from epsilon_vae.data.shards import check_space
 from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.inference.autoencoder import Autoencoder
 from epsilon_vae.inference.latent_diffusion import IMAGES_PER_DEVICE, TrainedLatentDiffusion
-from epsilon_vae.output import is_seen
+from epsilon_vae.output import is_seen, replacing
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
+from epsilon_vae.resumable import OtherPlanError, ResumableFolder
 from epsilon_vae.versions import versions
 
 PLAN, NPZ = "generation.json", "images.npz"
@@ -107,10 +108,14 @@ def generate_images(
       How many images all processes have generated: 0 where all was done.
 
     Raises:
-      DataError: the folder holds other images; a disk that is too small or full.
+      PlanError: the folder holds other images, or is not the same for all processes.
+      DataError: a disk that is too small.
+      OutputError: a disk that is full or not writable.
     """
     folder = pathlib.Path(output)
-    _check_folder(folder, plan)
+    _job(output, plan).start(
+        plan | {"versions": versions()}, check=functools.partial(_check_is_empty, folder)
+    )
     indices = np.arange(plan["num_images"])
     size = plan["images_per_part"]
     parts = [indices[i : i + size] for i in indices[::size]]
@@ -141,11 +146,14 @@ def generate_images(
 
 def _finish(folder: pathlib.Path, plan: dict[str, Any]) -> None:
     """Writes the grid and, if it is asked for, one file of all images."""
+    for path in (folder / "images").iterdir():
+        if path.suffix:  # a part that a killed process began
+            shutil.rmtree(path)
     is_seen(lambda: len(list_images(folder / "images")) == plan["num_images"])
     images = ImageSet(str(folder / "images"))
     first = next(images.batches(GRID_IMAGES))
-    with writing(folder / "grid.png"):
-        Image.fromarray(grid(first)).save(folder / "grid.png")
+    with replacing(folder / "grid.png") as partial:
+        Image.fromarray(grid(first)).save(partial, "png")
     if plan["format"] == "npz":
         _join(images, folder / NPZ, first.shape[1:])
 
@@ -192,80 +200,38 @@ def _part_folder(folder: pathlib.Path, part: int) -> pathlib.Path:
 
 def existing_plan(output: str) -> dict[str, Any]:
     """The plan of images that are in the folder, finished or not; empty where there are none."""
-    path = pathlib.Path(output) / PLAN
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # what is wrong with it, `generate_images` says
+        return _job(output, {}).read()
+    except OtherPlanError:  # what is wrong with it, `generate_images` says
         return {}
 
 
-def _check_folder(folder: pathlib.Path, plan: dict[str, Any]) -> None:
-    """Makes the folder, or sees that it holds images of the same plan."""
-    if not hosts.all_equal(json.dumps(plan)):
-        raise DataError("not the same flags or checkpoints for all processes")
-    reason = ""
-    if hosts.is_first():
-        try:
-            reason = _difference(folder, plan)
-            if not reason:
-                folder.mkdir(parents=True, exist_ok=True)
-                if not (folder / PLAN).exists():
-                    save_json(folder / PLAN, plan | {"versions": versions()})
-        except (OSError, ValueError) as error:
-            reason = f"{folder}: {error}"
-    if not hosts.all_agree(not reason):
-        raise DataError(reason or f"{folder}: cannot be resumed; process 0 says why")
-    if not hosts.all_agree(is_seen((folder / PLAN).exists)):
-        raise DataError(
-            f"--output={folder}: not the same folder for all processes; name one on a disk that "
-            "their hosts share"
-        )
+def _job(output: str, plan: Mapping[str, Any]) -> ResumableFolder:
+    return ResumableFolder(pathlib.Path(output), PLAN, plan=plan)
 
 
-def _difference(folder: pathlib.Path, plan: dict[str, Any]) -> str:
-    """Why what is in the folder cannot be resumed; empty if it can."""
-    path = folder / PLAN
-    if not path.exists():
-        if folder.exists() and any(folder.iterdir()):
-            return f"{folder}: is not empty, and has no {PLAN}; name another --output"
-        return ""
-    before = json.loads(path.read_text(encoding="utf-8"))
-    for key, value in plan.items():
-        if before.get(key) != value:
-            return (
-                f"{folder}: was begun with {key} = {before.get(key)!r}, now it is {value!r}; name "
-                "another --output"
-            )
-    return ""
+def _check_is_empty(folder: pathlib.Path, content: Mapping[str, Any]) -> None:
+    """Raises `OtherPlanError` for a folder that holds things of another kind."""
+    if not content and folder.is_dir() and any(folder.glob("[!.]*")):
+        raise OtherPlanError(f"{folder}: is not empty, and has no {PLAN}")
 
 
 def _write_part(path: pathlib.Path, indices: np.ndarray, images: Sequence[np.ndarray]) -> None:
-    """PNGs of a part: all of them or none."""
-    partial = path.with_name(f"{path.name}.unfinished")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    try:
-        with writing(path):
-            partial.mkdir(parents=True)
-            for i, image in zip(indices, images, strict=True):
-                Image.fromarray(image).save(partial / f"{i:08d}.png")
-            partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    """Writes the PNGs of a part: all of them or none."""
+    with replacing(path) as partial:
+        partial.mkdir()
+        for i, image in zip(indices, images, strict=True):
+            Image.fromarray(image).save(partial / f"{i:08d}.png")
 
 
 def _join(images: ImageSet, path: pathlib.Path, shape: Sequence[int]) -> None:
     """Writes all images into one `.npz`, never more than a few of them in memory."""
-    partial = path.with_suffix(".unfinished")
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *shape)}
-    try:
-        with (
-            writing(path),
-            zipfile.ZipFile(partial, "w") as archive,
-            archive.open("arr_0.npy", "w", force_zip64=True) as file,
-        ):
-            np.lib.format.write_array_header_1_0(file, header)
-            for batch in images.batches(IMAGES_PER_DEVICE):
-                file.write(batch.tobytes())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        replacing(path) as partial,
+        zipfile.ZipFile(partial, "w") as archive,
+        archive.open("arr_0.npy", "w", force_zip64=True) as file,
+    ):
+        np.lib.format.write_array_header_1_0(file, header)
+        for batch in images.batches(IMAGES_PER_DEVICE):
+            file.write(batch.tobytes())

@@ -6,7 +6,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from epsilon_vae import checkpoint
-from epsilon_vae.config import ConfigError, is_generator
+from epsilon_vae.config import ConfigError, is_latent_diffusion
 from epsilon_vae.data.latents import LatentMetadata
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.diffusion.time import SPACINGS
@@ -124,7 +124,7 @@ def restore_latent_diffusion(
     """
     step_directory = checkpoint.find_step(workdir, step)
     config = checkpoint.load_config(step_directory)
-    if not is_generator(config):
+    if not is_latent_diffusion(config):
         raise ConfigError(
             f"{workdir}: is the run of an autoencoder; name that of a latent diffusion model"
         )

@@ -189,15 +189,15 @@ class TrajectoryGAN:
 
     Attributes:
       discriminator: D(concat(real or fake, context), t) → patch logits.
+      weight: of the generator's term.
+      r1_weight: of `r1_penalty`, StyleGAN2's gamma.
       matching: what D compares, a key of `MATCHINGS`.
       gan: which losses, 'non_saturating', 'hinge' or 'relativistic'.
-      weight: of the generator's term; 0.5 in the paper.
       is_adaptive: the term is also multiplied by `adaptive_weight`, as VQGAN's.
       start_step, ramp_steps: the generator's term is 0 before `start_step` and rises to its full
         weight over `ramp_steps`; 0 and 0 in the paper.
       discriminator_start_step: D's own loss is 0 before, and has its full weight from there on: a
         ramp would change nothing, since Adam divides by the gradient's size.
-      r1_weight: of `r1_penalty`, StyleGAN2's gamma.
       r1_every_steps: R1 is computed in every so many steps, and weighted by as many. More than 1
         saves time, and adds a spike of so many times its size to Adam's second moment, which then
         holds back the loss's own gradient (StyleGAN2 gives R1 moments of its own).
@@ -207,14 +207,14 @@ class TrajectoryGAN:
     """
 
     discriminator: nn.Module
+    weight: float
+    r1_weight: float
     matching: str = "trajectory"
     gan: str = "non_saturating"
-    weight: float = 0.5
     is_adaptive: bool = False
     start_step: int = 0
     ramp_steps: int = 0
     discriminator_start_step: int = 0
-    r1_weight: float = 1.0
     r1_every_steps: int = 1
     context_scale: float = 1.0
 

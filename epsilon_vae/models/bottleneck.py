@@ -35,7 +35,7 @@ class KLBottleneck(nn.Module, kw_only=True):
 
     encoder: nn.Module
     n_z: int
-    weight: float = 1e-6
+    weight: float
     has_conv: bool = True
 
     def setup(self):
@@ -81,7 +81,7 @@ class VQBottleneck(nn.Module, kw_only=True):
     encoder: nn.Module
     num_codes: int
     n_z: int
-    commitment: float = 0.25
+    commitment: float
     is_normalized: bool = False
     is_legacy: bool = False
 

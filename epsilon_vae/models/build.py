@@ -212,7 +212,7 @@ def build_process(config: ml_collections.ConfigDict) -> Process:
 
 def build_latent_diffusion(config: ml_collections.ConfigDict) -> LatentDiffusion:
     """A latent diffusion model's network and process."""
-    model, n_z = config.model.generator, config.autoencoder.n_z
+    model, n_z = config.model.latent_diffusion, config.autoencoder.n_z
     dit = DiT(
         **DIT_SIZES[model.size],
         patch=model.patch,

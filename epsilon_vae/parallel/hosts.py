@@ -19,12 +19,14 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from epsilon_vae.errors import UserError
+
 SHUTDOWN_TIMEOUT_SECONDS = 120
 LEAVE_TIMEOUT_SECONDS = 10
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 
-class HostsError(ValueError):
+class HostsError(UserError):
     """Processes that cannot start together; the message says why and what to check."""
 
 

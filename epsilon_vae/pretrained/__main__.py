@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from epsilon_vae.command_line import UsageError, exit_with, one_line
+from epsilon_vae.command_line import UsageError, exit_codes, one_line, parse_flags
 from epsilon_vae.pretrained.registry import REGISTRY
 from epsilon_vae.pretrained.weights import Weights, WeightsError
 
@@ -35,17 +35,10 @@ def describe(weights: Weights) -> str:
     )
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """absl's flags; what is wrong with them ends the program with one line and code 2."""
-    try:
-        rest = flags.FLAGS(argv)
-        if len(rest) > 1:
-            raise UsageError(f"{rest[1]!r} is not a flag; flags start with --")
-        if FROM.value is not None and GET.value is None:
-            raise UsageError("--from is for --get=NAME: say which weights the file holds")
-    except (flags.Error, UsageError) as error:
-        exit_with(2, one_line(error))
-    return rest
+def check_flags() -> None:
+    """Raises `UsageError` for --from alone."""
+    if FROM.value is not None and GET.value is None:
+        raise UsageError("--from is for --get=NAME: say which weights the file holds")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -54,11 +47,9 @@ def main(argv: Sequence[str]) -> None:
     if GET.value is None:
         print("\n\n".join(map(describe, REGISTRY.values())))
         return
-    try:
+    with exit_codes(OSError):
         print(f"{GET.value}: {REGISTRY[GET.value].get(FROM.value)}")
-    except (WeightsError, OSError) as error:
-        exit_with(2, one_line(error))
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=lambda argv: parse_flags(argv, check_flags))

@@ -1,6 +1,5 @@
 """Files of an autoencoder's weights: safetensors, or what `torch.save` wrote."""
 
-import os
 import pathlib
 from collections.abc import Iterable, Mapping
 
@@ -57,15 +56,7 @@ def _first_stage(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.startswith(FIRST_STAGE)] or names
 
 
-def write_safetensors(
-    path: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]
-) -> None:
-    """Writes a file that is not there before it is whole."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+def safetensors_bytes(arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+    """The content of a safetensors file; its own `save_file` makes files nobody else may read."""
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    try:
-        # Not save_file, which makes files that nobody else may read.
-        partial.write_bytes(safetensors.numpy.save(contiguous, metadata))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    return safetensors.numpy.save(contiguous, metadata)

@@ -17,6 +17,9 @@ from collections.abc import Callable
 import numpy as np
 from tqdm import tqdm
 
+from epsilon_vae.errors import UserError
+from epsilon_vae.output import replacing
+
 # Layers by name, each with its 'kernel' and perhaps its 'bias'.
 Params = dict[str, dict[str, np.ndarray]]
 COMMAND = "python -m epsilon_vae.pretrained"
@@ -24,7 +27,7 @@ CHUNK_BYTES = 2**20
 TIMEOUT_SECONDS = 30
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """Weights that are missing or not the known ones; the message says how to get them."""
 
 
@@ -156,19 +159,12 @@ class Weights:
         return bytes(data)
 
     def _save_converted(self, params: Params) -> None:
-        """Under another name until it is whole: another process may be reading or writing it."""
-        path = self.cache_file()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        """Writes the cache's file, which another process may be reading or writing."""
         arrays = {
             f"{layer}/{leaf}": a for layer, leaves in params.items() for leaf, a in leaves.items()
         }
-        try:
-            with partial.open("wb") as file:
-                np.savez(file, **arrays)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(self.cache_file()) as partial, partial.open("wb") as file:
+            np.savez(file, **arrays)
 
     def _load_converted(self, path: pathlib.Path) -> Params:
         params: Params = {}

@@ -18,7 +18,6 @@ from epsilon_vae.data.sources import Subset, evenly_spaced, open_source
 from epsilon_vae.inference.autoencoder import Autoencoder, restore_on
 from epsilon_vae.inference.encoding import IMAGES_PER_DEVICE, ChannelStatistics
 from epsilon_vae.models.build import latents_shape
-from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
 
 # Of how many images the mean and deviation are taken, by which encoded images are normalized.
@@ -145,8 +144,7 @@ def open_latents(
 def _encoded_images(config: ml_collections.ConfigDict, local_indices: np.ndarray) -> EncodedBatches:
     images = open_images(config, local_indices)
     workdir = config.autoencoder.workdir
-    # A run that still trains may save a step before another process looks.
-    step = hosts.broadcast_from_first(int(checkpoint.find_step(workdir).name))
+    step = checkpoint.newest_step(workdir)
     mesh = make_mesh(devices=jax.local_devices())
     group_size = min(IMAGES_PER_DEVICE, -(-len(local_indices) // jax.local_device_count()))
     autoencoder = restore_on(mesh, workdir, step=step, group_size=group_size)
@@ -199,9 +197,10 @@ def _check_metadata(config: ml_collections.ConfigDict, metadata: LatentMetadata,
             f"{path}: latents of {found}, where config.data.resolution, autoencoder.f and "
             f"autoencoder.n_z make {expected}; set them to what made these"
         )
-    num_classes = config.model.generator.num_classes
+    num_classes = config.model.latent_diffusion.num_classes
     if num_classes and len(metadata.classes) != num_classes:
         raise ConfigError(
-            f"config.model.generator.num_classes = {num_classes}: {path or config.data.source} has "
-            f"{len(metadata.classes)} classes; set it to that, or to 0, which takes no labels"
+            f"config.model.latent_diffusion.num_classes = {num_classes}: "
+            f"{path or config.data.source} has {len(metadata.classes)} classes; set it to that, or "
+            "to 0, which takes no labels"
         )

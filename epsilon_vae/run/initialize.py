@@ -4,10 +4,20 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from epsilon_vae.checkpoint import OTHER_RUN, Checkpointer, Restored, find_step, load_parts
+from epsilon_vae.checkpoint import (
+    OTHER_RUN,
+    Checkpointer,
+    Restored,
+    find_step,
+    load_parts,
+    newest_step,
+)
 from epsilon_vae.training.sharded import make_state, state_shapes
 from epsilon_vae.training.state import TrainState
 from epsilon_vae.training.step import TrainStep
+
+# What checkpoints call a network, where that is not its name in `config.init`.
+PARAMETERS = {"latent_diffusion": "generator"}
 
 
 def restore_or_init(
@@ -52,17 +62,17 @@ def load_init_weights(
     Raises:
       CheckpointError: no checkpoint there, or a network that is asked for does not fit.
     """
-    step_directory = find_step(workdir)
+    step_directory = find_step(workdir, newest_step(workdir))
 
     def load(name: str, path: str, network: dict) -> dict:
-        hint = OTHER_RUN if name == "generator" else f"config.init.{name} = none"
+        hint = OTHER_RUN if name == "latent_diffusion" else f"config.init.{name} = none"
         return load_parts(step_directory, {path: network}, hint)
 
     params = {}
     for name, weights in networks.items():
         if weights != "none":
-            field = {"ema": "ema", "raw": "params"}[weights]
-            params |= load(name, f"{field}/{name}", target.params[name])[field]
+            field, tree = {"ema": "ema", "raw": "params"}[weights], PARAMETERS.get(name, name)
+            params |= load(name, f"{field}/{tree}", target.params[tree])[field]
     fields = {"params": params, "ema": jax.tree.map(jax.numpy.copy, params)}
     if discriminator != "none" and target.discriminator:
         fields |= load("discriminator", "discriminator", target.discriminator)

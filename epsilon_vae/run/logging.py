@@ -1,13 +1,15 @@
 """Where a run's numbers go: TensorBoard (through clu), metrics.csv, the console, the workdir.
 
-Process 0 writes them.
+Process 0 writes them; on the others, the same calls do nothing.
 """
 
 import csv
+import functools
 import io
 import json
 import os
 import sys
+from collections.abc import Callable
 
 import ml_collections
 import numpy as np
@@ -17,17 +19,30 @@ from PIL import Image
 from tqdm import tqdm
 
 from epsilon_vae.config import to_json
-from epsilon_vae.output import write_whole
+from epsilon_vae.output import is_in_bucket, write_whole
+from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.sharding import sharding_table
 from epsilon_vae.run.workdir import Heartbeat
 from epsilon_vae.versions import versions
+
+
+def on_first(function: Callable[..., None]) -> Callable[..., None]:
+    """Has process 0 alone call a function; on the others it does nothing."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs) -> None:
+        if hosts.is_first():
+            function(*args, **kwargs)
+
+    return call
 
 
 class MetricsCSV:
     """`metrics.csv`: a `step` column and one per metric; cells of metrics not measured are empty.
 
     Opened for a run that starts at `start_step`, it keeps the rows up to there and drops later
-    ones, which the run will write again. Each row rewrites the file, since buckets cannot append.
+    ones, which the run will write again, and a last line that a kill cut off. Rows are appended;
+    in a bucket, which cannot do that, each rewrites the file.
 
     Args:
       path: of the file.
@@ -36,29 +51,26 @@ class MetricsCSV:
     """
 
     def __init__(self, path: epath.Path, columns: list[str], start_step: int):
-        kept, old_columns = self._read(path, start_step)
-        self._path, self._text = path, io.StringIO()
-        fields = ["step", *dict.fromkeys([*old_columns, *columns])]
-        self._writer = csv.DictWriter(self._text, fields, lineterminator="\n")
-        self._writer.writeheader()
-        self._writer.writerows(kept)
-        self._save()
-
-    @staticmethod
-    def _read(path: epath.Path, start_step: int) -> tuple[list[dict], list[str]]:
-        if not path.exists():
-            return [], []
-        reader = csv.DictReader(io.StringIO(path.read_text()))
-        rows = [row for row in reader if int(row["step"]) <= start_step]
-        return rows, reader.fieldnames[1:]
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        reader = csv.DictReader(line for line in lines if line.endswith("\n"))
+        kept = [row for row in reader if int(row["step"]) <= start_step]
+        fields = dict.fromkeys(["step", *(reader.fieldnames or ()), *columns])
+        self._path, self._fields = path, list(fields)
+        write_whole(path, self._lines([dict(zip(fields, fields, strict=True)), *kept]).encode())
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Adds a row."""
-        self._writer.writerow({"step": step} | {k: f"{v:.6g}" for k, v in metrics.items()})
-        self._save()
+        line = self._lines([{"step": step} | {k: f"{v:.6g}" for k, v in metrics.items()}])
+        if is_in_bucket(self._path):
+            write_whole(self._path, f"{self._path.read_text()}{line}".encode())
+        else:
+            with self._path.open("a") as file:
+                file.write(line)
 
-    def _save(self) -> None:
-        write_whole(self._path, self._text.getvalue().encode())
+    def _lines(self, rows: list[dict]) -> str:
+        text = io.StringIO()
+        csv.DictWriter(text, self._fields, lineterminator="\n").writerows(rows)
+        return text.getvalue()
 
 
 class Console:
@@ -88,7 +100,7 @@ class Console:
 
 
 class RunLog:
-    """Everything a run writes but its checkpoints.
+    """Everything a run writes but its checkpoints; nothing on processes other than the first.
 
     Args:
       workdir: of the run.
@@ -97,6 +109,7 @@ class RunLog:
       heartbeat: of the run.
     """
 
+    @on_first
     def __init__(
         self,
         workdir: str,
@@ -116,11 +129,13 @@ class RunLog:
         self._tensorboard = metric_writers.SummaryWriter(str(workdir))
         self._console = Console(start_step, num_steps)
 
+    @on_first
     def scalars(self, step: int, metrics: dict[str, float]) -> None:
         """To TensorBoard and metrics.csv."""
         self._tensorboard.write_scalars(step, metrics)
         self._csv.write(step, metrics)
 
+    @on_first
     def picture(self, step: int, picture: np.ndarray) -> None:
         """A uint8 grid `[H, W, 3]`, to TensorBoard and as `samples/<step>.png`."""
         self._tensorboard.write_images(step, {"samples": picture[None]})
@@ -130,49 +145,29 @@ class RunLog:
         Image.fromarray(picture).save(png, "png")
         write_whole(folder / f"{step:08d}.png", png.getvalue())
 
+    @on_first
     def line(self, text: str) -> None:
         """To the console."""
         self._console.line(text)
 
+    @on_first
     def advance(self) -> None:
         """One step done, on the console."""
         self._console.advance()
 
+    @on_first
     def beat(self, step: int) -> None:
         """The heartbeat."""
         self._heartbeat.beat(step)
 
+    @on_first
     def close(self) -> None:
         """Flushes all writers."""
         self._tensorboard.flush()
         self._console.close()
 
 
-class NoLog(RunLog):
-    """What the other processes have instead: nothing is written."""
-
-    def __init__(self):
-        """Opens nothing."""
-
-    def scalars(self, step: int, metrics: dict[str, float]) -> None:
-        """Not written."""
-
-    def picture(self, step: int, picture: np.ndarray) -> None:
-        """Not written."""
-
-    def line(self, text: str) -> None:
-        """Not printed."""
-
-    def advance(self) -> None:
-        """Not shown."""
-
-    def beat(self, step: int) -> None:
-        """Not written."""
-
-    def close(self) -> None:
-        """Nothing to flush."""
-
-
+@on_first
 def write_run_files(workdir: str, config: ml_collections.ConfigDict, params: dict) -> None:
     """`config.json`, `versions.json`, `parameters.txt`, and `sharding.txt`.
 

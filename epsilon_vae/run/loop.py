@@ -13,13 +13,13 @@ import ml_collections
 import numpy as np
 
 from epsilon_vae.checkpoint import Checkpointer, Restored, absolute
-from epsilon_vae.config import differences, is_generator
+from epsilon_vae.config import differences, is_latent_diffusion
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import batch_sharding, make_mesh, replicated
 from epsilon_vae.parallel.sharding import global_batch, local_batch_indices
 from epsilon_vae.run.initialize import restore_or_init
 from epsilon_vae.run.kinds import AUTOENCODER, LATENT_DIFFUSION
-from epsilon_vae.run.logging import NoLog, RunLog, write_run_files
+from epsilon_vae.run.logging import RunLog, write_run_files
 from epsilon_vae.run.monitor import (
     SPEED_METRICS,
     Clock,
@@ -55,7 +55,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.space)
     with jax.set_mesh(mesh), StopSignal() as stop, contextlib.ExitStack() as to_close:
         # The parts, and the state: restored, or new.
-        kind = LATENT_DIFFUSION if is_generator(config) else AUTOENCODER
+        kind = LATENT_DIFFUSION if is_latent_diffusion(config) else AUTOENCODER
         train_step = build_train_step(config)
         frozen = jax.device_put(frozen_inputs(config), replicated(mesh))
         shapes = batch_shapes(train_step, config.batch_size, mesh)
@@ -75,17 +75,15 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
         # The step, compiled at its first call, and where its numbers go.
         step_fn = jit_step(train_step, state, mesh)
         columns = _columns(step_fn, state, frozen, shapes, evaluation.names)
-        log = NoLog()
-        if hosts.is_first():
-            networks = state.params | {"discriminator": state.discriminator}
-            write_run_files(workdir, config, networks)
-            log = RunLog(
-                workdir,
-                columns,
-                start_step=start_step,
-                num_steps=config.num_steps,
-                heartbeat=heartbeat,
-            )
+        networks = state.params | {"discriminator": state.discriminator}
+        write_run_files(workdir, config, networks)
+        log = RunLog(
+            workdir,
+            columns,
+            start_step=start_step,
+            num_steps=config.num_steps,
+            heartbeat=heartbeat,
+        )
         to_close.callback(log.close)
         log.line(_opening_line(config, restored, workdir))
 

@@ -61,7 +61,7 @@ class SampleEvaluation:
                 mesh=self._mesh,
             )
         indices = np.arange(config.eval.num_images)
-        num_classes = config.model.generator.num_classes
+        num_classes = config.model.latent_diffusion.num_classes
         labels = indices % num_classes if num_classes else np.full_like(indices, -1)
         latents = self._sampler(params["generator"], indices, labels=labels)
         return {}, grid(to_uint8(self._autoencoder.decode(latents, config.autoencoder.nfe)))

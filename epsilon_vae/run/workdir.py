@@ -5,11 +5,12 @@ import time
 
 from etils import epath
 
+from epsilon_vae.errors import UserError
 from epsilon_vae.output import is_seen, write_whole
 from epsilon_vae.parallel import hosts
 
 
-class WorkdirError(ValueError):
+class WorkdirError(UserError):
     """A folder that a run cannot use; the message names it and what would do."""
 
 
@@ -59,13 +60,12 @@ def open_workdir(workdir: str) -> Heartbeat:
         except Exception as error:  # buckets raise kinds of their own
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
             raise WorkdirError(
-                f"--workdir={workdir}: cannot be made or written to ({reason}); name a folder of "
-                "yours"
+                f"{workdir}: cannot be made or written to ({reason}); name a folder of yours"
             ) from error
     hosts.barrier("first heartbeat")
     if not hosts.all_agree(heartbeat.is_seen()):
         raise WorkdirError(
-            f"--workdir={workdir}: not the same folder for all processes; name one on a disk that "
+            f"{workdir}: not the same folder for all processes; name one on a disk that "
             "their hosts share, or a gs:// path"
         )
     return heartbeat

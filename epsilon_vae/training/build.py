@@ -5,7 +5,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from epsilon_vae.config import is_generator
+from epsilon_vae.config import is_latent_diffusion
 from epsilon_vae.diffusion.time import TIME_SAMPLINGS
 from epsilon_vae.losses.adversarial import NoGAN, TrajectoryGAN
 from epsilon_vae.losses.perceptual import LPIPS
@@ -25,7 +25,7 @@ from epsilon_vae.training.step import Objective, TrainStep
 
 def build_objective(config: ml_collections.ConfigDict) -> Objective:
     """The losses; a term whose weight is 0 is left out, and its network with it."""
-    if is_generator(config):
+    if is_latent_diffusion(config):
         return LatentDiffusionObjective(
             model=build_latent_diffusion(config),
             shape=latents_shape(config),

@@ -22,7 +22,7 @@ class LatentDiffusionObjective:
       model: network and process.
       shape: of an image's latents, `[h, w, n_z]`.
       sample_time: key → one training time t: `whole_steps` for DDPM, `logit_normal` for a flow.
-      label_dropout: share of the labels that are dropped, for classifier-free guidance; DiT's 0.1.
+      label_dropout: share of the labels that are dropped, for classifier-free guidance.
       dtype: that the network computes in.
     """
 
@@ -32,7 +32,7 @@ class LatentDiffusionObjective:
     model: LatentDiffusion
     shape: tuple[int, int, int]
     sample_time: Callable[[jax.Array], jax.Array]
-    label_dropout: float = 0.1
+    label_dropout: float
     dtype: jnp.dtype = jnp.float32
 
     def init(self, key: jax.Array) -> tuple[dict, dict]:

@@ -11,7 +11,7 @@ def learning_rate(lr: float, warmup_steps: int) -> optax.Schedule:
 
 
 def adam(
-    lr: float, warmup_steps: int, *, b1: float = 0.0, b2: float = 0.999, clip_norm: float = 0.0
+    lr: float, warmup_steps: int, *, b1: float, b2: float, clip_norm: float = 0.0
 ) -> optax.GradientTransformation:
     """Adam with a linear warm-up to a constant rate.
 

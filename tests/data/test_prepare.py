@@ -21,9 +21,11 @@ from scipy.io import savemat
 
 from epsilon_vae.data.archives import find_images, label, read_devkit
 from epsilon_vae.data.decode import DataError
-from epsilon_vae.data.shards import ShardWriter, save_json, write_shard
+from epsilon_vae.data.shards import ShardWriter, write_shard
 from epsilon_vae.data.sources import open_source
-from tests.processes import ROOT
+from epsilon_vae.output import OutputError, write_whole
+from epsilon_vae.resumable import OtherPlanError
+from tests.processes import ROOT, partial_path
 
 PREPARE = "epsilon_vae.data.prepare"
 # ILSVRC2012_ID to WNID: the IDs are not in the order of the WNIDs, and group 5 is no class.
@@ -42,10 +44,12 @@ def test_a_shard_has_its_name_once_the_disk_holds_it(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", fsync)
     assert write_shard(tmp_path / "a.array_record", [b"one", b"two"]) == 2
-    assert events == [("a.unfinished", False), (tmp_path.name, True)]
+    partial = partial_path(tmp_path / "a.array_record", os.getpid()).name
+    assert events == [(partial, False), (tmp_path.name, True)]
     events.clear()
-    save_json(tmp_path / "b.json", {"a": 1})
-    assert [name for name, _ in events] == ["b.new", tmp_path.name]
+    write_whole(tmp_path / "b.json", b"{}")
+    partial = partial_path(tmp_path / "b.json", os.getpid()).name
+    assert [name for name, _ in events] == [partial, tmp_path.name]
 
 
 def jpeg(seed: int, size: tuple[int, int] = (24, 16)) -> bytes:
@@ -308,7 +312,7 @@ def broken_images() -> dict[str, bytes]:
 
 def test_bad_image_is_named_and_finished_shards_are_of_use(tmp_path):
     (tmp_path / "a.tar").write_bytes(tar({"1.jpg": jpeg(3), "2.jpg": jpeg(4)} | broken_images()))
-    with pytest.raises(DataError, match=r"a.tar: b.jpg: not a readable image \(.*truncated.*skip"):
+    with pytest.raises(DataError, match=r"a.tar: b.jpg: not a readable image \(.*truncated"):
         prepare(tmp_path / "a.tar", tmp_path / "out", records_per_shard=2)
     assert sorted(shards(tmp_path / "out")) == ["train-00000.array_record", "train.unfinished.json"]
     manifest = prepare(tmp_path / "a.tar", tmp_path / "out", records_per_shard=2, skip_bad=True)
@@ -320,6 +324,10 @@ def test_bad_image_is_named_and_finished_shards_are_of_use(tmp_path):
 def test_skipped_images_are_logged_once_and_listed(tmp_path, run_module):
     (tmp_path / "a.tar").write_bytes(tar(broken_images()))
     arguments = (str(tmp_path / "a.tar"), "--split=val", f"--output={tmp_path}/out")
+    _, err = run_module(PREPARE, *arguments, "--records_per_shard=1").communicate(timeout=60)
+    assert "a.tar: b.jpg: not a " in err and "; replace it, or set --on_bad_record=skip\n" in err
+    _, err = run_module(PREPARE, *arguments, "--records_per_shard=2").communicate(timeout=60)
+    assert "now it is 2; name another --output, or remove val*.json there to" in err
     process = run_module(PREPARE, *arguments, "--on_bad_record=skip", "--records_per_shard=1")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
@@ -338,12 +346,12 @@ def test_another_input_or_setting_is_refused(tmp_path):
     (tmp_path / "a.tar").write_bytes(train_tar())
     shutil.copy(tmp_path / "a.tar", tmp_path / "b.tar")
     prepare(tmp_path / "a.tar", tmp_path / "out")
-    with pytest.raises(DataError, match="'train' was begun with input = 'a.tar', now it is 'b.tar"):
+    with pytest.raises(OtherPlanError, match="train.json: .* input = 'a.tar', now it is 'b.tar"):
         prepare(tmp_path / "b.tar", tmp_path / "out")
-    with pytest.raises(DataError, match="records_per_shard = 4, now it is 5; name another"):
+    with pytest.raises(OtherPlanError, match="records_per_shard = 4, now it is 5"):
         prepare(tmp_path / "a.tar", tmp_path / "out", records_per_shard=5)
     (tmp_path / "out" / "val.json").write_text('{"images": []}')
-    with pytest.raises(DataError, match="val.json: not written by epsilon_vae.data.prepare"):
+    with pytest.raises(OtherPlanError, match="val.json: not written by epsilon_vae"):
         prepare(tmp_path / "a.tar", tmp_path / "out", split="val")
 
 
@@ -359,8 +367,9 @@ def test_too_small_a_disk_is_refused(tmp_path, monkeypatch):
 def test_disk_that_fills_is_one_line_and_finished_shards_stay(tmp_path):
     (tmp_path / "a.tar").write_bytes(train_tar())
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "train-00001.unfinished").symlink_to("/dev/full")
-    with pytest.raises(DataError, match="00001.array_record: cannot be written .*No space left"):
+    shard = tmp_path / "out" / "train-00001.array_record"
+    partial_path(shard, os.getpid()).symlink_to("/dev/full")
+    with pytest.raises(OutputError, match="00001.array_record: cannot be written .*No space left"):
         prepare(tmp_path / "a.tar", tmp_path / "out")
     assert sorted(shards(tmp_path / "out")) == ["train-00000.array_record", "train.unfinished.json"]
     prepare(tmp_path / "a.tar", tmp_path / "out")
@@ -415,7 +424,7 @@ def test_wrong_devkits_are_named(tmp_path):
     with pytest.raises(DataError, match="labels 5 images, but .*val.tar has 6"):
         label(find_images(str(tmp_path / "val.tar")), read_devkit(str(path)))
     (tmp_path / "train.tar").write_bytes(train_tar())
-    with pytest.raises(DataError, match="have classes, their folders; leave --devkit out"):
+    with pytest.raises(DataError, match="have classes, their folders; leave the devkit out"):
         label(find_images(str(tmp_path / "train.tar")), read_devkit(str(path)))
 
 

@@ -85,7 +85,7 @@ def test_ancestral_sampling_is_random_and_seeded():
 
 def test_images_of_a_batch_share_their_noise():
     images = sample(
-        RectifiedFlow(), lambda x, t: 0 * x, times=reversed_log(1), key=KEY, shape=SHAPE
+        RectifiedFlow(0.6), lambda x, t: 0 * x, times=reversed_log(1), key=KEY, shape=SHAPE
     )
     np.testing.assert_array_equal(images[0], images[1])
 

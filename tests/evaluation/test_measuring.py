@@ -174,7 +174,7 @@ def test_batches_and_stops_do_not_change_moments(monkeypatch):
 
 def test_an_image_that_cannot_be_read_is_named(measures, tmp_path):
     source = [*Photos("val"), Record(b"none", None, "broken.jpg")]
-    with pytest.raises(DataError, match=r"broken.jpg: not a readable image.*out of --data"):
+    with pytest.raises(DataError, match=r"broken.jpg: not a readable image.*out of the data"):
         measuring.measure(
             [Darker()],
             source,

@@ -45,6 +45,6 @@ def test_what_is_wrong_is_named(text, words):
 
 def test_missing_weights_are_said_with_two_ways_out(monkeypatch, tmp_path):
     monkeypatch.setenv("EPSILON_VAE_CACHE", str(tmp_path))
-    with pytest.raises(ProtocolError, match="--get=inception.*--protocol=local"):
+    with pytest.raises(ProtocolError, match="--get=inception.*protocol local"):
         protocols.check_features(protocols.parse("paper"))
     protocols.check_features(protocols.parse("local"))

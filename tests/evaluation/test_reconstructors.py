@@ -91,5 +91,5 @@ def test_subjects_of_one_name_are_told_apart(tmp_path):
 
 
 def test_no_run_and_no_pictures(tmp_path):
-    with pytest.raises(CheckpointError, match="no checkpoints in it; is it the --workdir of a run"):
+    with pytest.raises(CheckpointError, match="no checkpoints in it; is it the workdir of a run"):
         open_reconstructors([str(tmp_path)], None, protocol=LOCAL, mesh=make_mesh())

@@ -1,5 +1,7 @@
 """GAN losses and matchings against their formulas."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from epsilon_vae.losses import adversarial
 from epsilon_vae.losses.adversarial import Denoising, TrajectoryGAN
 
 FLOW = RectifiedFlow(0.6)
+make_gan = functools.partial(TrajectoryGAN, weight=0.5, r1_weight=1.0)
 KEYS = jax.random.split(jax.random.key(0), 3)
 X0, NOISE, PREDICTION = (jax.random.normal(key, (2, 8, 8, 3)) for key in KEYS)
 T = jnp.array([0.3, 0.9])
@@ -111,9 +114,7 @@ def test_r1_of_constant_gradients_is_of_one_size_at_all_resolutions(resolution):
     [(0, 0, 0, 1), (10, 0, 9, 0), (10, 0, 10, 1), (10, 4, 10, 0.25), (10, 4, 20, 1)],
 )
 def test_ramp(start_step, ramp_steps, step, expected):
-    gan = TrajectoryGAN(
-        discriminator=None, weight=2.0, start_step=start_step, ramp_steps=ramp_steps
-    )
+    gan = make_gan(discriminator=None, weight=2.0, start_step=start_step, ramp_steps=ramp_steps)
     assert float(gan.generator_weight(jnp.asarray(step))) == 2 * expected
 
 
@@ -128,7 +129,7 @@ class Linear(nn.Module):
 
 
 def test_discriminators_loss_starts_at_its_own_step_without_a_ramp():
-    gan = TrajectoryGAN(
+    gan = make_gan(
         discriminator=Linear(), start_step=50, ramp_steps=50, discriminator_start_step=10
     )
     params = gan.init(jax.random.key(0), 8)
@@ -144,10 +145,10 @@ def test_discriminators_loss_starts_at_its_own_step_without_a_ramp():
 
 
 def test_r1_comes_every_so_many_steps_and_weighs_as_many():
-    params = TrajectoryGAN(discriminator=Linear()).init(jax.random.key(0), 8)
+    params = make_gan(discriminator=Linear()).init(jax.random.key(0), 8)
 
     def r1(every_steps, step):
-        gan = TrajectoryGAN(discriminator=Linear(), r1_every_steps=every_steps)
+        gan = make_gan(discriminator=Linear(), r1_every_steps=every_steps)
         metrics = gan.discriminator_loss(params, FLOW, denoising=DENOISING, step=jnp.asarray(step))[
             1
         ]
@@ -158,9 +159,7 @@ def test_r1_comes_every_so_many_steps_and_weighs_as_many():
 
 
 def test_context_scale_multiplies_the_context_alone():
-    whole, none = (
-        TrajectoryGAN(discriminator=Linear(), context_scale=scale) for scale in (1.0, 0.0)
-    )
+    whole, none = (make_gan(discriminator=Linear(), context_scale=scale) for scale in (1.0, 0.0))
     params = whole.init(jax.random.key(0), 8)
     match = adversarial.match_trajectory(FLOW, DENOISING)
     without = match._replace(context=jnp.zeros_like(X_T))
@@ -171,7 +170,7 @@ def test_context_scale_multiplies_the_context_alone():
 
 def test_generators_relativistic_loss_is_of_the_discriminators_pairs():
     """Its gradient goes to the fake image alone, and pushes its logits up."""
-    gan = TrajectoryGAN(discriminator=Linear(), gan="relativistic", r1_weight=0.0)
+    gan = make_gan(discriminator=Linear(), gan="relativistic", r1_weight=0.0)
     params = gan.init(jax.random.key(0), 8)
 
     def loss(x0, denoised):

@@ -32,9 +32,9 @@ def test_kl_draws_from_the_gaussian_and_pays_for_it():
     assert loss == pytest.approx(0.1 * expected / 36, rel=1e-5)
 
 
-def quantizer(**options):
+def quantizer(commitment=0.25, **options):
     """A codebook of five points of the plane, and a convolution that changes nothing."""
-    module = VQBottleneck(encoder=Itself(), num_codes=5, n_z=2, **options)
+    module = VQBottleneck(encoder=Itself(), num_codes=5, n_z=2, commitment=commitment, **options)
     codes = jnp.array([[0.0, 0], [1, 0], [0, 1], [2, 2], [9, 9]])
     conv = {"kernel": jnp.eye(2)[None, None], "bias": jnp.zeros(2)}
     return module, {"params": {"codebook": codes, "quant_conv": conv}}

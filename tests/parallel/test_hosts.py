@@ -79,7 +79,7 @@ def test_folders_that_are_not_shared_are_refused(run_module, tmp_path):
         run_module, "--config=tests/micro.py", each=lambda index: (f"--workdir={tmp_path}/{index}",)
     )
     for index, process in enumerate(processes):
-        words = f"--workdir={tmp_path}/{index}: not the same folder for all processes"
+        words = f"epsilon_vae: {tmp_path}/{index}: not the same folder for all processes"
         assert words in one_line(process)
 
 

@@ -25,12 +25,15 @@ def ddpm(out_channels: int = 2) -> LatentDiffusionObjective:
         model=LatentDiffusion(ClassDiT(dit, num_classes=3), process),
         shape=SHAPE[1:],
         sample_time=whole_steps,
+        label_dropout=0.1,
     )
 
 
 def flow() -> LatentDiffusionObjective:
     model = LatentDiffusion(ddpm().model.network, RectifiedFlow(1.0, "none"))
-    return LatentDiffusionObjective(model=model, shape=SHAPE[1:], sample_time=logit_normal)
+    return LatentDiffusionObjective(
+        model=model, shape=SHAPE[1:], sample_time=logit_normal, label_dropout=0.1
+    )
 
 
 def loss_of(objective: LatentDiffusionObjective, params: dict, draw: dict):

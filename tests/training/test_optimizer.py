@@ -22,7 +22,7 @@ def test_without_warmup_the_rate_is_constant(warmup_steps):
 def test_adam_without_momentum_is_the_formula():
     """Adam(0, 0.999): g / (sqrt(v / (1 - 0.999^k)) + 1e-8), from the second step on."""
     params, gradients = jnp.array([1.0, -2.0]), [jnp.array([0.3, 0.1]), jnp.array([-0.1, 0.2])]
-    optimizer = adam(0.1, 0)
+    optimizer = adam(0.1, 0, b1=0.0, b2=0.999)
     opt_state, expected, v = optimizer.init(params), np.array([1.0, -2.0]), np.zeros(2)
     for k, g in enumerate(gradients, start=1):
         updates, opt_state = optimizer.update(g, opt_state, params)
@@ -34,7 +34,7 @@ def test_adam_without_momentum_is_the_formula():
 
 def test_clipping_bounds_the_norm_that_adam_sees():
     gradient = jnp.array([30.0, 40.0])
-    optimizer = adam(0.1, 0, clip_norm=1.0)
+    optimizer = adam(0.1, 0, b1=0.0, b2=0.999, clip_norm=1.0)
     _, opt_state = optimizer.update(gradient, optimizer.init(gradient), gradient)
     second_moment = opt_state[1][0].nu
     np.testing.assert_allclose(jnp.sqrt(jnp.sum(second_moment) / 0.001), 1.0, rtol=1e-4)

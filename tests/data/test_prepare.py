@@ -144,19 +144,20 @@ def shards(output: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(output.iterdir())}
 
 
-def readme_commands() -> list[str]:
-    section = (ROOT / "README.md").read_text().split("\n## ImageNet from zero\n")[1]
+def tutorial_commands() -> list[str]:
+    page = (ROOT / "docs/tutorials/imagenet.md").read_text()
+    section = page.split("\n## ImageNet from zero\n")[1]
     block = re.search(r"```bash\n(.*?)```", section, re.DOTALL)[1]
     return block.replace("\\\n", " ").splitlines()
 
 
-def test_readme_takes_imagenet_from_its_tars_to_training(tmp_path):
-    """The README's commands as they stand, but for the model that is trained, and how long."""
+def test_tutorial_takes_imagenet_from_its_tars_to_training(tmp_path):
+    """The tutorial's commands as they stand, but for the model that is trained, and how long."""
     write_imagenet(tmp_path / "data")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     environment = {"PYTHONPATH": str(ROOT)}
     outputs = []
-    commands = readme_commands()
+    commands = tutorial_commands()
     assert [shlex.split(command)[2] for command in commands] == [
         PREPARE,
         PREPARE,
@@ -181,7 +182,7 @@ def test_readme_takes_imagenet_from_its_tars_to_training(tmp_path):
         in (outputs[0])
     )
     assert "val is done: 6 images, 4 classes" in outputs[1]
-    for output in outputs[:2]:  # the flags that it prints are those that the README trains with
+    for output in outputs[:2]:  # the flags that it prints are those that the tutorial trains with
         assert output.splitlines()[-1] in " ".join(shlex.split(commands[-1]))
 
     assert "step 1/1" in outputs[2] and "step 1: held-out photos" in outputs[2]

@@ -37,8 +37,8 @@ KINDS = {
 }
 
 
-def write_page() -> str:
-    """The page's text: a table for each group of keys."""
+def make_page() -> str:
+    """Returns the page: a table for each group of keys."""
     names = keys.SHARED | keys.AUTOENCODER | keys.LATENT_DIFFUSION
     groups: dict[str, list[str]] = {}
     for name in names:
@@ -48,18 +48,16 @@ def write_page() -> str:
 
 def _section(group: str, names: list[str]) -> str:
     kinds = {kind for name in names for kind, (known, _) in KINDS.items() if name in known}
+    is_mixed = len(kinds) > 1
+    rows = [row for name in names for row in _rows(name, names_kind=is_mixed)]
     lines = [f"## config.{group}" if group else "## config", ""]
-    if len(kinds) == 1:
-        lines += [f"Only {kinds.pop()} have these keys.", ""]
-        rows = [row for name in names for row in _rows(name, names_kind=False)]
-    else:
-        rows = [row for name in names for row in _rows(name, names_kind=True)]
+    lines += [] if is_mixed else [f"Only {kinds.pop()} have these keys.", ""]
     lines += ["| key | values | default | description |", "|---|---|---|---|"]
     return "\n".join([*lines, *rows, ""])
 
 
 def _rows(name: str, *, names_kind: bool) -> list[str]:
-    """A key's row; or two, where it means another thing in each kind of config."""
+    """Returns a key's row; or two, where it means another thing in each kind of config."""
     found: dict[keys.Key, list[str]] = {}
     for kind, (known, _) in KINDS.items():
         if name in known:
@@ -72,13 +70,12 @@ def _rows(name: str, *, names_kind: bool) -> list[str]:
         default = defaults[0]
         if len(set(defaults)) > 1:
             default += f"; of {LATENT_DIFFUSION} {defaults[1]}"
-        only = f"Only {kinds[0]}. " if names_kind and len(kinds) == 1 and len(found) == 1 else ""
-        only = f"Of {kinds[0]}. " if len(found) > 1 else only
-        rows.append(
-            f"| `{name}` | `{key.type.__name__}`: {values} | {default} | {only}{key.description} |"
-        )
+        description = key.description
+        if names_kind and len(kinds) == 1:
+            description = f"{'Of' if len(found) > 1 else 'Only'} {kinds[0]}. {description}"
+        rows.append(f"| `{name}` | `{key.type.__name__}`: {values} | {default} | {description} |")
     return rows
 
 
 if __name__ == "__main__":
-    PAGE.write_text(write_page())
+    PAGE.write_text(make_page())

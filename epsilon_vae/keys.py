@@ -83,15 +83,15 @@ SHARED: dict[str, Key] = {
     ),
     "init_from": _text(
         "Workdir of another run, whose newest checkpoint gives a new run its first weights, as "
-        "`init` says; '' starts from random weights. A run that is resumed does not look at it."
+        "`init` says; `''` starts from random weights. A run that is resumed does not look at it."
     ),
     "data.path": _text(
         "Folder, or URL as `gs://BUCKET/FOLDER`: of the splits, `train` and `data.val_split`, for "
-        "folder and array_record; TFDS's data_dir for tfds, where '' is TFDS's own; what "
+        "folder and array_record; TFDS's data_dir for tfds, where `''` is TFDS's own; what "
         "`epsilon_vae.encode` wrote for latents. Photos need none."
     ),
     "data.tfds_name": _text(
-        "Name of the TFDS set, as imagenet2012 or coco/2017; '' where `data.source` is not tfds."
+        "Name of the TFDS set, as imagenet2012 or coco/2017; `''` where `data.source` is not tfds."
     ),
     "data.resolution": _integer(
         32,
@@ -409,7 +409,7 @@ LATENT_DIFFUSION: dict[str, Key] = {
     ),
     "autoencoder.workdir": _text(
         "Workdir of the autoencoder's run: encodes images, and decodes the samples of the picture. "
-        "With '' the data must be latents, and there is no picture."
+        "With `''` the data must be latents, and there is no picture."
     ),
     "autoencoder.f": _integer(1, "The autoencoder's downsampling factor, as `model.encoder.f`."),
     "autoencoder.n_z": _integer(1, "The autoencoder's latent channels, as `model.encoder.n_z`."),

@@ -92,7 +92,7 @@ def test_every_key_is_described_in_whole_sentences():
 
 def test_page_of_keys_is_what_its_script_writes():
     words = "run python -m docs.config_reference"
-    assert config_reference.PAGE.read_text() == config_reference.write_page(), words
+    assert config_reference.PAGE.read_text() == config_reference.make_page(), words
 
 
 LATENT_DIFFUSION = [

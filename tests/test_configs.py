@@ -225,7 +225,7 @@ def test_adaptive_weight_finds_the_last_layer(name):
 
 def without_multipliers(encoder):
     """Takes a decoder's multipliers too, as every encoder of a config does."""
-    return lambda n_z, multipliers, **arguments: encoder(n_z, **arguments)
+    return lambda n_z, multipliers, **arguments: encoder(n_z=n_z, **arguments)
 
 
 @pytest.mark.parametrize("name", ["litevae_s", "asym_vae"])

@@ -162,6 +162,8 @@ def parse_flags(
             raise UsageError(f"{rest[1]!r} is not a flag; flags start with --")
     except (flags.Error, ValueError, OSError) as error:
         exit_with(2, one_line(error))
+    except SystemExit:  # of --help, which absl ends with 1
+        sys.exit(0)
     return rest
 
 

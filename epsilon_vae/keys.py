@@ -329,8 +329,9 @@ AUTOENCODER: dict[str, Key] = {
         "each image, or worked out from t and γ for data of deviation 0.5 (ours).",
     ),
     "flow.time_sampling": _one_of(
-        ("logit_normal", "uniform"),
-        "Distribution of the training times t. logit_normal (paper): sigmoid of a standard normal.",
+        ("logit_normal", "logit_normal_start", "uniform"),
+        "Distribution of the training times t. logit_normal (paper): sigmoid of a standard normal. "
+        "logit_normal_start (ours): the same, but a fiftieth of them is 1, where decoding starts.",
     ),
     "flow.spacing": _one_of(
         ("reversed_log", "uniform"),

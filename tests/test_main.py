@@ -1,5 +1,7 @@
 """The command line: what it prints, and how it refuses."""
 
+import re
+
 import pytest
 
 
@@ -71,3 +73,20 @@ def test_missing_and_unknown_configs(run_module, arguments, words):
     _, err = process.communicate(timeout=300)
     assert process.returncode == 2, err
     assert words in err and "Traceback" not in err
+
+
+def test_help_shows_this_commands_flags(run_module):
+    process = run_module("epsilon_vae.main", "--help")
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    shown = set(re.findall(r"--(?:\[no\])?(\w+):", out))
+    assert shown == {
+        "config",
+        "workdir",
+        "dry_run",
+        "coordinator_address",
+        "num_processes",
+        "process_id",
+        "startup_timeout_seconds",
+        "heartbeat_timeout_seconds",
+    }

@@ -15,7 +15,7 @@ DEFINED_IN = re.compile(r"^(?:/\S+\.py|epsilon_vae\.\S+):$", re.MULTILINE)
 
 
 def read_help(module: str) -> str:
-    """What `python -m MODULE --help` prints; absl ends with code 1 after it."""
+    """What `python -m MODULE --help` prints."""
     environment = os.environ | {"COLUMNS": "88", "LINES": "50"}
     command = [sys.executable, "-m", module, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)

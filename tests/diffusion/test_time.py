@@ -26,6 +26,13 @@ def test_logit_normal_times_are_so_distributed():
     assert kstest(t, "uniform").pvalue < 1e-6
 
 
+def test_some_times_are_where_decoding_starts():
+    t = np.asarray(time.logit_normal_start(jax.random.key(0), (20_000,)))
+    assert 0.016 < np.mean(t == 1) < 0.024
+    rest = t[t < 1]
+    assert kstest(np.log(rest / (1 - rest)), norm.cdf).pvalue > 0.01
+
+
 def test_whole_steps_are_all_as_likely():
     steps = 10 * np.asarray(time.whole_steps(jax.random.key(0), (4000,), 10))
     values, counts = np.unique(steps.round(4), return_counts=True)

@@ -54,9 +54,18 @@ class System:
         latents = jax.ShapeDtypeStruct((1, *self.shape), jnp.float32)
         images = jax.ShapeDtypeStruct((1, RESOLUTION, RESOLUTION, 3), jnp.float32)
         t, label = (jax.ShapeDtypeStruct((1,), dtype) for dtype in (jnp.float32, jnp.int32))
-        dit = self.model.predict, (self.dit_params, latents, t, label)
-        decoder = self.networks.predict, (self.decoder_params, images, t, latents)
-        return [count_flops(*program, compiled=False) for program in (dit, decoder)]
+
+        def dit(params, x, t, labels):
+            return self.model.predict(params, x, t=t, labels=labels)
+
+        def decoder(params, x, t, latents):
+            return self.networks.predict(params, x, t=t, latents=latents)
+
+        programs = (
+            (dit, (self.dit_params, latents, t, label)),
+            (decoder, (self.decoder_params, images, t, latents)),
+        )
+        return [count_flops(*program, compiled=False) for program in programs]
 
     def sample(self, params: dict, labels: jax.Array, steps: int) -> jax.Array:
         """Latents of `labels` `[B]`."""

@@ -75,7 +75,7 @@ def report(name: str, *, compiled: bool) -> float:
     step = build_train_step(config)
     frozen = frozen_inputs(config)
     programs = parts(step, frozen, config.data.resolution)
-    flops = {part: count_flops(*program, compiled) for part, program in programs.items()}
+    flops = {part: count_flops(*program, compiled=compiled) for part, program in programs.items()}
     whole = flops.pop("step")
     print(f"{name}, {config.data.resolution} px, GFLOP an image (batch {BATCH_SIZE}):")
     for part, count in flops.items():

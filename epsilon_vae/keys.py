@@ -331,7 +331,7 @@ AUTOENCODER: dict[str, Key] = {
     "flow.time_sampling": _one_of(
         ("logit_normal", "logit_normal_start", "uniform"),
         "Distribution of the training times t. logit_normal (paper): sigmoid of a standard normal. "
-        "logit_normal_start (ours): the same, but a fiftieth of them is 1, where decoding starts.",
+        "logit_normal_start (ours): the same, but a twentieth of them is 1, where decoding starts.",
     ),
     "flow.spacing": _one_of(
         ("reversed_log", "uniform"),

@@ -6,7 +6,7 @@ import numpy as np
 
 from epsilon_vae.keys import DDPM_STEPS
 
-START_SHARE = 0.02
+START_SHARE = 0.05
 
 
 def logit_normal(key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
@@ -15,7 +15,7 @@ def logit_normal(key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
 
 
 def logit_normal_start(key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
-    """`logit_normal`, but for a fiftieth of the times, which are 1, where decoding starts.
+    """`logit_normal`, but for a twentieth of the times, which are 1, where decoding starts.
 
     Ours: one in 620 logit-normal times is above 0.95, so that a short training hardly sees any, and
     decoding in one step, which is at t = 1 alone, exaggerates contrast.

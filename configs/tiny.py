@@ -2,7 +2,7 @@
 
 Command: `python -m epsilon_vae.main --config=configs/tiny.py --workdir=DIR`
 
-Hardware: 5 minutes of two CPU cores, more where others use them too. PSNR at NFE 3: 20.6 dB, the
+Hardware: 10 minutes of two CPU cores, more where others use them too. PSNR at NFE 3: 23.0 dB, the
 mean of three held-out photos. Both measured by this command.
 """
 

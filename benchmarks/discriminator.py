@@ -150,7 +150,7 @@ def _denoise(
         t=t,
         x_t=x_t,
         prediction=fake,
-        denoised=fake,
+        x0_hat=fake,
         step_fraction=draw["step_fraction"],
     )
 

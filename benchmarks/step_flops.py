@@ -31,8 +31,8 @@ def parts(step, frozen, resolution: int) -> dict[str, tuple]:
         latents = networks.encode(params, images)
         return jnp.sum(networks.predict(params, images, t=t, latents=latents) * weights)
 
-    def perceive(denoised, images, lpips):
-        return jnp.mean(objective.perceptual.distance(lpips, denoised, images))
+    def perceive(x0_hat, images, lpips):
+        return jnp.mean(objective.perceptual.distance(lpips, x0_hat, images))
 
     def logits(params, images, x_t, t):
         inputs = jnp.concatenate([images, x_t], axis=-1)

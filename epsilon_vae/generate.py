@@ -132,7 +132,7 @@ def _generate() -> int:
 
 
 def _step(workdir: str, step: int | None, before: dict) -> int | None:
-    """The step that is asked for; else that of images begun before, or the newest, by process 0."""
+    """The step that is asked for; else that of images in the folder, or the newest."""
     if step is not None:
         return step
     is_same = before.get("workdir") == workdir

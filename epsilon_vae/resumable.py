@@ -12,7 +12,7 @@ from epsilon_vae.parallel import hosts
 
 
 class PlanError(UserError):
-    """A job that cannot be begun or resumed; the message says why."""
+    """A job that cannot be started or resumed; the message says why."""
 
 
 class OtherPlanError(PlanError):
@@ -68,7 +68,7 @@ class ResumableFolder:
         for key, value in self._plan.items():
             if before.get(key) != value:
                 raise OtherPlanError(
-                    f"{file}: was begun with {key} = {before.get(key)!r}, now it is {value!r}"
+                    f"{file}: was started with {key} = {before.get(key)!r}, now it is {value!r}"
                 )
         return content
 

@@ -121,7 +121,7 @@ def _num_steps(folder: pathlib.Path, variants: dict) -> int:
     """Steps of every run: as asked for, or as the first call of the study found for its budget.
 
     Raises:
-      OtherPlanError: the folder holds a study that was begun with other flags.
+      OtherPlanError: the folder holds a study that was started with other flags.
     """
     asked = {
         "study": STUDY.value,

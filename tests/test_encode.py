@@ -229,7 +229,7 @@ def test_bad_input_is_one_line_and_finished_shards_stay(
             f"--output={other}",
             "--checkpoint_step=4",
         ),
-        "begun with dtype = 'float16', now it is 'bfloat16'; name another --output": (
+        "started with dtype = 'float16', now it is 'bfloat16'; name another --output": (
             *arguments,
             f"--output={other}",
             "--dtype=bfloat16",

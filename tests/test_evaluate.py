@@ -140,7 +140,7 @@ def test_killed_between_resolutions_it_goes_on(run_module, finished_run, tmp_pat
         time.sleep(0.1)
     finish(again)
     assert [row["resolution"] for row in read(tmp_path)["rows"]] == [32, 64]
-    assert len(seen) <= 2, "32 px was begun anew"
+    assert len(seen) <= 2, "32 px was started anew"
 
 
 def test_samples_equal_to_their_reference(run_module, tmp_path):

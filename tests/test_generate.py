@@ -355,7 +355,7 @@ def test_bad_input_is_one_line(
         "there is no class '2'": (*arguments, output, "--classes=2"),
         "but this decoder's encoder is another": (*arguments, output, "--autoencoder_step=4"),
         "is the run of an autoencoder": (f"--workdir={finished_run}", output),
-        "was begun with seed = 3, now it is 4; name another --output": (
+        "was started with seed = 3, now it is 4; name another --output": (
             *arguments,
             f"--output={generated}",
             "--seed=4",

@@ -107,7 +107,7 @@ def test_the_same_plan_is_resumed_and_the_first_difference_of_another_named(tmp_
     job(folder, **plan).finish({"plan": plan, "rest": 3})
     assert job(folder, **plan).start({}) and [p.name for p in folder.iterdir()] == ["a.json"]
     other = job(folder, seed=1, sizes=(1, 3))
-    with pytest.raises(PlanError, match="a.json: was begun with seed = 0, now it is 1$"):
+    with pytest.raises(PlanError, match="a.json: was started with seed = 0, now it is 1$"):
         other.start({})
     job(folder, **plan).save({"plan": plan})
     assert not job(folder, **plan).start({})

@@ -135,5 +135,5 @@ def test_other_flags_on_the_same_folder_are_refused(tmp_path):
     process = start_alone(MODULE, *FLAGS, f"--workdir={tmp_path}")
     _, err = process.communicate(timeout=300)
     assert process.returncode == 2
-    words = "study.json: was begun with num_steps = 5, now it is 2; take another --workdir"
+    words = "study.json: was started with num_steps = 5, now it is 2; take another --workdir"
     assert words in err

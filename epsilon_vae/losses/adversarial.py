@@ -25,7 +25,7 @@ class Denoising(NamedTuple):
     t: jax.Array
     x_t: jax.Array
     prediction: jax.Array
-    denoised: jax.Array
+    x0_hat: jax.Array
     step_fraction: jax.Array
 
 
@@ -41,7 +41,7 @@ class Match(NamedTuple):
 def match_trajectory(process: Process, denoising: Denoising) -> Match:
     """x_t → x0 against x_t → x0_hat: the paper's (Eq. 10)."""
     del process
-    return Match(real=denoising.x0, fake=denoising.denoised, context=denoising.x_t, t=denoising.t)
+    return Match(real=denoising.x0, fake=denoising.x0_hat, context=denoising.x_t, t=denoising.t)
 
 
 def match_standard(process: Process, denoising: Denoising) -> Match:
@@ -49,7 +49,7 @@ def match_standard(process: Process, denoising: Denoising) -> Match:
     del process
     empty = denoising.x_t[..., :0]
     return Match(
-        real=denoising.x0, fake=denoising.denoised, context=empty, t=jnp.zeros_like(denoising.t)
+        real=denoising.x0, fake=denoising.x0_hat, context=empty, t=jnp.zeros_like(denoising.t)
     )
 
 
@@ -60,7 +60,7 @@ def match_step(process: Process, denoising: Denoising) -> Match:
     """
     s = denoising.t * (1 - denoising.step_fraction)
     real, fake = (
-        process.perturb(images, denoising.noise, s) for images in (denoising.x0, denoising.denoised)
+        process.perturb(images, denoising.noise, s) for images in (denoising.x0, denoising.x0_hat)
     )
     return Match(real=real, fake=fake, context=denoising.x_t, t=denoising.t)
 

@@ -126,14 +126,14 @@ class AutoencoderObjective:
         x_t = process.perturb(images, noise, t)
 
         def denoise(prediction: jax.Array) -> Denoising:
-            denoised = process.predict_x0(x_t, prediction, t)
+            x0_hat = process.predict_x0(x_t, prediction, t)
             return Denoising(
                 x0=images,
                 noise=noise,
                 t=t,
                 x_t=x_t,
                 prediction=prediction,
-                denoised=denoised,
+                x0_hat=x0_hat,
                 step_fraction=draw["step_fraction"],
             )
 
@@ -161,7 +161,7 @@ class AutoencoderObjective:
         reconstruction, reconstruction_metrics = self._reconstruction_loss(
             frozen, denoising, probes
         )
-        probed = denoising._replace(denoised=denoising.denoised + probes.get("adv", 0.0))
+        probed = denoising._replace(x0_hat=denoising.x0_hat + probes.get("adv", 0.0))
         adversarial, adversarial_metrics = generator_loss(probed)
         loss = reconstruction + cost + weight * adversarial
         return loss, (denoising, metrics | reconstruction_metrics | adversarial_metrics)
@@ -183,16 +183,16 @@ class AutoencoderObjective:
         self, frozen: dict, denoising: Denoising, probes: dict | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Distance of the prediction from its target, and the perceptual term; metrics."""
-        probes, prediction, denoised = probes or {}, denoising.prediction, denoising.denoised
+        probes, prediction, x0_hat = probes or {}, denoising.prediction, denoising.x0_hat
         if self.process.loss_name in probes:
             change = self.process.prediction_change(probes[self.process.loss_name], denoising.t)
             prediction = prediction + change
         target = self.process.target(denoising.x0, denoising.noise)
         loss = DISTANCES[self.distance](prediction - target)
         metrics = {f"loss/{self.process.loss_name}": loss}
-        denoised = denoised + probes.get("lpips", 0.0)
+        x0_hat = x0_hat + probes.get("lpips", 0.0)
         if self.perceptual is not None:
-            distances = self.perceptual.distance(frozen["lpips"], denoised, denoising.x0)
+            distances = self.perceptual.distance(frozen["lpips"], x0_hat, denoising.x0)
             metrics["loss/lpips"] = jnp.mean(distances)
             loss += self.perceptual.weight * metrics["loss/lpips"]
         return loss, metrics

@@ -170,7 +170,7 @@ def test_same_global_batches_for_any_processes_workers_and_restarts(read_in_proc
     assert [batch.shape for batch in whole] == [(8, 32, 32, 3)] * 10
     for processes, workers, start, count in (
         (1, 2, 0, 8),
-        (2, 2, 3, 5),  # begun by another number of processes, resumed at step 3
+        (2, 2, 3, 5),  # started by another number of processes, resumed at step 3
         (4, 1, 5, 3),
     ):
         batches = read_in_processes(processes, workers, start, count)

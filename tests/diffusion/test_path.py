@@ -40,8 +40,8 @@ def test_true_prediction_gives_back_the_image(process):
     # From t = 0.9 on, DDPM divides by a vanishing sqrt(abar): float32 has no digits left.
     tolerance = 1e-5 if isinstance(process, RectifiedFlow) else 2e-3
     x_t = process.perturb(X0, NOISE, T)
-    denoised = process.predict_x0(x_t, process.target(X0, NOISE), T)
-    np.testing.assert_allclose(denoised, X0, atol=tolerance)
+    x0_hat = process.predict_x0(x_t, process.target(X0, NOISE), T)
+    np.testing.assert_allclose(x0_hat, X0, atol=tolerance)
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.6])

@@ -24,7 +24,7 @@ DENOISING = Denoising(
     t=T,
     x_t=X_T,
     prediction=PREDICTION,
-    denoised=FLOW.predict_x0(X_T, PREDICTION, T),
+    x0_hat=FLOW.predict_x0(X_T, PREDICTION, T),
     step_fraction=jnp.array([0.5, 1.0]),
 )
 
@@ -61,7 +61,7 @@ def test_relativistic_losses_compare_pairs():
 def test_trajectory_sees_image_and_noisy_image():
     match = adversarial.match_trajectory(FLOW, DENOISING)
     np.testing.assert_array_equal(match.real, X0)
-    np.testing.assert_array_equal(match.fake, DENOISING.denoised)
+    np.testing.assert_array_equal(match.fake, DENOISING.x0_hat)
     np.testing.assert_array_equal(match.context, X_T)
     np.testing.assert_array_equal(match.t, T)
 
@@ -76,9 +76,9 @@ def test_step_compares_a_smaller_time_on_both_paths():
     s = T * jnp.array([0.5, 0.0])
     np.testing.assert_allclose(match.real, FLOW.perturb(X0, NOISE, s), atol=1e-6)
     # Eq. 5 applied to the estimate, with the true noise: not a move along the velocity.
-    np.testing.assert_allclose(match.fake, FLOW.perturb(DENOISING.denoised, NOISE, s), atol=1e-6)
+    np.testing.assert_allclose(match.fake, FLOW.perturb(DENOISING.x0_hat, NOISE, s), atol=1e-6)
     # The whole way back, dt = t, is the one-step estimate, at the path's scale.
-    np.testing.assert_allclose(match.fake[1], 0.6 * DENOISING.denoised[1], atol=1e-5)
+    np.testing.assert_allclose(match.fake[1], 0.6 * DENOISING.x0_hat[1], atol=1e-5)
 
 
 def test_r1_of_a_linear_discriminator_is_known():
@@ -173,15 +173,15 @@ def test_generators_relativistic_loss_is_of_the_discriminators_pairs():
     gan = make_gan(discriminator=Linear(), gan="relativistic", r1_weight=0.0)
     params = gan.init(jax.random.key(0), 8)
 
-    def loss(x0, denoised):
-        return gan.generator_loss(params, FLOW, DENOISING._replace(x0=x0, denoised=denoised))[0]
+    def loss(x0, x0_hat):
+        return gan.generator_loss(params, FLOW, DENOISING._replace(x0=x0, x0_hat=x0_hat))[0]
 
-    to_real, to_fake = jax.grad(loss, (0, 1))(X0, DENOISING.denoised)
+    to_real, to_fake = jax.grad(loss, (0, 1))(X0, DENOISING.x0_hat)
     assert not np.any(to_real) and np.all(np.asarray(to_fake) < 0)
     match = adversarial.match_trajectory(FLOW, DENOISING)
     gap = gan.logits(params, match.real, match) - gan.logits(params, match.fake, match)
     expected = np.mean(np.log1p(np.exp(gap)))
-    np.testing.assert_allclose(loss(X0, DENOISING.denoised), expected, rtol=1e-5)
+    np.testing.assert_allclose(loss(X0, DENOISING.x0_hat), expected, rtol=1e-5)
 
 
 def test_paired_accuracy_is_of_the_pairs_in_each_bin_of_t():

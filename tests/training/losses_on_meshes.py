@@ -69,7 +69,7 @@ def train(shape: tuple[int, int, int]) -> dict:
 
 
 def activation_bytes(shape: tuple[int, int, int]) -> int:
-    """Temporaries of a device while one image of 256 px is encoded and denoised once."""
+    """Temporaries of a device while one image of 256 px is encoded and decoded once."""
     networks = build_networks(tiny.get_config())
     mesh = make_mesh(*shape, devices=jax.devices()[: shape[2]])
 

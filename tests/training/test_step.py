@@ -140,13 +140,13 @@ def test_loss_is_the_weighted_sum_of_its_terms(training, trained, objective):
     np.testing.assert_allclose(loss, np.dot([1, 0.5, 0.5], terms), rtol=1e-6)
     images = training.batch["image"]
     lpips = jax.jit(objective.perceptual.distance)(
-        training.frozen["lpips"], denoising.denoised, images
+        training.frozen["lpips"], denoising.x0_hat, images
     )
     np.testing.assert_allclose(metrics["loss/lpips"], np.mean(lpips), rtol=1e-5)
     # Eq. 9: x_t is what the estimate was made of.
     t = draw["t"][:, None, None, None]
     expected = (denoising.x_t - t * denoising.prediction) / 0.6
-    np.testing.assert_allclose(denoising.denoised, expected, atol=1e-5)
+    np.testing.assert_allclose(denoising.x0_hat, expected, atol=1e-5)
 
 
 def test_a_bottlenecks_cost_is_part_of_the_loss(small_config):
@@ -237,12 +237,12 @@ def test_gradients_at_x0_hat_are_the_weighted_terms(training, trained, objective
                     training.frozen["lpips"], x0_hat, denoising.x0
                 )
                 return 0.5 * jnp.mean(distance)
-            changed = denoising._replace(denoised=x0_hat)
+            changed = denoising._replace(x0_hat=x0_hat)
             adversary, process = objective.adversary, objective.process
             weight = adversary.generator_weight(state.step)
             return weight * adversary.generator_loss(state.discriminator, process, changed)[0]
 
-        return jax.jit(jax.grad(loss), compiler_options=QUICK_COMPILE)(denoising.denoised)
+        return jax.jit(jax.grad(loss), compiler_options=QUICK_COMPILE)(denoising.x0_hat)
 
     size = training.config.batch_size
     for name in ("flow", "lpips", "adv"):

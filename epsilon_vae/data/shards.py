@@ -1,8 +1,8 @@
 """Writes shards, of images for `array_records.ArrayRecords` first; a kill costs no more than one.
 
 A shard takes a fixed range of the images, so its bytes do not depend on how often it was started.
-It gets its name once it has been read back. `SPLIT.unfinished.json` lists the shards that have theirs;
-the last one makes it `SPLIT.json`.
+It gets its name once it has been read back. `SPLIT.unfinished.json` lists the shards that have
+theirs; the last one makes it `SPLIT.json`.
 """
 
 import collections

@@ -98,7 +98,7 @@ def public_dit(
         return functional.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
 
     def modulated(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        normed = functional.layer_norm(x, use_bias=x.shape[-1:], eps=1e-6)
+        normed = functional.layer_norm(x, x.shape[-1:], eps=1e-6)
         return normed * (1 + scale[:, None]) + shift[:, None]
 
     angles = steps[:, None] * 10000.0 ** (-torch.arange(128) / 128)

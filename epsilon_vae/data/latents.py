@@ -81,7 +81,7 @@ class LatentMetadata(NamedTuple):
 
     @classmethod
     def of(cls, stored: dict[str, Any]) -> "LatentMetadata":
-        """Reads those of a checkpoint, of `_asdict`; older ones call the last `made_by`."""
+        """Reads the metadata in a checkpoint, where older versions call `provenance` `made_by`."""
         renamed = {"made_by": "provenance"}
         return cls(**{renamed.get(name, name): value for name, value in stored.items()})
 

@@ -28,11 +28,11 @@ FEATURE = "alexnet"
 BATCH = 64
 
 
-def gaussian(measures: ReconstructionMetrics, image_batches: Iterator[np.ndarray]) -> Gaussian:
+def gaussian(metrics: ReconstructionMetrics, image_batches: Iterator[np.ndarray]) -> Gaussian:
     """The features' Gaussian of uint8 images `[B, H, W, 3]`."""
     statistics = None
     for images in image_batches:
-        features = measures.features(images)[FEATURE]
+        features = metrics.features(images)[FEATURE]
         statistics = statistics or FeatureStatistics.empty(features.shape[1])
         statistics.update(features)
     return statistics.gaussian()
@@ -47,7 +47,7 @@ def main() -> None:
     config, metadata = trained.config, trained.metadata
     autoencoder = restore_on(mesh, config.autoencoder.workdir)
     metadata.check_encoder(autoencoder.encoder_fingerprint())
-    measures = ReconstructionMetrics((), (FEATURE,), mesh)
+    metrics = ReconstructionMetrics((), (FEATURE,), mesh)
     source = open_data(photos, "train").source
     size = config.data.resolution, "center_crop_adm"
     bad_records = BadRecords(0, len(source))
@@ -55,7 +55,7 @@ def main() -> None:
         batch.images[: batch.count]
         for batch in batches(source, range(len(source)), BATCH, *size, bad_records)
     ]
-    real = gaussian(measures, iter(crops))
+    real = gaussian(metrics, iter(crops))
     sampler = trained.sampler(config.flow.nfe, Guidance(), mesh)
     shape = tuple(metadata.shape)
 
@@ -78,10 +78,10 @@ def main() -> None:
 
     print(f"fd_{FEATURE} to {len(source)} photos, of {num_images} images of")
     for title, latents in (("samples", sampled), ("noise", noise), ("mean latents", mean)):
-        distance = frechet_distance(real, gaussian(measures, decoded(latents)))
+        distance = frechet_distance(real, gaussian(metrics, decoded(latents)))
         print(f"  {title}: {distance:.2f}", flush=True)
     again = (autoencoder.reconstruct(images, config.autoencoder.nfe) for images in crops)
-    print(f"reconstructions of the photos: {frechet_distance(real, gaussian(measures, again)):.2f}")
+    print(f"reconstructions of the photos: {frechet_distance(real, gaussian(metrics, again)):.2f}")
 
 
 if __name__ == "__main__":

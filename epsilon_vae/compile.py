@@ -68,7 +68,9 @@ def main(argv: Sequence[str]) -> None:
             result["suggestions"] = _advise(suggestions, result["hbm_bytes_a_chip"])
             if TRY.value:
                 result["tried"] = list(_try(suggestions, config, topology, build))
-    except (UsageError, ConfigError, chips.TopologyError) as error:
+    except chips.TopologyError as error:
+        exit_with(2, f"--topology={error}")
+    except (UsageError, ConfigError) as error:
         exit_with(2, str(error))
     except Exception as error:  # Python's own exit code would be 1: does not fit
         traceback.print_exc()

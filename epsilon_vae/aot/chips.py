@@ -106,7 +106,7 @@ def open_topology(name: str, num_slices: int = 1) -> Topology:
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", name)
     if not match or match[1] not in CHIPS:
         raise TopologyError(
-            f"--topology={name}: expected one of {', '.join(CHIPS)} with a shape, as {EXAMPLES}"
+            f"{name}: expected one of {', '.join(CHIPS)} with a shape, as {EXAMPLES}"
         )
     shape = [int(size) for size in match[2].split("x")]
     # A host has 2 × 2 chips, but for the slices that are less than one.
@@ -117,12 +117,10 @@ def open_topology(name: str, num_slices: int = 1) -> Topology:
         )
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise TopologyError(
-            f"--topology={name}: no such shape ({reason}); as {EXAMPLES}"
-        ) from error
+        raise TopologyError(f"{name}: no such shape ({reason}); as {EXAMPLES}") from error
     except RuntimeError as error:  # JAX finds no libtpu
         raise TopologyError(
-            f"--topology={name}: the TPU compiler is not installed; pip install -e '.[tpu]'"
+            f"{name}: the TPU compiler is not installed; pip install -e '.[tpu]'"
         ) from error
     return Topology(
         name=name, chip=CHIPS[match[1]], devices=list(description.devices), num_slices=num_slices

@@ -97,7 +97,7 @@ def evaluate(
     }
     saves = save_images and hosts.is_first()
     keep = functools.partial(_save, folder / "images") if saves else None
-    measures = ReconstructionMetrics(LPIPS_NETS, protocol.features, mesh)
+    metrics = ReconstructionMetrics(LPIPS_NETS, protocol.features, mesh)
     crop = CROPS[protocol.crop]
     report_images = ReportImages(
         reconstructors,
@@ -106,7 +106,7 @@ def evaluate(
         steps=steps,
         crop=crop,
         seed=protocol.seed,
-        batch_size=measures.batch_size,
+        batch_size=metrics.batch_size,
     )
     total = len(source) * len(resolutions)
     hidden = None if hosts.is_first() else True  # None: shown on a terminal
@@ -119,7 +119,7 @@ def evaluate(
                 resolution=resolution,
                 steps=steps,
                 protocol=protocol,
-                measures=measures,
+                metrics=metrics,
                 file=file,
                 advance=bar.update,
                 keep=keep,

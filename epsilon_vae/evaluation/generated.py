@@ -72,9 +72,9 @@ def evaluate_samples(
     moments = real.moments(inception.NUM_FEATURES) if has_inception else None
     given = None if moments is None else Gaussian(*moments)
     _check_numbers(generated, real, protocol.features, given)
-    measures = ReconstructionMetrics((), protocol.features, mesh)
-    generated_features, samples_shown = _features(generated, measures)
-    real_features, reference_shown = _features(real, measures)
+    metrics = ReconstructionMetrics((), protocol.features, mesh)
+    generated_features, samples_shown = _features(generated, metrics)
+    real_features, reference_shown = _features(real, metrics)
     row = {"samples": samples, "num_images": len(generated), "num_reference_images": len(real)}
     notes = []
     for name, features in generated_features.items():
@@ -130,7 +130,7 @@ def _check_numbers(
 
 
 def _features(
-    images: ImageSet | CroppedImages, measures: ReconstructionMetrics
+    images: ImageSet | CroppedImages, metrics: ReconstructionMetrics
 ) -> tuple[dict[str, np.ndarray], dict[int, np.ndarray]]:
     """Features of all images, `[N, d]` by name, and the pictures to show, by index."""
     found: dict[str, list[np.ndarray]] = {}
@@ -138,8 +138,8 @@ def _features(
     start = 0
     hidden = None if hosts.is_first() else True  # None: shown on a terminal
     with tqdm(total=len(images), unit="image", dynamic_ncols=True, disable=hidden) as bar:
-        for batch in images.batches(measures.batch_size):
-            for name, features in measures.features(batch).items():
+        for batch in images.batches(metrics.batch_size):
+            for name, features in metrics.features(batch).items():
                 found.setdefault(name, []).append(features)
             pictures |= shown_of(batch, start, len(images))
             start += len(batch)

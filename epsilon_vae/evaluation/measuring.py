@@ -166,7 +166,7 @@ def measure(
     resolution: int,
     steps: Sequence[int],
     protocol: Protocol,
-    measures: ReconstructionMetrics,
+    metrics: ReconstructionMetrics,
     file: pathlib.Path,
     advance: Callable[[int], None],
     keep: Callable[[Batch, Key, np.ndarray], None] | None = None,
@@ -179,7 +179,7 @@ def measure(
       resolution: of the crops.
       steps: NFEs.
       protocol: says the crops, the noise's seed, and the noise of latents.
-      measures: what is measured.
+      metrics: what is measured.
       file: of the progress, saved every minute; the pass resumes from it.
       advance: called with numbers of images that are done.
       keep: called with each batch's originals and pictures.
@@ -192,7 +192,7 @@ def measure(
       DataError, ReconstructorError: an image or a picture cannot be used.
     """
     keys = [(s.name, nfe) for s in reconstructors for nfe in s.nfes(steps)]
-    setting = f"{', '.join(devices().values())} processes, batches of {measures.batch_size}"
+    setting = f"{', '.join(devices().values())} processes, batches of {metrics.batch_size}"
     progress = Progress.load(file, [ORIGINALS, *keys], setting) if hosts.is_first() else None
     start = hosts.broadcast_from_first(len(progress.names) if progress else 0)
     advance(start)
@@ -204,7 +204,7 @@ def measure(
             seen = batches(
                 source,
                 some,
-                batch_size=measures.batch_size,
+                batch_size=metrics.batch_size,
                 resolution=resolution,
                 crop=crop,
                 bad_records=bad_records,
@@ -217,14 +217,14 @@ def measure(
     for batch in batches(
         source,
         rest,
-        batch_size=measures.batch_size,
+        batch_size=metrics.batch_size,
         resolution=resolution,
         crop=crop,
         bad_records=bad_records,
     ):
         if keep:
             keep(batch, ORIGINALS, batch.images)
-        results = {ORIGINALS: ({}, batch.cut(measures.features(batch.images)), ())}
+        results = {ORIGINALS: ({}, batch.cut(metrics.features(batch.images)), ())}
         for reconstructor in reconstructors:
             code = reconstructor.encode(batch)
             for nfe in reconstructor.nfes(steps):
@@ -235,14 +235,14 @@ def measure(
                 seconds = (time.perf_counter() - begin) / len(pictures)
                 if keep:
                     keep(batch, (reconstructor.name, nfe), pictures)
-                features = measures.features(pictures)
+                features = metrics.features(pictures)
                 for tau in protocol.latent_noise:
                     noisy_code = reconstructor.add_noise(code, tau, batch=batch, seed=seed)
                     if noisy_code is not None:
-                        found = measures.features(reconstructor.decode(noisy_code, nfe, seed))
+                        found = metrics.features(reconstructor.decode(noisy_code, nfe, seed))
                         features |= {noisy(name, tau): array for name, array in found.items()}
                 results[reconstructor.name, nfe] = (
-                    batch.cut(measures.compare(batch.images, pictures)),
+                    batch.cut(metrics.compare(batch.images, pictures)),
                     batch.cut(features),
                     (seconds,) if reconstructor.decodes else (),
                 )

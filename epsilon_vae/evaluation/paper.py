@@ -114,23 +114,6 @@ OTHERS_COCO = {
     ("sd", "sd", "kl", False, 8): (4.45, 25.41, 0.831),
     ("sd", "sd", "kl", False, 16): (8.89, 19.95, 0.670),
 }
-# Unconditional generation of ImageNet, DiT on the latents of the lite encoder's autoencoders, by
-# kind of decoder and its size (paper, Table 9): FID at 128 px; FID, Inception Score, precision and
-# recall at 256 px, None where it has none. `evaluate --samples` knows no config to put them beside.
-UNCONDITIONAL_FID_128 = {
-    "vae": {"b": 36.8, "m": 34.6, "l": 33.9, "xl": 31.7, "h": 30.9},
-    "epsilon_vae": {"b": 29.5, "m": 27.6, "l": 27.3, "xl": 25.3, "h": 24.9},
-}
-UNCONDITIONAL_256 = {
-    "vae": {"b": (46.6, 23.4, 0.45, 0.56), "h": (41.6, 25.9, 0.48, 0.59)},
-    "epsilon_vae": {
-        "b": (39.5, 25.2, 0.46, 0.61),
-        "m": (35.4, 26.2, 0.51, 0.62),
-        "l": (34.8, None, None, None),
-        "xl": (34.0, None, None, None),
-        "h": (33.2, 27.5, 0.54, 0.64),
-    },
-}
 
 
 def paper_rows(

@@ -5,7 +5,7 @@ they predict is the image (`diffusion.path.Direct`). As every decoder they name 
 where the GAN's gradient is compared with the others'.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import flax.linen as nn
@@ -13,12 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from epsilon_vae.models.layers import (
-    GroupNorm,
-    ResidualBlock,
-    SelfAttention,
+    BlockNetwork,
     conv,
     depth_to_space,
-    rematerialized,
     upsample_nearest,
 )
 from epsilon_vae.parallel.sharding import shard_images
@@ -46,57 +43,41 @@ ASYM_SIZES = {  # Asym-VAE's public ones, 1.5 and 2 times as wide as SD-VAE's
 }
 
 
-class VAEDecoder(nn.Module, kw_only=True):
+class VAEDecoder(BlockNetwork, kw_only=True):
     """The paper's "VAE (B…H)" (Table 8): the mirror of `LiteEncoder`, in MaskGIT's layout.
 
     Attributes:
       multipliers: channels of each level over `channels`, as the encoder's; f = 2^(levels - 1).
       channels: base width.
       blocks: residual blocks a level, and before the first one.
-      remat: of each residual block, one of `layers.REMAT_POLICIES`.
     """
 
+    use_bias: ClassVar[bool] = False
     last_layer: ClassVar[str] = "conv_out"
 
     channels: int
     blocks: int
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    dtype: jnp.dtype = jnp.float32
-    groups: int = 32
-    epsilon: float = 1e-6
-    remat: str = "none"
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, latents: jax.Array) -> jax.Array:
         del x, t
 
-        def block(features: int, name: str) -> Callable[[jax.Array], jax.Array]:
-            module = ResidualBlock(
-                features=features,
-                groups=self.groups,
-                epsilon=self.epsilon,
-                use_bias=False,
-                dtype=self.dtype,
-                name=name,
-            )
-            return rematerialized(module, self.remat)
-
         widest = self.multipliers[-1] * self.channels
         h = conv(widest, 3, self.dtype, name="conv_in")(latents.astype(self.dtype))
         for i in range(self.blocks):
-            h = block(widest, f"bottleneck_block{i}")(h)
+            h = self.residual(h, widest, name=f"bottleneck_block{i}")
         for level, multiplier in reversed(list(enumerate(self.multipliers))):
             features = multiplier * self.channels
             for i in range(self.blocks):
-                h = block(features, f"level{level}_block{i}")(h)
+                h = self.residual(h, features, name=f"level{level}_block{i}")
             if level > 0:
                 h = conv(4 * features, 3, self.dtype, name=f"level{level}_up")(h)
                 h = shard_images(depth_to_space(h))
-        h = nn.swish(GroupNorm(self.groups, self.epsilon, name="norm_out")(h))
-        return conv(3, 3, self.dtype, name="conv_out")(h).astype(jnp.float32)
+        return self.output(h, 3)
 
 
-class SDDecoder(nn.Module, kw_only=True):
+class SDDecoder(BlockNetwork, kw_only=True):
     """Latent diffusion's (Rombach et al. 2022), of SD-VAE, SDXL's VAE, VQGAN and Asym-VAE.
 
     Attributes:
@@ -107,21 +88,17 @@ class SDDecoder(nn.Module, kw_only=True):
       conv_channels: of a 1×1 convolution of the latents (latent-diffusion's `post_quant_conv`);
         None leaves it out.
       takes_mask: has the weights to be told a part of the image (Zhu et al. 2023), see `__call__`.
-      remat: of each residual and attention block, one of `layers.REMAT_POLICIES`.
     """
 
+    use_bias: ClassVar[bool] = True
     last_layer: ClassVar[str] = "conv_out"
 
     multipliers: tuple[int, ...]
     channels: int = 128
     blocks: int = 3
-    dtype: jnp.dtype = jnp.float32
-    groups: int = 32
-    epsilon: float = 1e-6
     last_attention: bool = False
     conv_channels: int | None = None
     takes_mask: bool = False
-    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -152,41 +129,23 @@ class SDDecoder(nn.Module, kw_only=True):
         widths = [multiplier * self.channels for multiplier in self.multipliers]
         known = self._known(widths, image, mask)
 
-        def block(features: int, name: str) -> Callable[[jax.Array], jax.Array]:
-            module = ResidualBlock(
-                features=features,
-                groups=self.groups,
-                epsilon=self.epsilon,
-                use_bias=True,
-                dtype=self.dtype,
-                name=name,
-            )
-            return rematerialized(module, self.remat)
-
-        def attention(name: str) -> Callable[[jax.Array], jax.Array]:
-            module = SelfAttention(
-                head_dim=None, groups=self.groups, epsilon=self.epsilon, dtype=self.dtype, name=name
-            )
-            return rematerialized(module, self.remat)
-
         h, last = latents.astype(self.dtype), len(widths) - 1
         if self.conv_channels is not None:
             h = conv(self.conv_channels, 1, self.dtype, name="post_quant_conv")(h)
         h = conv(widths[last], 3, self.dtype, name="conv_in")(h)
-        h = block(widths[last], "middle_block0")(h)
-        h = attention("middle_attention")(h)
-        h = block(widths[last], "middle_block1")(h)
+        h = self.residual(h, widths[last], name="middle_block0")
+        h = self.attention(h, name="middle_attention")
+        h = self.residual(h, widths[last], name="middle_block1")
         for level, width in reversed(list(enumerate(widths))):
             h = _with_known(h, known, mask)
             for i in range(self.blocks):
-                h = block(width, f"level{level}_block{i}")(h)
+                h = self.residual(h, width, name=f"level{level}_block{i}")
                 if self.last_attention and level == last:
-                    h = attention(f"level{level}_attention{i}")(h)
+                    h = self.attention(h, name=f"level{level}_attention{i}")
             if level > 0:
                 h = conv(width, 3, self.dtype, name=f"level{level}_up")(upsample_nearest(h))
         h = _with_known(h, known, mask)
-        h = nn.swish(GroupNorm(self.groups, self.epsilon, name="norm_out")(h))
-        return conv(3, 3, self.dtype, name="conv_out")(h).astype(jnp.float32)
+        return self.output(h, 3)
 
     def _known(
         self, widths: list[int], image: jax.Array | None, mask: jax.Array | None

@@ -7,6 +7,7 @@ would lose the signal).
 
 import functools
 from collections.abc import Callable
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -201,6 +202,50 @@ class SelfAttention(nn.Module, kw_only=True):
         h = h.reshape(batch, height, width, channels)
         out = dense(channels, self.dtype, kernel_init=self.out_init, name="out")(h)
         return shard_images(x + out)
+
+
+class BlockNetwork(nn.Module, kw_only=True):
+    """A network whose residual blocks, and attention with one head, share their settings.
+
+    Attributes:
+      use_bias: of the blocks' convolutions: latent diffusion's have biases, MaskGIT's have none.
+      groups, epsilon: of the GroupNorms.
+      remat: of each residual and attention block, one of `REMAT_POLICIES`.
+    """
+
+    use_bias: ClassVar[bool]
+
+    dtype: jnp.dtype = jnp.float32
+    groups: int = 32
+    epsilon: float = 1e-6
+    remat: str = "none"
+
+    @nn.nowrap
+    def residual(self, h: jax.Array, features: int, *, name: str) -> jax.Array:
+        """Applies a residual block: `[B, H, W, C]` → `[B, H, W, features]`."""
+        block = ResidualBlock(
+            features=features,
+            groups=self.groups,
+            epsilon=self.epsilon,
+            use_bias=self.use_bias,
+            dtype=self.dtype,
+            name=name,
+        )
+        return rematerialized(block, self.remat)(h)
+
+    @nn.nowrap
+    def attention(self, h: jax.Array, *, name: str) -> jax.Array:
+        """Applies self-attention to `[B, H, W, C]`."""
+        block = SelfAttention(
+            head_dim=None, groups=self.groups, epsilon=self.epsilon, dtype=self.dtype, name=name
+        )
+        return rematerialized(block, self.remat)(h)
+
+    @nn.nowrap
+    def output(self, h: jax.Array, features: int, *, kernel: int = 3) -> jax.Array:
+        """The last layers, GN–swish–conv: `[B, H, W, C]` → float32 `[B, H, W, features]`."""
+        h = nn.swish(GroupNorm(self.groups, self.epsilon, name="norm_out")(h))
+        return conv(features, kernel, self.dtype, name="conv_out")(h).astype(jnp.float32)
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:

@@ -67,7 +67,7 @@ def start(
         _check_port_is_free(coordinator_address)
     message = (
         f"not all of the {count} processes came together within {startup_timeout_seconds} s "
-        "(--startup_timeout_seconds); check that each was started, with an id of its own and the "
+        "(startup_timeout_seconds); check that each was started, with an id of its own and the "
         f"same number of processes, and reaches {coordinator_address or 'the first host'}"
     )
     with _within(startup_timeout_seconds, message):
@@ -184,9 +184,9 @@ def _check_arguments(
     coordinator_address: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
     given = {
-        "--coordinator_address": coordinator_address,
-        "--num_processes": num_processes,
-        "--process_id": process_id,
+        "coordinator_address": coordinator_address,
+        "num_processes": num_processes,
+        "process_id": process_id,
     }
     missing = [name for name, value in given.items() if value is None]
     if len(missing) == 3:
@@ -196,10 +196,10 @@ def _check_arguments(
             f"{' and '.join(missing)} missing: give {', '.join(given)} all three, or none"
         )
     if not re.fullmatch(r".+:\d+", coordinator_address):
-        raise HostsError(f"--coordinator_address={coordinator_address}: expected HOST:PORT")
+        raise HostsError(f"coordinator_address={coordinator_address}: expected HOST:PORT")
     if num_processes < 1 or not 0 <= process_id < num_processes:
         raise HostsError(
-            f"--process_id={process_id}: with --num_processes={num_processes}, expected a whole "
+            f"process_id={process_id}: with num_processes={num_processes}, expected a whole "
             f"number from 0 to {num_processes - 1}"
         )
 
@@ -213,7 +213,7 @@ def _check_port_is_free(address: str) -> None:
             probe.bind(("", port))
         except (OSError, OverflowError) as error:
             raise HostsError(
-                f"--coordinator_address={address}: port {port} cannot be listened at here "
+                f"coordinator_address={address}: port {port} cannot be listened at here "
                 f"({error}); is another process 0 running? Otherwise take another port"
             ) from error
 

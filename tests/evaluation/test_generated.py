@@ -59,8 +59,8 @@ def test_a_folder_and_a_file_of_the_same_images_are_equal(images, tmp_path):
 def test_distance_is_that_of_the_definition(images, tmp_path):
     samples = write_npz(tmp_path / "samples.npz", arr_0=images[:12])
     row = measure(samples, write_npz(tmp_path / "real.npz", arr_0=images), tmp_path / "out")
-    measures = ReconstructionMetrics((), ("alexnet",), make_mesh())
-    a, b = (measures.features(x)["alexnet"].astype(np.float64) for x in (images[:12], images))
+    metrics = ReconstructionMetrics((), ("alexnet",), make_mesh())
+    a, b = (metrics.features(x)["alexnet"].astype(np.float64) for x in (images[:12], images))
     covariances = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     # Of singular covariances, sqrtm needs a little on the diagonal.
     eye = 1e-10 * np.eye(256)

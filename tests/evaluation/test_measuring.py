@@ -62,11 +62,11 @@ class Noisy(Darker):
 
 
 @pytest.fixture(scope="module")
-def measures():
+def metrics():
     return ReconstructionMetrics(("alexnet",), ("alexnet",), make_mesh())
 
 
-def run(reconstructor, measures, file, source=None, asked=LOCAL):
+def run(reconstructor, metrics, file, source=None, asked=LOCAL):
     """Of 14 images, without a `source`: three batches of 4, and one of 2, filled up."""
     return measuring.measure(
         [reconstructor],
@@ -74,15 +74,15 @@ def run(reconstructor, measures, file, source=None, asked=LOCAL):
         resolution=SIZE,
         steps=STEPS,
         protocol=asked,
-        measures=measures,
+        metrics=metrics,
         file=file,
         advance=lambda count: None,
     )
 
 
 @pytest.fixture(scope="module")
-def measured(measures, tmp_path_factory):
-    return run(Darker(), measures, tmp_path_factory.mktemp("measured") / "progress.npz")
+def measured(metrics, tmp_path_factory):
+    return run(Darker(), metrics, tmp_path_factory.mktemp("measured") / "progress.npz")
 
 
 def test_each_image_counts_once(measured):
@@ -96,16 +96,16 @@ def test_each_image_counts_once(measured):
     assert "256 features of 14 images, which are too few" in rows[0]["notes"][0]
 
 
-def test_latent_noise_adds_distances_and_changes_no_other(measured, measures, tmp_path):
+def test_latent_noise_adds_distances_and_changes_no_other(measured, metrics, tmp_path):
     asked = protocols.parse("local,latent_noise=0.5+1")
-    found = run(Noisy(), measures, tmp_path / "noisy.npz", asked=asked)
+    found = run(Noisy(), metrics, tmp_path / "noisy.npz", asked=asked)
     plain, noisy = (results.rows(SIZE, x.accumulators) for x in (measured, found))
     names = ["fd_alexnet_noise0.5", "fd_alexnet_noise1"]
     for row, other in zip(plain, noisy, strict=True):
         assert other["fd_alexnet"] == row["fd_alexnet"] < other[names[0]] < other[names[1]]
         assert [name for name in other if name not in row] == names
         assert len(other["notes"]) == 3
-    pictures = run(Darker(), measures, tmp_path / "pictures.npz", asked=asked)
+    pictures = run(Darker(), metrics, tmp_path / "pictures.npz", asked=asked)
     assert results.rows(SIZE, pictures.accumulators)[0].keys() == plain[0].keys()
 
 
@@ -127,11 +127,11 @@ def test_values_are_of_the_named_image(measured):
     assert psnr[5] == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_stop_changes_nothing(measured, measures, tmp_path, monkeypatch):
+def test_a_stop_changes_nothing(measured, metrics, tmp_path, monkeypatch):
     monkeypatch.setattr(measuring, "SAVE_EVERY_SECONDS", 0)
     file = tmp_path / "progress.npz"
     with pytest.raises(KeyboardInterrupt):
-        run(Stops(), measures, file)
+        run(Stops(), metrics, file)
     halfway = measuring.Progress.load(file, list(measured.accumulators), measured.setting)
     assert halfway.names == measured.names[:4]
     assert [len(accumulator.seconds) for accumulator in halfway.accumulators.values()] == [0, 1, 1]
@@ -141,7 +141,7 @@ def test_a_stop_changes_nothing(measured, measures, tmp_path, monkeypatch):
         0,
         0,
     ]
-    resumed = run(Darker(), measures, file)
+    resumed = run(Darker(), metrics, file)
     assert resumed.names == measured.names
     for key, accumulator in measured.accumulators.items():
         again = resumed.accumulators[key]
@@ -172,7 +172,7 @@ def test_batches_and_stops_do_not_change_moments(monkeypatch):
     np.testing.assert_allclose(gaussian.covariance, np.cov(features, rowvar=False), rtol=1e-6)
 
 
-def test_an_image_that_cannot_be_read_is_named(measures, tmp_path):
+def test_an_image_that_cannot_be_read_is_named(metrics, tmp_path):
     source = [*Photos("val"), Record(b"none", None, "broken.jpg")]
     with pytest.raises(DataError, match=r"broken.jpg: not a readable image.*out of the data"):
         measuring.measure(
@@ -181,7 +181,7 @@ def test_an_image_that_cannot_be_read_is_named(measures, tmp_path):
             resolution=SIZE,
             steps=STEPS,
             protocol=LOCAL,
-            measures=measures,
+            metrics=metrics,
             file=tmp_path / "progress.npz",
             advance=lambda count: None,
         )

@@ -22,7 +22,7 @@ NAMES = "astronaut", "chelsea", "coffee"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def measures():
+def metrics():
     """Networks, compiled once, that the protocol's features and the metrics are taken of."""
     _, shapes = golden_features.load_golden("inception")
     params = golden_features.parameters("inception", shapes)

@@ -51,7 +51,7 @@ def taken(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pictures, "amounts", lambda *args, **kwargs: {SIZE: Amount(4, 3, 2)})
         reconstructors, source = [Noisy()], Photos("train")
-        measures = ReconstructionMetrics(("alexnet",), (), make_mesh())
+        metrics = ReconstructionMetrics(("alexnet",), (), make_mesh())
         file = tmp_path_factory.mktemp("measured") / "progress.npz"
         measured = measuring.measure(
             reconstructors,
@@ -59,11 +59,11 @@ def taken(tmp_path_factory):
             resolution=SIZE,
             steps=STEPS,
             protocol=protocols.parse(f"local,seed={SEED}"),
-            measures=measures,
+            metrics=metrics,
             file=file,
             advance=lambda count: None,
         )
-        size = measures.batch_size
+        size = metrics.batch_size
         report_images = ReportImages(
             reconstructors,
             source,

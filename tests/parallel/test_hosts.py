@@ -25,12 +25,12 @@ def start(address=None, count=None, index=None) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("host:1", None, None), "--num_processes and --process_id missing"),
-        ((None, 2, 0), "--coordinator_address missing"),
-        (("host", 2, 0), "--coordinator_address=host: expected HOST:PORT"),
-        (("host:1", 2, 2), "--process_id=2: with --num_processes=2, expected a whole number from"),
-        (("host:1", 2, -1), "--process_id=-1"),
-        (("host:1", 0, 0), "--num_processes=0"),
+        (("host:1", None, None), "num_processes and process_id missing"),
+        ((None, 2, 0), "coordinator_address missing"),
+        (("host", 2, 0), "coordinator_address=host: expected HOST:PORT"),
+        (("host:1", 2, 2), "process_id=2: with num_processes=2, expected a whole number from"),
+        (("host:1", 2, -1), "process_id=-1"),
+        (("host:1", 0, 0), "num_processes=0"),
         (("host:99999", 2, 0), "port 99999 cannot be listened at"),
     ],
 )

@@ -37,7 +37,8 @@ def _row(
     references = originals.statistics()
     for features, statistics in accumulator.statistics().items():
         name = distance_name(features)
-        notes += notes_on_distance(name, statistics.mean.size, num_images)
+        if features == noiseless(features):  # of noisy ones the same would be said again
+            notes += notes_on_distance(name, statistics.mean.size, num_images)
         if num_images < 2:
             found[name] = None
             continue

@@ -81,10 +81,17 @@ def results_table(rows: list[dict], paper: list[dict]) -> dict:
         row for at in groups for row in both if (row["reconstructor"], row["resolution"]) == at
     ]
     return {
-        "columns": [*FIRST_COLUMNS.values(), *(LABELS.get(name, name) for name in columns)],
+        "columns": [*FIRST_COLUMNS.values(), *map(_label, columns)],
         "rows": [_results_row(row, columns, notes) for row in grouped],
         "notes": notes,
     }
+
+
+def _label(name: str) -> str:
+    """A column's head: 'fd_vgg16_noise0.1' → 'FD VGG16, noise 0.1'."""
+    name, _, noise = name.partition("_noise")
+    label = LABELS.get(name, name)
+    return f"{label}, noise {noise}" if noise else label
 
 
 def _results_row(row: dict, columns: list[str], notes: list[str]) -> dict:

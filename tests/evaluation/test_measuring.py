@@ -104,7 +104,7 @@ def test_latent_noise_adds_distances_and_changes_no_other(measured, metrics, tmp
     for row, other in zip(plain, noisy, strict=True):
         assert other["fd_alexnet"] == row["fd_alexnet"] < other[names[0]] < other[names[1]]
         assert [name for name in other if name not in row] == names
-        assert len(other["notes"]) == 3
+        assert other["notes"] == row["notes"] != []
     pictures = run(Darker(), metrics, tmp_path / "pictures.npz", asked=asked)
     assert results.rows(SIZE, pictures.accumulators)[0].keys() == plain[0].keys()
 

@@ -134,7 +134,10 @@ def test_statistics_alone_are_a_reference(tmp_path):
 def test_statistics_that_do_not_fit_are_named(tmp_path):
     bad = {
         "sigma is missing": {"mu": np.zeros(3)},
-        r"mu is \(2,\) and sigma \(3, 3\), not \(3,\)": {"mu": np.zeros(2), "sigma": np.eye(3)},
+        r"mu is float64 \(2,\) and sigma float64 \(3, 3\), not floats \(3,\)": {
+            "mu": np.zeros(2),
+            "sigma": np.eye(3),
+        },
         "not finite": {"mu": np.full(3, np.nan), "sigma": np.eye(3)},
     }
     for words, arrays in bad.items():

@@ -80,7 +80,8 @@ def read_torch_file(
     """Arrays of the model that was saved, by name; not to be written.
 
     The model is what the 'ema', 'model' or 'state_dict' of the saved dictionary holds, in this
-    order; else, the dictionary itself. What lies beside its tensors is not looked at.
+    order, if tensors are in it; else, the dictionary itself. What lies beside its tensors is not
+    looked at.
 
     Args:
       file: of torch.
@@ -94,8 +95,9 @@ def read_torch_file(
         file.seek(0)
         return (_read_zip if is_zip else _read_legacy)(file, choose)
     except Exception as error:  # zipfile and NumPy raise many kinds
+        reason = str(error)[:300]
         raise ValueError(
-            f"cannot be read as torch's weights, or is cut short ({error}); take another copy, or "
+            f"cannot be read as torch's weights, or is cut short ({reason}); take another copy, or "
             "save its state dict again"
         ) from error
 
@@ -161,16 +163,20 @@ def _to_arrays(tensors: dict[str, _Tensor], numbers: dict[str, bytes]) -> dict[s
 def _chosen(saved: Any, choose: Callable) -> dict[str, _Tensor]:
     """The model's tensors that `choose` names."""
     checkpoint = entries_of(saved)
-    parts = [entries_of(checkpoint.get(name)) for name in ("ema", "model", "state_dict")]
-    model = next(filter(None, parts), checkpoint)
-    calls = {
+    models = [entries_of(checkpoint.get(name)) for name in ("ema", "model", "state_dict")]
+    calls = next(filter(None, map(_calls, [*models, checkpoint])), None)
+    if not calls:
+        raise ValueError("it holds no dictionary of tensors")
+    return {name: _tensor(name, calls[name]) for name in choose(calls)}
+
+
+def _calls(model: dict[str, Any]) -> dict[str, Call]:
+    """The entries that torch would have made, which are tensors of whatever kind."""
+    return {
         name: value
         for name, value in model.items()
         if isinstance(value, Call) and getattr(value.function, "module", "") == "torch._utils"
     }
-    if not calls:
-        raise ValueError("it holds no dictionary of tensors")
-    return {name: _tensor(name, calls[name]) for name in choose(calls)}
 
 
 def _tensor(name: str, call: Call) -> _Tensor:

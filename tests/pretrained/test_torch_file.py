@@ -136,9 +136,10 @@ def test_objects_beside_weights_are_passed_over(protocol, monkeypatch):
     assert not arrays
 
 
-def test_an_average_that_is_none_is_passed_over():
+@pytest.mark.parametrize("average", [b"N", b"}Vdecay\nF0.999\ns"])
+def test_an_average_without_tensors_is_passed_over(average):
     tensor = tensor_pickle((4,), (1,), 4).removesuffix(b".")
-    data = zipped(b"}(Vema\nNVmodel\n" + tensor + b"u.", **{"0": bytes(16)})
+    data = zipped(b"}(Vema\n" + average + b"Vmodel\n" + tensor + b"u.", **{"0": bytes(16)})
     assert list(read(data)) == ["encoder.down.0"]
 
 

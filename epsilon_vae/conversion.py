@@ -11,6 +11,7 @@ from flax import traverse_util
 from epsilon_vae.checkpoint import Checkpointer, CheckpointError, saved_steps
 from epsilon_vae.config import ConfigError, check_values, from_dict, is_latent_diffusion, to_json
 from epsilon_vae.data.latents import LatentMetadata
+from epsilon_vae.errors import shown
 from epsilon_vae.inference.autoencoder import Autoencoder, restore
 from epsilon_vae.models.autoencoder_model import AutoencoderModel
 from epsilon_vae.models.bottleneck import KLBottleneck, VQBottleneck
@@ -62,8 +63,9 @@ def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | 
     if config is None:
         if not is_ours:
             raise NoConfigError(f"{path}: says no config")
-        config = from_dict(json.loads(metadata["config"]))
-    check_values(config)
+        config = _own_config(path, metadata["config"])
+    else:
+        check_values(config)
     train_step = build_train_step(config)
     mesh = make_mesh(devices=jax.local_devices()[:1])
     target = state_shapes(train_step, mesh)
@@ -84,6 +86,16 @@ def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | 
     checkpointer.save(0, state, data=data, config=config)
     checkpointer.close()
     return title
+
+
+def _own_config(path: str, text: str) -> ml_collections.ConfigDict:
+    """The config in a file's metadata; raises `NoConfigError` where it is none."""
+    try:
+        config = from_dict(json.loads(text))
+        check_values(config)
+    except Exception as error:  # JSON of any type and depth
+        raise NoConfigError(f"{path}: its config is none ({shown(error)})") from error
+    return config
 
 
 def _public_latents(config: ml_collections.ConfigDict) -> LatentMetadata:

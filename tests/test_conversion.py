@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+import os
 import pathlib
 import pickle
 
@@ -30,7 +31,8 @@ from epsilon_vae.pretrained.weights import WeightsError
 from epsilon_vae.training.build import build_train_step
 from tests import micro
 from tests.helpers import state_shapes
-from tests.pretrained.test_torch_file import Evil, zipped
+from tests.pretrained.files import tensor_pickle, zipped
+from tests.pretrained.test_torch_file import Evil
 from tests.processes import start_alone
 
 
@@ -153,7 +155,7 @@ def broken(params, tmp_path) -> dict[str, str]:
     return {
         "cut": "incomplete|Incomplete|not fully covered|InvalidHeader|deserializing",
         "cut_header": "deserializing|Header",
-        "empty": "no state dict of torch's, or cut short",
+        "empty": "cannot be read as torch's weights, or is cut short",
         "code": r"refused: it asks for (posix|nt)\.system",
         "missing": f"1 missing: {name}; take the one of the network",
         "unknown": "1 unknown: decoder.condition_encoder.layers.0.weight;",
@@ -246,6 +248,56 @@ def test_refusal_is_one_line_and_code_2(run_module, arguments, words):
     out, err = process.communicate(timeout=300)
     assert process.returncode == 2 and not out
     assert err.startswith("epsilon_vae: ") and words in err and err.count("\n") == 1, err
+
+
+def hostile(tmp_path) -> dict[str, str]:
+    """Files that no reader may choke on, by name, and words of what is said."""
+    tensor = tensor_pickle((4,), (1,), 4)
+    numbers = {"0": bytes(16)}
+    ours = {"format": "epsilon_vae", "config": "[3]"}
+    float8 = {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}
+    header = json.dumps({"a": float8}).encode()
+    files = {
+        "changes.pt": zipped(b"ctorch\nBFloat16Storage\n}Vitemsize\nI1\nsb."),
+        "memo.pt": zipped(b"\x80\x02Nr\x00\x00\x00\x10."),
+        "deflated.pt": zipped(tensor, compress=True, **numbers),
+        "line.pt": zipped(tensor.replace(b"down", b"\\u000a"), **numbers),
+        "f8.safetensors": len(header).to_bytes(8, "little") + header + bytes(4),
+        "lying.safetensors": (2**40).to_bytes(8, "little") + header + bytes(4),
+        "list.safetensors": safetensors_bytes({"a": np.ones(2, np.float32)}, ours),
+        "deep.safetensors": safetensors_bytes({"a": np.ones(2)}, ours | {"config": "[" * 10**5}),
+        "flipped.safetensors": safetensors_bytes({"a": np.ones(2)}, ours)[:-1] + b"\0",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    return {
+        "changes.pt": "refused: it changes what it has not made",
+        "memo.pt": "it holds no dictionary of tensors",
+        "deflated.pt": "is compressed",
+        "line.pt": "a weight has no name that can be printed",
+        "f8.safetensors": "a is of F8_E4M3, which is not read; save it as F32",
+        "lying.safetensors": "header too large); take another copy",
+        "list.safetensors": "its config is none",
+        "deep.safetensors": "its config is none (maximum recursion depth exceeded",
+        "flipped.safetensors": "its checksum is another",
+        "pipe": "is no regular file",
+        "endless": "is no regular file",
+    }
+
+
+def test_hostile_files_are_one_line_and_code_2(run_module, tmp_path):
+    workdir = f"--workdir={tmp_path}/run"
+    processes = {
+        name: (run_module("epsilon_vae.convert", f"--from={tmp_path}/{name}", workdir), words)
+        for name, words in hostile(tmp_path).items()
+    }
+    for name, (process, words) in processes.items():
+        out, err = process.communicate(timeout=300)
+        assert (process.returncode, out) == (2, ""), (name, err)
+        assert name in err and words in err and err.count("\n") == 1, (name, err)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture

@@ -6,10 +6,12 @@ import pathlib
 import zipfile
 import zlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from epsilon_vae.data.decode import DataError, list_images, read_image
+from epsilon_vae.errors import shown
 
 MOMENTS = ("mu", "sigma")
 IMAGES = "arr_0.npy"
@@ -44,7 +46,7 @@ class ImageSet:
             with _told(self.path), zipfile.ZipFile(self.path) as archive:
                 self._arrays = {name.removesuffix(".npy") for name in archive.namelist()}
                 if IMAGES in archive.namelist():
-                    self._shape = _read_header(archive)
+                    self._shape = _images_shape(archive)
         else:
             self._files = list_images(self.path)
         if not len(self) and not self._arrays & {*MOMENTS}:
@@ -83,13 +85,17 @@ class ImageSet:
             return None
         if missing:
             raise DataError(f"{self.path}: {missing[0]} is missing, of {' and '.join(MOMENTS)}")
-        with _told(self.path), np.load(self.path, allow_pickle=False) as arrays:
-            mean, covariance = (arrays[name].astype(np.float64) for name in MOMENTS)
-        if mean.shape != (dim,) or covariance.shape != (dim, dim):
+        with _told(self.path), zipfile.ZipFile(self.path) as archive:
+            headers = [_read_header(archive, f"{name}.npy") for name in MOMENTS]
+        mean, covariance = (header.shape for header in headers)
+        if mean != (dim,) or covariance != (dim, dim) or any(x.dtype.kind != "f" for x in headers):
+            kinds = [f"{header.dtype} {header.shape}" for header in headers]
             raise DataError(
-                f"{self.path}: mu is {mean.shape} and sigma {covariance.shape}, not ({dim},) and "
+                f"{self.path}: mu is {kinds[0]} and sigma {kinds[1]}, not floats ({dim},) and "
                 f"({dim}, {dim})"
             )
+        with _told(self.path), np.load(self.path, allow_pickle=False) as arrays:
+            mean, covariance = (arrays[name].astype(np.float64) for name in MOMENTS)
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
             raise DataError(f"{self.path}: mu or sigma is not finite")
         return mean, covariance
@@ -118,13 +124,27 @@ class ImageSet:
                 yield images
 
 
-def _read_header(archive: zipfile.ZipFile) -> tuple[int, ...]:
-    """Shape of the images `[N, H, W, 3]`; raises `ValueError` for other arrays."""
-    with archive.open(IMAGES) as file:
+class _Header(NamedTuple):
+    """The description of an array in an `.npz` file; `size` is that of its numbers, in bytes."""
+
+    shape: tuple[int, ...]
+    is_fortran: bool
+    dtype: np.dtype
+    size: int
+
+
+def _read_header(archive: zipfile.ZipFile, name: str) -> _Header:
+    """Reads the description of an array, and none of its numbers; they may be too many."""
+    with archive.open(name) as file:
         if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError("arr_0 is of a format that np.savez does not write")
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        stored = archive.getinfo(IMAGES).file_size - file.tell()
+            raise ValueError(f"{name} is of a format that np.savez does not write")
+        described = np.lib.format.read_array_header_1_0(file)
+        return _Header(*described, archive.getinfo(name).file_size - file.tell())
+
+
+def _images_shape(archive: zipfile.ZipFile) -> tuple[int, ...]:
+    """Shape of the images `[N, H, W, 3]`; raises `ValueError` for other arrays."""
+    shape, is_fortran, dtype, stored = _read_header(archive, IMAGES)
     if is_fortran:
         raise ValueError("arr_0 is in Fortran's order")
     if len(shape) != 4 or shape[-1] != 3 or 0 in shape[1:] or dtype != np.uint8:
@@ -140,4 +160,4 @@ def _told(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except _BROKEN_FILE_ERRORS as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
+        raise DataError(f"{path}: cannot be read ({shown(error)})") from error

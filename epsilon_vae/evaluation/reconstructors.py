@@ -286,8 +286,8 @@ class DiffusersVAE(Reconstructor):
             ) from error
         try:
             vae = AutoencoderKL.from_pretrained(path)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except Exception as error:  # safetensors', torch's and diffusers' own
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ReconstructorError(f"{DIFFUSERS}{path}: cannot be loaded ({reason})") from error
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._vae = vae.eval().to(self._device)

@@ -93,11 +93,15 @@ def _without_copies(state: Arrays) -> dict[str, np.ndarray]:
 
 def _check_positions(name: str, found: np.ndarray) -> None:
     """Raises `ValueError` unless `[1, N, D]` are `models.dit.sincos_positions` of a square."""
+    if found.ndim != 3:
+        raise ValueError(f"{name} {found.shape}: not [1, N, D]")
     side, features = math.isqrt(found.shape[1]), found.shape[2]
     frequencies = 10000.0 ** (-np.arange(features // 4) / (features // 4))
     angles = np.arange(side)[:, None] * frequencies
     line = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
     expected = np.concatenate([np.tile(line, (side, 1)), np.repeat(line, side, axis=0)], axis=-1)
     # Half precision rounds by less than 1e-3.
-    if found.shape != (1, *expected.shape) or np.abs(found[0] - expected).max() > 1e-3:
+    if found.shape != (1, *expected.shape) or not np.allclose(
+        found[0].astype(np.float64), expected, rtol=0, atol=1e-3
+    ):
         raise ValueError(f"{name} {found.shape}: not DiT's sines and cosines of a square")

@@ -4,6 +4,7 @@ They come with a package that holds this file and has no dependencies: Google's 
 to PyTorch by ML Illustrated.
 """
 
+import io
 from collections.abc import Mapping
 
 import numpy as np
@@ -45,7 +46,7 @@ def from_state_dict(state: Mapping[str, np.ndarray]) -> Params:
 
 def convert(data: bytes) -> Params:
     """The file's bytes as parameters: see `from_state_dict`."""
-    return from_state_dict(read_torch_file(data))
+    return from_state_dict(read_torch_file(io.BytesIO(data)))
 
 
 WEIGHTS = Weights(

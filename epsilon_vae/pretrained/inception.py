@@ -8,6 +8,7 @@ projects that fetched it pin, GenForce under pytorch-fid's name and others under
 neither was computed from the file in this project.
 """
 
+import io
 from collections.abc import Mapping
 
 import numpy as np
@@ -46,7 +47,7 @@ def from_state_dict(state: Mapping[str, np.ndarray]) -> Params:
 
 def convert(data: bytes) -> Params:
     """The file's bytes as parameters: see `from_state_dict`."""
-    return from_state_dict(read_torch_file(data))
+    return from_state_dict(read_torch_file(io.BytesIO(data)))
 
 
 WEIGHTS = Weights(

@@ -7,18 +7,8 @@ import io
 
 import numpy as np
 
-from epsilon_vae.pretrained.unpickle import ArrayUnpickler
+from epsilon_vae.pretrained.unpickle import Call, Global, read_pickle
 from epsilon_vae.pretrained.weights import Params, Weights
-
-
-class _NumpyUnpickler(ArrayUnpickler):
-    """The three globals that a pickled NumPy array needs."""
-
-    allowed = {
-        ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-    }
 
 
 def convert(data: bytes) -> Params:
@@ -32,15 +22,29 @@ def convert(data: bytes) -> Params:
       ValueError: it is broken, or holds more than arrays.
     """
     try:
-        groups = _NumpyUnpickler(io.BytesIO(data)).load()
-    except Exception as error:  # a broken pickle may raise anything
-        raise ValueError(str(error)) from error
-    backbone = next(name for name in groups if not name.startswith("NetLinLayer"))
-    params = {name.replace("Conv_", "conv"): layer for name, layer in groups[backbone].items()}
-    for i in range(5):
-        kernel = groups[f"NetLinLayer_{i}"]["Conv_0"]["kernel"]
-        params[f"linear{i}"] = {"kernel": kernel.reshape(-1)}
+        groups = read_pickle(io.BytesIO(data)).value
+        [backbone] = [name for name in groups if not name.startswith("NetLinLayer")]
+        params = {
+            name.replace("Conv_", "conv"): {leaf: _array(x) for leaf, x in layer.items()}
+            for name, layer in groups[backbone].items()
+        }
+        for i in range(5):
+            kernel = _array(groups[f"NetLinLayer_{i}"]["Conv_0"]["kernel"])
+            params[f"linear{i}"] = {"kernel": kernel.reshape(-1)}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"not the weights of LPIPS ({error})") from error
     return params
+
+
+def _array(value: object) -> np.ndarray:
+    """The array of what NumPy pickles; raises `ValueError` for others than C-ordered float32."""
+    match value:
+        case Call(
+            function=Global("numpy.core.multiarray", "_reconstruct"),
+            state=(1, tuple(shape), Call(args=("f4", *_), state=(_, "<", *_)), False, bytes(data)),
+        ):
+            return np.frombuffer(data, "<f4").reshape(shape)
+    raise ValueError("it holds what is no array of float32")
 
 
 def _weights(net: str, size: int, sha256: str) -> Weights:

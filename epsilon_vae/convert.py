@@ -24,8 +24,8 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, which --from makes.")
 FROM = flags.DEFINE_string("from", None, "File of weights to make a run of.")
 TO = flags.DEFINE_string("to", None, "File to write, or with --layout=diffusers a folder.")
-STEP = flags.DEFINE_integer("checkpoint_step", None, "Of --to; the newest by default.")
-LAYOUT = flags.DEFINE_enum("layout", OURS, [OURS, "diffusers"], "Of --to.")
+STEP = flags.DEFINE_integer("checkpoint_step", None, "Checkpoint for --to; the newest by default.")
+LAYOUT = flags.DEFINE_enum("layout", OURS, [OURS, "diffusers"], "With --to: how weights are named.")
 
 
 def check_flags() -> None:

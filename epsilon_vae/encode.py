@@ -27,15 +27,18 @@ STEP = flags.DEFINE_integer("checkpoint_step", None, "Checkpoint to use; the new
 DATA = flags.DEFINE_string(
     "data", None, "Images: 'photos', a folder of them, array_record:DIR or tfds:NAME."
 )
-SPLIT = flags.DEFINE_string("split", "train", "Of photos, array_record: and tfds:.")
+SPLIT = flags.DEFINE_string("split", "train", "Split of photos, array_record: or tfds:.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
 RESOLUTION = flags.DEFINE_integer(
-    "resolution", None, "Of the crops; by default the run's.", lower_bound=1
+    "resolution", None, "Size of the crops; the run's by default.", lower_bound=1
 )
-CROP = flags.DEFINE_enum("crop", "center_crop_adm", list(EVALUATION_CROPS), "Of the images.")
-DTYPE = flags.DEFINE_enum("dtype", "float16", ["float16", "bfloat16"], "Of what is stored.")
+CROP = flags.DEFINE_enum("crop", "center_crop_adm", list(EVALUATION_CROPS), "Crop of the images.")
+DTYPE = flags.DEFINE_enum("dtype", "float16", ["float16", "bfloat16"], "Type that is stored.")
 RECORDS_PER_SHARD = flags.DEFINE_integer(
-    "records_per_shard", 4096, "Images a shard, which is what a kill costs.", lower_bound=1
+    "records_per_shard",
+    4096,
+    "Images a shard; an unfinished one is encoded anew.",
+    lower_bound=1,
 )
 WORKERS = flags.DEFINE_integer(
     "workers", 0, "Processes that decode images; 0 = threads of this one.", lower_bound=0

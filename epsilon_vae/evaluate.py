@@ -35,8 +35,8 @@ DATA = flags.DEFINE_string(
     "Images: 'photos', a folder of them, array_record:DIR or tfds:NAME; by default the held-out "
     "ones of the run's config.",
 )
-SPLIT = flags.DEFINE_string("split", "val", "Of photos, array_record: and tfds:.")
-RESOLUTIONS = flags.DEFINE_list("resolutions", None, "Of the crops; by default the run's.")
+SPLIT = flags.DEFINE_string("split", "val", "Split of photos, array_record: or tfds:.")
+RESOLUTIONS = flags.DEFINE_list("resolutions", None, "Sizes of the crops; the run's by default.")
 STEPS = flags.DEFINE_list("steps", ["1", "3"], "Network evaluations (NFE) of the decoder.")
 PROTOCOL = flags.DEFINE_string(
     "protocol", "paper", "paper or local; with changes, as paper,crop=bicubic,num_images=5000."

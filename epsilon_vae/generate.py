@@ -57,10 +57,10 @@ STEPS = flags.DEFINE_integer(
 DECODER_STEPS = flags.DEFINE_integer(
     "decoder_steps", None, "Of the decoder (NFE); its run's by default.", 1
 )
-SEED = flags.DEFINE_integer("seed", 0, "Of all noise.", lower_bound=0)
-FORMAT = flags.DEFINE_enum("format", "png", ["png", "npz"], "Of the images.")
+SEED = flags.DEFINE_integer("seed", 0, "Seed of all noise.", lower_bound=0)
+FORMAT = flags.DEFINE_enum("format", "png", ["png", "npz"], "How images are written.")
 IMAGES_PER_PART = flags.DEFINE_integer(
-    "images_per_part", 256, "Which is what a kill costs.", lower_bound=1
+    "images_per_part", 256, "After a kill, an unfinished part is drawn anew.", lower_bound=1
 )
 HOSTS = command_line.HostFlags()
 

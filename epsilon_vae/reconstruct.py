@@ -21,7 +21,7 @@ from epsilon_vae.metrics.psnr_ssim import psnr
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
 OUTPUT = flags.DEFINE_string("output", None, "Image file or folder to write.")
 STEPS = flags.DEFINE_integer("steps", 3, "Network evaluations (NFE) a picture.", lower_bound=1)
-SEED = flags.DEFINE_integer("seed", 0, "Of the noise that decoding starts from.")
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise that decoding starts from.")
 SPACE = flags.DEFINE_integer("space", 1, "Devices that the rows of a picture are spread over.", 1)
 STEP = flags.DEFINE_integer("checkpoint_step", None, "Checkpoint to use; the newest by default.")
 

@@ -44,9 +44,9 @@ SCALE = flags.DEFINE_enum(
     "scale", "small", ["small", "paper"], "A laptop's networks, or the paper's."
 )
 DATA = flags.DEFINE_string("data", None, "Folder of train and val; the embedded photos without.")
-RESOLUTION = flags.DEFINE_integer("resolution", None, "Of training and evaluation.", lower_bound=32)
+RESOLUTION = flags.DEFINE_integer("resolution", None, "In pixels.", lower_bound=32)
 SEEDS = flags.DEFINE_integer("seeds", 2, "Runs of each variant.", lower_bound=1)
-NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Of every run.", lower_bound=1)
+NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Steps of each run.", lower_bound=1)
 BUDGET = flags.DEFINE_float(
     "budget",
     None,
@@ -54,7 +54,7 @@ BUDGET = flags.DEFINE_float(
     "the part that is left for them.",
     lower_bound=1,
 )
-PROTOCOL = flags.DEFINE_string("protocol", "local", "Of the evaluation, as evaluate's.")
+PROTOCOL = flags.DEFINE_string("protocol", "local", "Protocol of the evaluation, as evaluate's.")
 HOSTS = command_line.HostFlags()
 
 

@@ -1,6 +1,7 @@
 """The pages name files, config keys and commands that exist."""
 
 import importlib.util
+import pathlib
 import re
 
 import pytest
@@ -14,6 +15,7 @@ PAGES = sorted(
     for path in (folder.glob("*.md") if folder == ROOT else folder.rglob("*.md"))
     if "_build" not in path.parts
 )
+HOST_FLAGS = ("coordinator_address", "num_processes", "process_id")
 EXAMPLES = ("loss.distance_weight", "epsilon_vae/models/pixel.py")  # of docs/development.md
 
 
@@ -30,8 +32,14 @@ def test_page(path):
     for key in re.findall(r"\bconfig\.([a-z]\w*(?:\.[a-z]\w*)+)", text):
         known = {*ANY, *EXAMPLES}
         assert key in known or any(other.startswith(f"{key}.") for other in known), key
-    for module in re.findall(r"python -m ((?:epsilon_vae|benchmarks)[\w.]*\w)", text):
-        assert importlib.util.find_spec(module), module
+    for module, arguments in re.findall(r"python -m ([\w.]*\w)((?:[^\n`]|\\\n)*)", text):
+        if module.startswith(("epsilon_vae", "benchmarks")):
+            spec = importlib.util.find_spec(module)
+            if spec.submodule_search_locations:
+                spec = importlib.util.find_spec(f"{module}.__main__")
+            source = pathlib.Path(spec.origin).read_text()
+            for flag in re.findall(r"(?<!\S)--([a-z_]+)", arguments):
+                assert f'"{flag}"' in source or f'"--{flag}"' in source or flag in HOST_FLAGS, flag
     for config in re.findall(r"configs/\w+\.py", text):
         assert (ROOT / config).exists(), config
     for file in re.findall(r"`((?:epsilon_vae|tests|examples|launch)/[\w/.]+)`", text):

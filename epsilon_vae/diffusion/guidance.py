@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-    """How far predictions go from what they are without a label, through what they are with it.
+    """Extrapolates from the prediction without a label through the one with it.
 
     Attributes:
       scale: 1 is no guidance, and takes one evaluation a step.

@@ -18,8 +18,8 @@ def sample(
 ) -> jax.Array:
     """Images `[B, H, W, C]` by `len(times) - 1` steps of the process (NFE).
 
-    An image's result does not depend on what else is in its batch: given one key, every image
-    starts from the same noise and sees the same noise in each step; given a key each, its own.
+    An image's result does not depend on what else is in its batch. With a single key, all images
+    share the same noise, at the start and in each step; with one key per image, each has its own.
 
     Args:
       process: gives the step (Euler for rectified flow, ancestral for DDPM).

@@ -69,7 +69,7 @@ def evaluate(
       output: folder; a stopped evaluation with the same arguments resumes from what it holds.
       mesh: of one process or all.
       save_images: writes originals and reconstructions too, as
-        `images/RESOLUTION/SUBJECT-nfeN/INDEX-NAME.png`, INDEX among the images that are measured.
+        `images/RESOLUTION/RECONSTRUCTOR-nfeN/INDEX-NAME.png`; INDEX counts the measured images.
 
     Raises:
       ReconstructorError: a resolution that metrics or a reconstructor cannot take, or a picture

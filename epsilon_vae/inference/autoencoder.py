@@ -221,7 +221,7 @@ def restore(workdir: str, step: int | None = None, space: int = 1) -> Autoencode
 
     Raises:
       CheckpointError: no checkpoint there, or not of this step.
-      ConfigError: fewer devices than `space`, or the run of a generator.
+      ConfigError: fewer devices than `space`, or the run of a latent diffusion model.
     """
     return restore_on(_local_mesh(space), workdir, step=step)
 
@@ -247,7 +247,7 @@ def restore_on(
 
     Raises:
       CheckpointError: no checkpoint there, or not of this step.
-      ConfigError: the run of a generator.
+      ConfigError: the run of a latent diffusion model.
     """
     if step is None and mesh.is_multi_process:
         step = checkpoint.newest_step(workdir)

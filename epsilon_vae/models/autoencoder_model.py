@@ -44,7 +44,15 @@ class AutoencoderModel:
         return {"encoder": encoder, "decoder": decoder}
 
     def encode(self, params: dict, images: jax.Array) -> jax.Array:
-        """Latents of images in [-1, 1]."""
+        """Latents `[B, H/f, W/f, n_z]` of float images `[B, H, W, 3]` in [-1, 1].
+
+        Raises:
+          ValueError: the images are not float, or a side is no multiple of `multiple`.
+        """
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(f"images of {images.dtype}: expected float in [-1, 1]")
+        if any(side % self.multiple for side in images.shape[1:3]):
+            raise ValueError(f"images {images.shape}: sides must be multiples of {self.multiple}")
         return self.encoder.apply({"params": params["encoder"]}, images)
 
     def latent_noise_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from epsilon_vae.models.build import latents_shape
 from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE
 from epsilon_vae.parallel.mesh import make_mesh
 
-# Of how many images the mean and deviation are taken, by which encoded images are normalized.
+# The number of images whose latents give the mean and deviation for normalization.
 NORMALIZATION_IMAGES = 1024
 
 
@@ -73,11 +73,11 @@ class EncodedBatches(Iterator[Batch]):
         return self._images.num_bad_records
 
     def get_state(self) -> dict[str, Any]:
-        """Does as `LatentBatches` does."""
+        """See `LatentBatches.get_state`."""
         return self._images.get_state() | {"latents": self.metadata._asdict()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Does as `LatentBatches` does."""
+        """See `LatentBatches.set_state`."""
         self.metadata = self.metadata.continuing(LatentMetadata.of(state["latents"]))
         self._images.set_state(state)
 

@@ -1,4 +1,4 @@
-"""The two kinds of runs: what an autoencoder's and a latent diffusion model's do otherwise."""
+"""The two kinds of runs: what an autoencoder's and a latent diffusion model's do differently."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol

@@ -72,8 +72,8 @@ class StopSignal(contextlib.AbstractContextManager):
 class MetricsWindow:
     """Metrics of the steps since the last log line, checked to be finite one step behind.
 
-    Waiting for the step before the newest keeps the device busy and the check close; and from one
-    step's end to the next one's is the time of a step.
+    It waits for the previous step, not the newest, so that the device stays busy. The time between
+    two such waits is the time of a step.
     """
 
     def __init__(self):
@@ -133,7 +133,7 @@ class MetricsWindow:
 def memory_metrics() -> dict[str, float]:
     """GiB that this process's first device uses and has used at most, and this process at most.
 
-    A CPU tells nothing of the first two.
+    On a CPU, only the last is available.
     """
     # Linux counts in KiB.
     metrics = {"memory/host_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB}

@@ -169,9 +169,9 @@ class AutoencoderObjective:
     def probes(self, batch_size: int) -> dict[str, jax.Array]:
         """Zeros `[B, H, W, 3]` by term, each added to x0_hat where that term alone reads it.
 
-        The loss's gradient to a probe is the term's gradient at x0_hat, weight included, and costs
-        no further pass: what flows back through x0_hat anyway is told before it is summed. The flow
-        term reads the prediction, which is moved as x0_hat would be by it.
+        The loss's gradient to a probe is that term's weighted gradient at x0_hat, and needs no
+        extra backward pass. The flow term depends on the prediction instead, so its probe is first
+        converted by `prediction_change`.
         """
         names = [self.process.loss_name]
         names += ["lpips"] if self.perceptual else []

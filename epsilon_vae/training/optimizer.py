@@ -22,6 +22,13 @@ def adam(
       clip_norm: to which gradients are clipped; 0 leaves them.
     """
     optimizer = optax.adam(learning_rate(lr, warmup_steps), b1=b1, b2=b2)
-    if clip_norm > 0:
-        return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
-    return optimizer
+    if clip_norm == 0:
+        return optimizer
+    clip = optax.clip_by_global_norm(clip_norm)
+
+    def update(gradients, state, params=None):
+        clipped, _ = clip.update(gradients, optax.EmptyState())
+        return optimizer.update(clipped, state, params)
+
+    # Not `optax.chain`, whose state has another structure: a run may resume with another clip_norm.
+    return optax.GradientTransformation(optimizer.init, update)

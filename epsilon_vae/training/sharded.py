@@ -23,7 +23,7 @@ def state_shapes(train_step: TrainStep, mesh: Mesh) -> TrainState:
 def make_state(train_step: TrainStep, seed: int, target: TrainState) -> TrainState:
     """The state before the first step, made where `state_shapes` says that it lives.
 
-    No device ever holds what it will not keep.
+    Each device allocates only its own shard.
     """
     shardings = jax.tree.map(lambda x: x.sharding, target)
     make = jax.jit(train_step.init, out_shardings=shardings)

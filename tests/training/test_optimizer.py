@@ -1,5 +1,6 @@
 """Warm-up, constant rate, clipping."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -36,5 +37,15 @@ def test_clipping_bounds_the_norm_that_adam_sees():
     gradient = jnp.array([30.0, 40.0])
     optimizer = adam(0.1, 0, b1=0.0, b2=0.999, clip_norm=1.0)
     _, opt_state = optimizer.update(gradient, optimizer.init(gradient), gradient)
-    second_moment = opt_state[1][0].nu
+    second_moment = opt_state[0].nu
     np.testing.assert_allclose(jnp.sqrt(jnp.sum(second_moment) / 0.001), 1.0, rtol=1e-4)
+
+
+def test_a_run_may_resume_with_clipping():
+    """The state has one structure with and without it."""
+    gradient = jnp.array([30.0, 40.0])
+    states = [
+        adam(0.1, 10, b1=0.0, b2=0.999, clip_norm=clip_norm).init(gradient)
+        for clip_norm in (0.0, 1.0)
+    ]
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])

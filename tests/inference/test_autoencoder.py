@@ -120,6 +120,13 @@ def test_bad_images_are_refused(vae, images, words):
         vae.encode(images)
 
 
+def test_the_pure_encoder_refuses_what_it_would_encode_wrongly(vae, images):
+    with pytest.raises(ValueError, match="images of uint8"):
+        vae.networks.encode(vae.params, images)
+    with pytest.raises(ValueError, match="sides must be multiples of 4"):
+        vae.networks.encode(vae.params, to_float(images)[:, :31])
+
+
 def test_bad_latents_and_steps_are_refused(vae):
     with pytest.raises(ValueError, match="expected .* 8"):
         vae.decode(np.zeros((8, 8, 4)))

@@ -21,7 +21,7 @@ import safetensors.numpy
 from epsilon_vae.pretrained import inception, lpips
 from epsilon_vae.pretrained.weight_file import CHECKSUM, read_weights, safetensors_bytes
 from epsilon_vae.pretrained.weights import WeightsError
-from tests.attack_mutations import mutate
+from tests.attack.mutations import mutate
 from tests.golden_params import GOLDEN
 from tests.pretrained.files import legacy, lpips_pickle, member, tensor_pickle, zipped
 

@@ -2,14 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from epsilon_vae.data.sources import Photos
 from tests import micro
 from tests.costs import Costs, recorded_seconds
-from tests.helpers import NUM_IMAGES, PROFILE, Training, flags, make_training
+from tests.helpers import NUM_IMAGES, PROFILE, Training, flags, make_training, write_images
 from tests.processes import ForkServer, finish
 
 
@@ -52,13 +49,7 @@ def run_module():
 def images(tmp_path_factory) -> Path:
     """A folder of 32 px crops of photos, in two classes."""
     folder = tmp_path_factory.mktemp("images")
-    photos = [np.asarray(Image.open(path).convert("RGB")) for path in Photos("val").paths]
-    for number in range(NUM_IMAGES):
-        path = folder / ("cat", "dog")[number % 2] / f"{number:02d}.png"
-        path.parent.mkdir(exist_ok=True)
-        top = 2 * number
-        crop = photos[number % 3][top : top + 128 : 4, 100:228:4]
-        Image.fromarray(crop).save(path)
+    write_images(folder, NUM_IMAGES)
     return folder
 
 

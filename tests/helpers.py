@@ -1,11 +1,13 @@
 """What tests share: a small config, its train step, runs of seconds, and how they are compared."""
 
 import csv
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from PIL import Image
 
 from epsilon_vae.data.pipeline import BadRecords, TrainingBatches, evaluation_batches
 from epsilon_vae.data.sources import Photos
@@ -73,6 +75,17 @@ def held_out_images(resolution: int) -> np.ndarray:
         Photos("val"), 3, resolution=resolution, crop="center_crop_adm", bad_records=no_bad_records
     )
     return to_uint8(next(batches)["image"])
+
+
+def write_images(folder: Path, count: int) -> None:
+    """Writes 32 px crops of photos, in two classes."""
+    photos = [np.asarray(Image.open(path).convert("RGB")) for path in Photos("val").paths]
+    for number in range(count):
+        path = folder / ("cat", "dog")[number % 2] / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        top = 2 * number
+        crop = photos[number % 3][top : top + 128 : 4, 100:228:4]
+        Image.fromarray(crop).save(path)
 
 
 def flags(workdir, *more: str) -> tuple[str, ...]:

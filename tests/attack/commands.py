@@ -29,6 +29,10 @@ class Outcome:
     err: str
     fault: str
 
+    def with_fault(self, fault: str) -> "Outcome":
+        """The same, with a fault that was found in what the command wrote."""
+        return dataclasses.replace(self, fault=fault)
+
     @property
     def last_line(self) -> str:
         """Of stderr."""

@@ -1,4 +1,4 @@
-"""The base class of errors that users can mend."""
+"""Errors that commands end with in one line."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,7 @@ class UserError(ValueError):
     It states the fact: no flag, which a Python caller has not. Commands add those
     (`command_line.exit_codes`).
     """
+
+
+class NonFiniteError(FloatingPointError):
+    """Numbers that are NaN or infinite; the message says which, and where they come from."""

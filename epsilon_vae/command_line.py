@@ -178,10 +178,18 @@ def _check_no_flag_is_empty(argv: Sequence[str]) -> None:
 
 
 def _quiet_libraries() -> None:
-    """Has libraries say nothing of what this program says in one line, or with its traceback."""
-    is_ours = lambda record: "orbax" not in record.pathname  # noqa: E731
-    logging.getLogger("absl").addFilter(is_ours)
+    """Has Orbax and asyncio say nothing beside the error that they raise.
+
+    Of one array that is missing, they log hundreds of lines, and Python prints as many when it
+    drops the coroutines of the others.
+    """
+    logging.getLogger("absl").addFilter(_is_not_of_orbax)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda unraisable: None
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    return "/orbax/" not in record.pathname
 
 
 def one_line(error: Exception) -> str:

@@ -141,8 +141,14 @@ class Checkpointer:
         if hosts.is_first():
             for step in steps:
                 source = self.directory / str(step)
-                if source.exists():
+                try:
                     source.rename(_free_place(self.directory, step))
+                except FileNotFoundError:
+                    continue  # it was gone when it was looked at
+                except OSError as error:
+                    raise CheckpointError(
+                        f"{source}: is damaged and cannot be moved aside ({error.strerror})"
+                    ) from error
         if steps:
             hosts.barrier("damaged checkpoints moved aside")
             self._manager.reload()
@@ -219,7 +225,7 @@ def _restore(step_directory: epath.Path, target: Any) -> Restored:
     step = int(step_directory.name)
     return Restored(
         state=restored["state"],
-        data=restored["data"],
+        data=_to_data(restored["data"]),
         config=_to_config(restored["config"]),
         step=step,
     )
@@ -244,6 +250,12 @@ def load_config(step_directory: epath.Path) -> ml_collections.ConfigDict:
     return _to_config(_read(step_directory, config=ocp.args.JsonRestore())["config"])
 
 
+def _to_data(values: Any) -> dict:
+    if not isinstance(values, dict) or type(values.get("position", 0)) is not int:
+        raise DamagedError(f"its position in the data is none: {str(values)[:100]}")
+    return values
+
+
 def _to_config(values: Any) -> ml_collections.ConfigDict:
     try:
         config = from_dict(values)
@@ -255,7 +267,7 @@ def _to_config(values: Any) -> ml_collections.ConfigDict:
 
 def load_data(step_directory: epath.Path) -> dict:
     """Loads what the step holds of the data: the position in its order, and what the data was."""
-    return _read(step_directory, data=ocp.args.JsonRestore())["data"]
+    return _to_data(_read(step_directory, data=ocp.args.JsonRestore())["data"])
 
 
 def load_parts(step_directory: epath.Path, target: dict, hint: str = OTHER_RUN) -> dict:

@@ -71,11 +71,17 @@ def check_is_writable_name(workdir: str) -> None:
 
 
 def saved_steps(workdir: str) -> list[int]:
-    """The steps of the checkpoints in a folder, rising; none where there is no folder."""
+    """The steps of the checkpoints in a folder, rising; none where there is no folder.
+
+    Raises:
+      CheckpointError: the folder cannot be listed.
+    """
     path = directory(workdir)
-    if not path.is_dir():
-        return []
-    folders = (folder for folder in path.iterdir() if re.fullmatch("0|[1-9][0-9]*", folder.name))
+    try:
+        found = list(path.iterdir()) if path.is_dir() else []
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be listed ({error.strerror})") from error
+    folders = (folder for folder in found if re.fullmatch("0|[1-9][0-9]*", folder.name))
     return sorted(int(folder.name) for folder in folders if _is_committed(folder))
 
 

@@ -194,6 +194,13 @@ def test_what_has_no_checksums_is_read_or_left_out(
     assert len(warnings(caplog)) == 1
 
 
+@pytest.mark.parametrize("content", ["[1]", '{"position": "one"}', "5"])
+def test_position_that_is_none_is_not_resumed_from(content, finished_run, shapes, tmp_path):
+    damage = without_checksums(lambda step: (step / "data" / "metadata").write_text(content))
+    workdir = damaged_copy(finished_run, tmp_path, damage)
+    assert Checkpointer(str(workdir), keep=2).restore_newest(shapes).step == 4
+
+
 def test_whole_checkpoint_of_an_earlier_version_is_read_without_a_word(
     finished_run, shapes, tmp_path, caplog
 ):

@@ -16,6 +16,7 @@ from PIL import Image
 import epsilon_vae
 from configs import dit_tiny
 from epsilon_vae import checkpoint, checksums
+from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.config import ConfigError
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.named import open_data
@@ -125,6 +126,17 @@ def test_resumed_on_a_mesh_it_is_the_run_in_one_go(
     assert_same_metrics(read_metrics(tmp_path / "b"), read_metrics(run))
     step, other = (find_step(str(w)) for w in (run, tmp_path / "b"))
     assert checkpoint.load_data(step) == checkpoint.load_data(other)
+
+
+def test_damaged_checkpoint_is_left_out(run, tmp_path, caplog):
+    shutil.copytree(run / "checkpoints", tmp_path / "checkpoints")
+    file = tmp_path / "checkpoints" / str(STEPS) / "state" / "manifest.ocdbt"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    mesh = make_mesh(devices=jax.devices()[:1])
+    assert restore_latent_diffusion(mesh, str(tmp_path), preferred=STEPS).step == 4
+    assert "Checkpoint 6 is damaged and left out, for 4: state/manifest.ocdbt" in caplog.text
+    with pytest.raises(CheckpointError, match=r"steps that can be read: \[4\]"):
+        restore_latent_diffusion(mesh, str(tmp_path), step=STEPS)
 
 
 def test_run_whose_config_has_older_names_is_used_and_resumed(

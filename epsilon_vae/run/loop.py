@@ -26,7 +26,6 @@ from epsilon_vae.run.monitor import (
     MetricsWindow,
     StepProfiler,
     StopSignal,
-    check_state,
     memory_metrics,
 )
 from epsilon_vae.run.workdir import open_workdir
@@ -128,8 +127,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
             is_saving = step % config.checkpoint.every_steps == 0 or done or stopped_by
             if is_saving:
                 with clock.paused():
-                    window.sync()
-                    check_state(step, state)  # Nothing non-finite is ever saved.
+                    window.check_state(step, state)  # Nothing non-finite is ever saved.
             if step % config.eval.every_steps == 0 or done:
                 with clock.paused():
                     window.sync()

@@ -110,6 +110,22 @@ class MetricsWindow:
             raise NonFiniteError(f"step {step}: {', '.join(bad)}. {NOTHING_SAVED}{self.resumed}")
         self._done.append(values)
 
+    def check_state(self, step: int, state: TrainState) -> None:
+        """Sees that the state after a step may be saved; all processes call alike.
+
+        A step's metrics are of the parameters before its update: they do not tell.
+
+        Raises:
+          NonFiniteError: a metric, a parameter, the EMA or a moment is NaN or infinite.
+        """
+        self.sync()
+        fields = non_finite_fields(state)
+        if not hosts.all_agree(not fields):
+            names = ", ".join(fields) or "what another process holds"
+            raise NonFiniteError(
+                f"step {step}: its update made NaN of {names}. {NOTHING_SAVED}{self.resumed}"
+            )
+
     def means(self) -> dict[str, float]:
         """Means over the window, and the longest step; the window is then emptied.
 
@@ -128,20 +144,6 @@ class MetricsWindow:
         kind, _, rest = name.partition("/")
         weights = [m.get(f"pairs/{rest}", 1.0) if kind == "accuracy" else 1.0 for m in self._done]
         return float(np.average(values, weights=weights if sum(weights) > 0 else None))
-
-
-def check_state(step: int, state: TrainState) -> None:
-    """Sees that a state may be saved; all processes call alike.
-
-    A step's metrics are of the parameters before its update: they do not tell.
-
-    Raises:
-      NonFiniteError: parameters, EMA, moments or discriminator are NaN or infinite.
-    """
-    fields = non_finite_fields(state)
-    if not hosts.all_agree(not fields):
-        names = ", ".join(fields) or "what another process holds"
-        raise NonFiniteError(f"step {step}: its update made NaN of {names}. {NOTHING_SAVED}")
 
 
 def memory_metrics() -> dict[str, float]:

@@ -15,7 +15,7 @@ from epsilon_vae.errors import NonFiniteError
 from epsilon_vae.inference.autoencoder import restore
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.run.initialize import restore_or_init
-from epsilon_vae.run.monitor import check_state
+from epsilon_vae.run.monitor import MetricsWindow
 from epsilon_vae.training.build import build_train_step
 from epsilon_vae.training.sharded import state_shapes
 from tests import micro
@@ -96,7 +96,7 @@ def parts():
 def state(parts):
     _, step, mesh = parts
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state_shapes(step, mesh))
-    check_state(5, zeros)
+    MetricsWindow().check_state(5, zeros)
     return zeros
 
 
@@ -106,7 +106,7 @@ def test_state_is_checked_field_by_field(field, state):
     leaves[-1] = jnp.full(leaves[-1].shape, jnp.nan)
     broken = state.replace(**{field: jax.tree.unflatten(tree, leaves)})
     with pytest.raises(NonFiniteError, match=rf"step 5: its update made NaN of {field}\."):
-        check_state(5, broken)
+        MetricsWindow().check_state(5, broken)
 
 
 def test_resuming_leaves_out_a_step_that_is_not_finite(finished_run, parts, tmp_path, caplog):

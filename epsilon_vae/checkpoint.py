@@ -1,27 +1,31 @@
 """Checkpoints: all that resuming needs in one atomic step directory, written in the background.
 
 The only file that imports Orbax. A checkpoint holds the train state (parameters, EMA, both
-optimizers, discriminator, step), the data iterator's state, and the config.
+optimizers, discriminator, step), the data iterator's state, the config, and checksums of its files.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
+import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from etils import epath
 from flax import traverse_util
 
-from epsilon_vae.config import from_dict
-from epsilon_vae.errors import UserError
+from epsilon_vae import checksums
+from epsilon_vae.config import ConfigError, check_types, from_dict
 from epsilon_vae.parallel import hosts
+from epsilon_vae.step_folders import (
+    CheckpointError,
+    DamagedError,
+    check_is_writable_name,
+    directory,
+    load_newest,
+)
 
 OTHER_RUN = "another workdir"
-
-
-class CheckpointError(UserError):
-    """A checkpoint that is missing, unreadable, or does not fit; the message says which and why."""
 
 
 class Restored(NamedTuple):
@@ -31,17 +35,6 @@ class Restored(NamedTuple):
     data: dict
     config: ml_collections.ConfigDict
     step: int
-
-
-def absolute(workdir: str) -> epath.Path:
-    """The folder from the root of the disk, or of the bucket."""
-    path = epath.Path(workdir)
-    return path if path.is_absolute() else path.absolute()  # which would take gs:// for a name
-
-
-def directory(workdir: str) -> epath.Path:
-    """`workdir/checkpoints`."""
-    return absolute(workdir) / "checkpoints"
 
 
 class Checkpointer:
@@ -54,23 +47,43 @@ class Checkpointer:
     """
 
     def __init__(self, workdir: str, keep: int = 1, permanent_every_steps: int = 0):
-        self.directory = directory(workdir)
+        check_is_writable_name(workdir)
+        self._workdir, self.directory = workdir, directory(workdir)
+        self._saving, self._is_trusted = 0, False
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, keep_period=permanent_every_steps or None, create=True
+            max_to_keep=keep,
+            keep_period=permanent_every_steps or None,
+            create=True,
+            async_options=ocp.options.AsyncOptions(
+                post_finalization_callback=self._write_checksums
+            ),
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        try:
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.directory}: no checkpoint can be written there ({error.strerror})"
+            ) from error
 
     def save(self, step: int, state: Any, *, data: dict, config: ml_collections.ConfigDict) -> None:
         """Starts saving; returns once `state` is copied and may be donated.
+
+        The first save of a run is waited for and read back: before, nobody knows that this folder
+        gives back what it takes.
 
         Args:
           step: updates that the state has had.
           state: a tree of arrays.
           data: of the data iterator, as JSON holds it.
           config: of the run.
+
+        Raises:
+          CheckpointError: what was saved first cannot be read, or is something else.
         """
         if step in self._manager.all_steps():
             return
+        self._manager.wait_until_finished()
+        self._saving = step
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -78,61 +91,127 @@ class Checkpointer:
                 data=ocp.args.JsonSave(data),
                 config=ocp.args.JsonSave(config.to_dict()),
             ),
+            custom_metadata={"checksums": checksums.NAME},
             force=True,
         )
+        if not self._is_trusted:
+            self._manager.wait_until_finished()
+            _check_is_saved(self.directory / str(step), state)
+            self._is_trusted = True
+
+    def _write_checksums(self) -> None:
+        """Called by process 0 in the background, when all files are there and the step is not."""
+        temporary = self.directory.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        checksums.write(next(iter(temporary), self.directory / str(self._saving)))
 
     def close(self) -> None:
         """Waits, and lets go of the directory."""
         self._manager.close()
 
-    def restore_newest(self, target: Any) -> Restored | None:
+    def restore_newest(
+        self, target: Any, check: Callable[[Any], None] = lambda state: None
+    ) -> Restored | None:
         """The newest step that all processes can read, or None where there is no step.
 
-        Where a step cannot be read, the one before is taken, with a warning, and once that is
-        read the bad one is moved aside, to `checkpoints/damaged/`.
+        Steps that cannot be read are moved aside, to `checkpoints/damaged/`, once one before is
+        read.
 
         Args:
           target: tree of `jax.ShapeDtypeStruct` with shardings, as the state shall be.
+          check: of a state; raises `DamagedError` for one that is not to be taken.
 
         Raises:
           CheckpointError: the step does not fit `target`, or steps exist but none can be read.
         """
-        bad_steps: list[int] = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            restored = self._try_to_restore(step, target)
-            if hosts.all_agree(restored is not None):
-                self._move_aside(bad_steps)
-                return restored
-            bad_steps.append(step)
-        if bad_steps:
-            raise CheckpointError(
-                f"{self.directory}: none of the checkpoints {bad_steps} can be read; they are left "
-                "as they are. To start anew, take another workdir"
-            )
-        return None
 
-    def _try_to_restore(self, step: int, target: Any) -> Restored | None:
-        """Restores a step, without a barrier; None, with a warning, where it cannot be read."""
-        try:
-            return _restore(self.directory / str(step), target)
-        except CheckpointError:
-            raise
-        except Exception as error:  # Orbax and tensorstore raise many kinds for broken files.
-            reason = str(error).splitlines()[0]
-            logging.warning("Checkpoint %d is damaged and left out: %s", step, reason)
+        def read(step_directory: epath.Path) -> Restored:
+            restored = _restore(step_directory, target)
+            check(restored.state)
+            return restored
+
+        newest = load_newest(self._workdir, read)
+        if newest is None:
             return None
+        self._move_aside(newest.damaged)
+        self._is_trusted = True
+        return newest.value
 
     def _move_aside(self, steps: list[int]) -> None:
         """Out of the way of the steps that will be saved under the same numbers."""
         if hosts.is_first():
             for step in steps:
-                damaged = self.directory / "damaged"
-                damaged.mkdir(exist_ok=True)
-                number = len(list(damaged.iterdir()))
-                (self.directory / str(step)).rename(damaged / f"{step}-{number}")
+                source = self.directory / str(step)
+                try:
+                    source.rename(_free_place(self.directory, step))
+                except FileNotFoundError:
+                    continue  # it was gone when it was looked at
+                except OSError as error:
+                    raise CheckpointError(
+                        f"{source}: is damaged and cannot be moved aside ({error.strerror})"
+                    ) from error
         if steps:
             hosts.barrier("damaged checkpoints moved aside")
             self._manager.reload()
+
+
+def _free_place(parent: epath.Path, step: int) -> epath.Path:
+    """A path in `damaged/`, or, where that is no folder, in `damaged-1/`."""
+    folder, number = parent / "damaged", 0
+    while folder.exists() and not folder.is_dir():
+        number += 1
+        folder = parent / f"damaged-{number}"
+    folder.mkdir(exist_ok=True)
+    number = 0
+    while (place := folder / f"{step}-{number}").exists():
+        number += 1
+    return place
+
+
+def _check_is_saved(step_directory: epath.Path, state: Any) -> None:
+    """Raises `CheckpointError` unless all processes read back what they have, field by field."""
+    fields = state if isinstance(state, dict) else vars(state)
+    try:
+        checksums.check(step_directory, jax.process_index(), jax.process_count())
+        is_same = (step_directory / checksums.NAME).exists() and all(
+            _is_equal(load_parts(step_directory, {name: _target(field)})[name], field)
+            for name, field in fields.items()
+            if jax.tree.leaves(field)
+        )
+        reason = "it is not what was written"
+    except Exception as error:  # whatever it is, nothing is saved
+        is_same, reason = False, " ".join(str(error).split())[:200]
+    if not hosts.all_agree(is_same):
+        raise CheckpointError(
+            f"{step_directory}: cannot be read back ({reason}); nothing that this run saves would "
+            "be of use: name another workdir, or see to the disk"
+        )
+
+
+def _target(tree: Any) -> Any:
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", here)),
+        tree,
+    )
+
+
+def _is_equal(tree: Any, other: Any) -> bool:
+    """Whether what this process holds of two trees' arrays is the same to the bit."""
+    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
+    return all(
+        _bytes(a) == _bytes(b)
+        for x, y in pairs
+        for a, b in zip(_shards(x), _shards(y), strict=True)
+    )
+
+
+def _shards(array: jax.Array | np.ndarray) -> list:
+    is_on_devices = isinstance(array, jax.Array)
+    return [x.data for x in array.addressable_shards] if is_on_devices else [array]
+
+
+def _bytes(array: jax.Array | np.ndarray) -> bytes:
+    return np.asarray(array).tobytes()
 
 
 def _restore(step_directory: epath.Path, target: Any) -> Restored:
@@ -146,8 +225,8 @@ def _restore(step_directory: epath.Path, target: Any) -> Restored:
     step = int(step_directory.name)
     return Restored(
         state=restored["state"],
-        data=restored["data"],
-        config=from_dict(restored["config"]),
+        data=_to_data(restored["data"]),
+        config=_to_config(restored["config"]),
         step=step,
     )
 
@@ -162,55 +241,33 @@ def _read(step_directory: epath.Path, **items: Any) -> Any:
     return reader.restore(step_directory, args=ocp.args.Composite(**items))
 
 
-def saved_steps(workdir: str) -> list[int]:
-    """The steps of the checkpoints in a folder, rising; none where there is no folder."""
-    path = directory(workdir)
-    return sorted(ocp.utils.checkpoint_steps(path)) if path.is_dir() else []
-
-
-def newest_step(workdir: str, preferred: int | None = None) -> int | None:
-    """The newest step of a run, as process 0 finds it; all processes call alike.
-
-    A run that still trains may save another before the next process looks.
-
-    Args:
-      workdir: of the run.
-      preferred: a step to take instead, if it is there.
-
-    Returns:
-      The step; None where there is no checkpoint, which `find_step` then says.
-    """
-    steps = saved_steps(workdir)
-    step = preferred if preferred in steps else max(steps, default=-1)
-    step = hosts.broadcast_from_first(step + 1) - 1
-    return None if step < 0 else step
-
-
-def find_step(workdir: str, step: int | None = None) -> epath.Path:
-    """The directory of a run's step, the newest if None.
+def load_config(step_directory: epath.Path) -> ml_collections.ConfigDict:
+    """The config that the step was trained with.
 
     Raises:
-      CheckpointError: no run, no checkpoint, or not this step.
+      DamagedError: it is none.
     """
-    path = directory(workdir)
-    if not path.is_dir():
-        raise CheckpointError(f"{workdir}: no checkpoints in it; is it the workdir of a run?")
-    steps = saved_steps(workdir)
-    if not steps:
-        raise CheckpointError(f"{path}: no checkpoint has been saved yet")
-    if step is not None and step not in steps:
-        raise CheckpointError(f"{path}: no step {step}; there are {steps}")
-    return path / str(steps[-1] if step is None else step)
+    return _to_config(_read(step_directory, config=ocp.args.JsonRestore())["config"])
 
 
-def load_config(step_directory: epath.Path) -> ml_collections.ConfigDict:
-    """The config that the step was trained with."""
-    return from_dict(_read(step_directory, config=ocp.args.JsonRestore())["config"])
+def _to_data(values: Any) -> dict:
+    if not isinstance(values, dict) or type(values.get("position", 0)) is not int:
+        raise DamagedError(f"its position in the data is none: {str(values)[:100]}")
+    return values
+
+
+def _to_config(values: Any) -> ml_collections.ConfigDict:
+    try:
+        config = from_dict(values)
+        check_types(config)
+    except (ConfigError, TypeError, AttributeError, ValueError) as error:
+        raise DamagedError(f"its config is none: {error}") from error
+    return config
 
 
 def load_data(step_directory: epath.Path) -> dict:
     """Loads what the step holds of the data: the position in its order, and what the data was."""
-    return _read(step_directory, data=ocp.args.JsonRestore())["data"]
+    return _to_data(_read(step_directory, data=ocp.args.JsonRestore())["data"])
 
 
 def load_parts(step_directory: epath.Path, target: dict, hint: str = OTHER_RUN) -> dict:

@@ -4,6 +4,7 @@ Flags of a config are checked before absl reads them; `HostFlags` are those of s
 """
 
 import contextlib
+import logging
 import re
 import sys
 import traceback
@@ -79,6 +80,7 @@ def exit_codes(
       hints: such errors too, each with the words that say which flag mends it; the first that fits
         is added to the message, which states the fact alone.
     """
+    _quiet_libraries()
     try:
         yield
     except (UserError, *usage_errors, *hints) as error:
@@ -156,6 +158,7 @@ def parse_flags(
       The program's name and the other words.
     """
     try:
+        _check_no_flag_is_empty(argv)
         rest = read_flags(argv)
         check()
         if len(rest) > 1 and not takes_arguments:
@@ -165,6 +168,28 @@ def parse_flags(
     except SystemExit:  # of --help, which absl ends with 1
         sys.exit(0)
     return rest
+
+
+def _check_no_flag_is_empty(argv: Sequence[str]) -> None:
+    """Raises `UsageError` for `--flag=`, as a shell's variable that is not set leaves it."""
+    for argument in argv[1:]:
+        if re.fullmatch(r"--?\w+=", argument):
+            raise UsageError(f"{argument} is empty; give it a value, or leave it out")
+
+
+def _quiet_libraries() -> None:
+    """Has Orbax and asyncio say nothing beside the error that they raise.
+
+    Of one array that is missing, they log hundreds of lines, and Python prints as many when it
+    drops the coroutines of the others.
+    """
+    logging.getLogger("absl").addFilter(_is_not_of_orbax)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda unraisable: None
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    return "/orbax/" not in record.pathname
 
 
 def one_line(error: Exception) -> str:

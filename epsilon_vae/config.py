@@ -87,9 +87,7 @@ def check_values(config: ml_collections.ConfigDict) -> None:
         if key not in flat:
             raise ConfigError(f"config.{key} is missing: expected {expected.expected}")
         value = flat[key]
-        if expected.type is float and type(value) is int:
-            value = float(value)
-        if type(value) is not expected.type or not expected.allows(value):
+        if not _has_type(value, expected) or not expected.allows(value):
             raise ConfigError(f"config.{key} = {value!r}: expected {expected.expected}")
     _check_source(flat)
     if is_latent_diffusion(config):
@@ -97,6 +95,20 @@ def check_values(config: ml_collections.ConfigDict) -> None:
     else:
         _check_init(flat)
         _check_direct(flat)
+
+
+def check_types(config: ml_collections.ConfigDict) -> None:
+    """Raises `ConfigError` for a value of a type that its key cannot have.
+
+    Keys may be missing, or be those of another version.
+    """
+    for key, value in flatten(config).items():
+        if key in ANY and not _has_type(value, ANY[key]):
+            raise ConfigError(f"config.{key} = {value!r}: expected {ANY[key].expected}")
+
+
+def _has_type(value: object, expected: keys.Key) -> bool:
+    return type(value) is expected.type or (expected.type is float and type(value) is int)
 
 
 def _check_source(flat: dict) -> None:

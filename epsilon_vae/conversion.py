@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 from flax import traverse_util
 
-from epsilon_vae.checkpoint import Checkpointer, CheckpointError, saved_steps
+from epsilon_vae.checkpoint import Checkpointer, CheckpointError
 from epsilon_vae.config import ConfigError, check_values, from_dict, is_latent_diffusion, to_json
 from epsilon_vae.data.latents import LatentMetadata
 from epsilon_vae.errors import shown
@@ -23,6 +23,7 @@ from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained import dit_layouts, layouts
 from epsilon_vae.pretrained.weight_file import DIFFUSERS_FILE, read_weights, safetensors_bytes
 from epsilon_vae.pretrained.weights import WeightsError
+from epsilon_vae.step_folders import check_is_writable_name, saved_steps
 from epsilon_vae.training.build import build_train_step
 from epsilon_vae.training.sharded import make_state, state_shapes
 from epsilon_vae.training.state import TrainState
@@ -53,9 +54,10 @@ def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | 
     Raises:
       WeightsError: the file cannot be used, or does not fit the config, or none is known.
       ConfigError: the config cannot be used.
-      CheckpointError: the folder has checkpoints already.
+      CheckpointError: the folder has checkpoints already, or none can be in it.
       OSError: a file cannot be read or written.
     """
+    check_is_writable_name(workdir)
     if steps := saved_steps(workdir):
         raise CheckpointError(f"{workdir}: has checkpoints already, of steps {steps}; name another")
     arrays, metadata = read_weights(path)

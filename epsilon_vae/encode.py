@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jax
 from absl import app, flags, logging
 
-from epsilon_vae import checkpoint, command_line
+from epsilon_vae import command_line
 from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
 from epsilon_vae.data.named import open_data
 from epsilon_vae.data.transforms import EVALUATION_CROPS
@@ -83,12 +83,9 @@ def main(argv: Sequence[str]) -> None:
 
 def _encode() -> tuple[dict, int]:
     data = open_data(DATA.value, SPLIT.value)
-    step = STEP.value
-    if step is None:
-        step = checkpoint.newest_step(WORKDIR.value)
     # Each process encodes on its own, for its own shards.
     mesh = make_mesh(devices=jax.local_devices())
-    autoencoder = restore_on(mesh, WORKDIR.value, step=step, group_size=IMAGES_PER_DEVICE)
+    autoencoder = restore_on(mesh, WORKDIR.value, step=STEP.value, group_size=IMAGES_PER_DEVICE)
     return encode_data(
         autoencoder,
         WORKDIR.value,

@@ -1,4 +1,4 @@
-"""The base class of errors that users can mend."""
+"""Errors that commands end with in one line."""
 
 
 class UserError(ValueError):
@@ -12,3 +12,7 @@ class UserError(ValueError):
 def shown(error: Exception) -> str:
     """The message, in which may be anything that a file holds, printable and of bounded length."""
     return "".join(x if x.isprintable() else "\N{REPLACEMENT CHARACTER}" for x in str(error)[:500])
+
+
+class NonFiniteError(FloatingPointError):
+    """Numbers that are NaN or infinite; the message says which, and where they come from."""

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 import jax
 from absl import app, flags, logging
 
-from epsilon_vae import checkpoint, command_line
+from epsilon_vae import command_line
 from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
 from epsilon_vae.config import check_guidance, flatten
 from epsilon_vae.diffusion.guidance import Guidance
-from epsilon_vae.inference.autoencoder import restore_on, step_for
+from epsilon_vae.inference.autoencoder import restore_on, step_that_made
 from epsilon_vae.inference.generation import existing_plan, generate_images, plan_generation
 from epsilon_vae.inference.latent_diffusion import (
     TrainedLatentDiffusion,
@@ -104,16 +104,20 @@ def main(argv: Sequence[str]) -> None:
 def _generate() -> int:
     mesh = make_mesh(devices=jax.local_devices())
     before = existing_plan(OUTPUT.value) if hosts.is_first() else {}
-    step = _step(WORKDIR.value, STEP.value, before.get("generator", {}))
-    trained = restore_latent_diffusion(mesh, WORKDIR.value, step=step)
+    before = before.get("generator", {})
+    preferred = before["step"] if before.get("workdir") == WORKDIR.value else None
+    trained = restore_latent_diffusion(mesh, WORKDIR.value, step=STEP.value, preferred=preferred)
     _check_sampling(trained)
     workdir = AUTOENCODER.value or trained.config.autoencoder.workdir
     if not workdir:
         raise UsageError("--autoencoder is missing: name the folder of the autoencoder's run")
-    step = AUTOENCODER_STEP.value
-    if step is None:
-        step = step_for(trained.metadata.provenance, workdir)
-    autoencoder = restore_on(mesh, workdir, step=step, group_size=IMAGES_PER_DEVICE)
+    autoencoder = restore_on(
+        mesh,
+        workdir,
+        step=AUTOENCODER_STEP.value,
+        preferred=step_that_made(trained.metadata.provenance, workdir),
+        group_size=IMAGES_PER_DEVICE,
+    )
     plan = plan_generation(
         trained,
         autoencoder,
@@ -129,14 +133,6 @@ def _generate() -> int:
         images_per_part=IMAGES_PER_PART.value,
     )
     return generate_images(trained, autoencoder, plan=plan, output=OUTPUT.value)
-
-
-def _step(workdir: str, step: int | None, before: dict) -> int | None:
-    """The step that is asked for; else that of images in the folder, or the newest."""
-    if step is not None:
-        return step
-    is_same = before.get("workdir") == workdir
-    return checkpoint.newest_step(workdir, before["step"] if is_same else None)
 
 
 def _check_sampling(trained: TrainedLatentDiffusion) -> None:

@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     with exit_codes(OSError):
         for name, value in (("workdir", WORKDIR.value), ("output", OUTPUT.value)):
-            if value is None:
+            if not value:
                 raise DataError(f"--{name} is missing")
         if len(argv) < 2:
             raise DataError("no picture named: give image files or folders")

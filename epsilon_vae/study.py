@@ -21,7 +21,7 @@ import ml_collections
 import numpy as np
 from absl import app, flags, logging
 
-from epsilon_vae import checkpoint, command_line
+from epsilon_vae import command_line
 from epsilon_vae.command_line import PREEMPTED, UsageError, exit_codes, parse_flags
 from epsilon_vae.config import check
 from epsilon_vae.evaluation import protocols, study_results
@@ -32,6 +32,7 @@ from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.resumable import OtherPlanError, ResumableFolder
 from epsilon_vae.run import loop
+from epsilon_vae.step_folders import newest_step
 
 # What a budget comes to is rounded down to so many steps, and is at least that.
 STEPS_UNIT = 100
@@ -178,7 +179,7 @@ def _train(
 
 
 def _is_trained(workdir: pathlib.Path, num_steps: int) -> bool:
-    return (checkpoint.newest_step(str(workdir)) or 0) >= num_steps
+    return (newest_step(str(workdir)) or 0) >= num_steps
 
 
 def _evaluate(folder: pathlib.Path, variants: dict, asked: protocols.Protocol) -> None:

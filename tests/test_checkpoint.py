@@ -6,15 +6,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from epsilon_vae.checkpoint import (
-    Checkpointer,
-    CheckpointError,
-    directory,
-    find_step,
-    load_config,
-    load_parts,
-    newest_step,
-)
+from epsilon_vae.checkpoint import Checkpointer, CheckpointError, load_config, load_parts
+from epsilon_vae.step_folders import directory, find_step, load, newest_step
 
 CONFIG = ml_collections.ConfigDict({"seed": 1, "optim": {"lr": 0.5}})
 DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -44,7 +37,8 @@ def test_newest_step_or_one_that_is_preferred(tmp_path):
     save(tmp_path, [0])
     assert newest_step(str(tmp_path)) == 0
     save(tmp_path, [1, 12, 9], keep=4)
-    assert [newest_step(str(tmp_path), step) for step in (None, 5, 9)] == [12, 12, 9]
+    found = [load(str(tmp_path), lambda x: x.name, preferred=step) for step in (None, 5, 9)]
+    assert found == ["12", "12", "9"]
 
 
 def damage(workdir, step: int) -> None:

@@ -15,7 +15,8 @@ from PIL import Image
 
 import epsilon_vae
 from configs import dit_tiny
-from epsilon_vae import checkpoint
+from epsilon_vae import checkpoint, checksums
+from epsilon_vae.checkpoint import CheckpointError
 from epsilon_vae.config import ConfigError
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.named import open_data
@@ -26,6 +27,7 @@ from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.run import loop
 from epsilon_vae.run.batches import open_latents
 from epsilon_vae.run.initialize import load_init_weights
+from epsilon_vae.step_folders import find_step
 from tests.helpers import assert_same_metrics, read_metrics, state_shapes
 from tests.processes import finish, partial_path, start_together
 
@@ -122,8 +124,19 @@ def test_resumed_on_a_mesh_it_is_the_run_in_one_go(
     )
     assert "Resuming from step 4" in finish(process)[0]
     assert_same_metrics(read_metrics(tmp_path / "b"), read_metrics(run))
-    step, other = (checkpoint.find_step(str(w)) for w in (run, tmp_path / "b"))
+    step, other = (find_step(str(w)) for w in (run, tmp_path / "b"))
     assert checkpoint.load_data(step) == checkpoint.load_data(other)
+
+
+def test_damaged_checkpoint_is_left_out(run, tmp_path, caplog):
+    shutil.copytree(run / "checkpoints", tmp_path / "checkpoints")
+    file = tmp_path / "checkpoints" / str(STEPS) / "state" / "manifest.ocdbt"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    mesh = make_mesh(devices=jax.devices()[:1])
+    assert restore_latent_diffusion(mesh, str(tmp_path), preferred=STEPS).step == 4
+    assert "Checkpoint 6 is damaged and left out, for 4: state/manifest.ocdbt" in caplog.text
+    with pytest.raises(CheckpointError, match=r"steps that can be read: \[4\]"):
+        restore_latent_diffusion(mesh, str(tmp_path), step=STEPS)
 
 
 def test_run_whose_config_has_older_names_is_used_and_resumed(
@@ -131,11 +144,12 @@ def test_run_whose_config_has_older_names_is_used_and_resumed(
 ):
     shutil.copytree(run, tmp_path / "run")
     workdir = str(tmp_path / "run")
-    saved = checkpoint.find_step(workdir) / "config" / "metadata"
+    saved = find_step(workdir) / "config" / "metadata"
     values = json.loads(saved.read_text())
     for group in ("init", "model"):
         values[group]["generator"] = values[group].pop("latent_diffusion")
     saved.write_text(json.dumps(values))
+    checksums.write(saved.parent.parent)
     mesh = make_mesh(devices=jax.devices()[:1])
     trained = restore_latent_diffusion(mesh, workdir)
     assert trained.config.model.latent_diffusion.size == "micro"

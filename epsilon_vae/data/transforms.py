@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from epsilon_vae.data.decode import MAX_PIXELS, DecodeError, EncodedImage
+from epsilon_vae.errors import NonFiniteError
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
@@ -22,8 +23,21 @@ def to_float(images: np.ndarray) -> np.ndarray:
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Float in [-1, 1] (what lies outside is clipped) → uint8, rounded to nearest."""
-    return np.clip(np.rint((np.asarray(images, np.float32) + 1.0) * 127.5), 0, 255).astype(np.uint8)
+    """Float in [-1, 1] (what lies outside is clipped) → uint8, rounded to nearest.
+
+    Raises:
+      NonFiniteError: a pixel is NaN or infinite, which no color is.
+    """
+    images = np.asarray(images, np.float32)
+    check_finite(images, "images")
+    return np.clip(np.rint((images + 1.0) * 127.5), 0, 255).astype(np.uint8)
+
+
+def check_finite(array: np.ndarray, what: str) -> None:
+    """Raises `NonFiniteError`, which begins with `what`, where a number is NaN or infinite."""
+    if not np.isfinite(array).all():
+        share = 1 - np.isfinite(array).mean()
+        raise NonFiniteError(f"{what}: {100 * share:.3g} % of the numbers are NaN or infinite")
 
 
 def random_crop(width: int, height: int, rng: np.random.Generator) -> Box:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from epsilon_vae.config import to_json
 from epsilon_vae.data.decode import SUFFIXES, DataError, list_images, read_image
 from epsilon_vae.data.files import hash_files
-from epsilon_vae.data.transforms import to_float, to_uint8
+from epsilon_vae.data.transforms import check_finite, to_float, to_uint8
 from epsilon_vae.errors import UserError
 from epsilon_vae.evaluation.images import Batch
 from epsilon_vae.evaluation.protocols import Protocol
@@ -336,6 +336,7 @@ class DiffusersVAE(Reconstructor):
         del nfe, seed
         with self._torch.no_grad():
             images = [self._vae.decode(z).sample[0].cpu().numpy() for z in code]
+        check_finite(np.stack(images), f"{DIFFUSERS}{self.metadata['path']}: its images")
         return to_uint8(np.stack(images).transpose(0, 2, 3, 1))
 
 
@@ -367,7 +368,7 @@ def _open(path: str, step: int | None, protocol: Protocol, mesh: Mesh) -> Recons
     if path.startswith(DIFFUSERS):
         return DiffusersVAE(path.removeprefix(DIFFUSERS))
     folder = pathlib.Path(path)
-    is_run = (folder / "checkpoints").is_dir()
+    is_run = (folder / "checkpoints").exists()
     if not is_run and list_images(folder):
         return PictureFolder(path)
     return Run(path, step, protocol=protocol, mesh=mesh)

@@ -9,18 +9,20 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from etils import epath
 from flax import traverse_util
 from jax.sharding import Mesh
 
 from epsilon_vae import checkpoint
 from epsilon_vae.config import ConfigError, is_latent_diffusion
-from epsilon_vae.data.transforms import to_float, to_uint8
+from epsilon_vae.data.transforms import check_finite, to_float, to_uint8
 from epsilon_vae.diffusion.path import Direct, Process
 from epsilon_vae.diffusion.time import SPACINGS
 from epsilon_vae.models.autoencoder_model import AutoencoderModel
 from epsilon_vae.models.build import build_networks, build_process
 from epsilon_vae.parallel.batch import in_chunks, share_images
 from epsilon_vae.parallel.mesh import make_mesh, replicated
+from epsilon_vae.step_folders import load
 
 
 class Autoencoder:
@@ -39,6 +41,7 @@ class Autoencoder:
       networks: the Flax modules.
       process: the diffusion process.
       spacing: of the decoder's times, a key of `SPACINGS`.
+      origin: of the parameters, which errors name: the checkpoint.
     """
 
     def __init__(
@@ -52,8 +55,10 @@ class Autoencoder:
         step: int | None = None,
         mesh: Mesh | None = None,
         group_size: int = 1,
+        origin: str = "these parameters",
     ):
         self.networks, self.process, self.params = networks, process, params
+        self.origin = origin
         self.config, self.step = config, step
         self.spacing = spacing
         mesh = mesh or _local_mesh(space=1)
@@ -75,11 +80,13 @@ class Autoencoder:
 
         Raises:
           ValueError: not images.
+          NonFiniteError: latents that are NaN or infinite.
         """
         images = _as_images(images)
         batch = images if images.ndim == 4 else images[None]
         batch = _pad_to_multiple(batch, self.networks.multiple)
         latents = self._encode(self.params, batch)
+        check_finite(latents, f"{self.origin}: latents of its encoder")
         return latents if images.ndim == 4 else latents[0]
 
     def decode(self, latents: np.ndarray, steps: int = 3, seed: int = 0) -> np.ndarray:
@@ -91,7 +98,8 @@ class Autoencoder:
           seed: of the noise.
 
         Raises:
-          ValueError: latents of another shape, or no step.
+          ValueError: latents of another shape, or that are NaN or infinite, or no step.
+          NonFiniteError: images that are NaN or infinite.
         """
         latents = np.asarray(latents, np.float32)
         n_z = self.networks.encoder.n_z
@@ -99,12 +107,15 @@ class Autoencoder:
             raise ValueError(f"latents {latents.shape}: expected [(B,) h, w, {n_z}]")
         if steps < 1:
             raise ValueError(f"steps = {steps}: at least 1")
+        if not np.isfinite(latents).all():
+            raise ValueError("latents: NaN or infinite numbers among them")
         batch = latents if latents.ndim == 4 else latents[None]
         height, width = (size * self.networks.f for size in batch.shape[1:3])
         multiple = max(1, self.networks.decoder_stride // self.networks.f)
         batch = _pad_to_multiple(batch, multiple)
         whole = self.params, self._times(steps), np.uint32(seed % 2**32)
         images = self._decode(whole, batch)
+        check_finite(images, f"{self.origin}: images of its decoder")
         images = images[:, :height, :width]
         return images if latents.ndim == 4 else images[0]
 
@@ -113,6 +124,7 @@ class Autoencoder:
 
         Raises:
           ValueError: not images, or no step.
+          NonFiniteError: latents or images that are NaN or infinite.
         """
         images = np.asarray(images)
         height, width = images.shape[-3:-1]
@@ -132,6 +144,7 @@ class Autoencoder:
         times = self._times(steps)
         whole = self.params, times, np.uint32(seed % 2**32)
         states, estimates = jax.device_get(self._follow(whole, latents[None]))
+        check_finite(estimates, f"{self.origin}: images of its decoder")
         return times, states[:, 0], estimates[:, 0]
 
     @property
@@ -214,13 +227,15 @@ def decode_trajectory(
 def restore(workdir: str, step: int | None = None, space: int = 1) -> Autoencoder:
     """The autoencoder of a run, with its EMA parameters, on this machine's first devices.
 
+    Without a step, processes that know of each other call alike.
+
     Args:
       workdir: of the run, as given to `epsilon_vae.main`.
-      step: of the checkpoint; None for the newest.
+      step: of the checkpoint; None for the newest that can be read.
       space: devices that the rows of an image are spread over, for images too large for one.
 
     Raises:
-      CheckpointError: no checkpoint there, or not of this step.
+      CheckpointError: no checkpoint there that can be read, or not of this step.
       ConfigError: fewer devices than `space`, or the run of a latent diffusion model.
     """
     return restore_on(_local_mesh(space), workdir, step=step)
@@ -231,67 +246,66 @@ def restore_on(
     workdir: str,
     *,
     step: int | None = None,
+    preferred: int | None = None,
     weights: str = "ema",
     spacing: str | None = None,
     group_size: int = 1,
 ) -> Autoencoder:
-    """The autoencoder of a run, on a mesh; its processes call alike.
+    """The autoencoder of a run, on a mesh; all processes call alike.
 
     Args:
       mesh: of one process or all.
       workdir: of the run.
-      step: of the checkpoint; None for the newest that process 0 finds.
+      step: of the checkpoint; None for the newest that can be read.
+      preferred: a step to take before the newest, if it is there.
       weights: 'ema' or 'raw'.
       spacing: of the decoder's times; None for the config's.
       group_size: images that a device works on together; more are faster.
 
     Raises:
-      CheckpointError: no checkpoint there, or not of this step.
+      CheckpointError: no checkpoint there that can be read, or not of this step.
       ConfigError: the run of a latent diffusion model.
     """
-    if step is None and mesh.is_multi_process:
-        step = checkpoint.newest_step(workdir)
-    step_directory = checkpoint.find_step(workdir, step)
-    config = checkpoint.load_config(step_directory)
-    if is_latent_diffusion(config):
-        raise ConfigError(
-            f"{workdir}: is the run of a latent diffusion model; name that of an autoencoder"
+
+    def read(step_directory: epath.Path) -> Autoencoder:
+        config = checkpoint.load_config(step_directory)
+        if is_latent_diffusion(config):
+            raise ConfigError(
+                f"{workdir}: is the run of a latent diffusion model; name that of an autoencoder"
+            )
+        networks = build_networks(config)
+        key = jax.random.key(0)
+        shapes = jax.eval_shape(lambda k: networks.init(k, config.data.resolution), key)
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes
         )
-    networks = build_networks(config)
-    key = jax.random.key(0)
-    shapes = jax.eval_shape(lambda k: networks.init(k, config.data.resolution), key)
-    target = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes
-    )
-    field = {"ema": "ema", "raw": "params"}[weights]
-    params = checkpoint.load_parts(step_directory, {field: target})[field]
-    return Autoencoder(
-        networks,
-        build_process(config),
-        spacing=spacing or config.flow.spacing,
-        params=params,
-        config=config,
-        step=int(step_directory.name),
-        mesh=mesh,
-        group_size=group_size,
-    )
+        field = {"ema": "ema", "raw": "params"}[weights]
+        return Autoencoder(
+            networks,
+            build_process(config),
+            spacing=spacing or config.flow.spacing,
+            params=checkpoint.load_parts(step_directory, {field: target})[field],
+            config=config,
+            step=int(step_directory.name),
+            mesh=mesh,
+            group_size=group_size,
+            origin=str(step_directory),
+        )
+
+    return load(workdir, read, step=step, preferred=preferred)
 
 
-def step_for(latents: Mapping[str, Any], workdir: str) -> int | None:
-    """The step of the autoencoder in `workdir` that decodes latents, as process 0 finds it.
+def step_that_made(latents: Mapping[str, Any], workdir: str) -> int | None:
+    """The step of the autoencoder that made latents, None where another run did.
 
-    It is the one that made them, where they were made by this run and it is still there; else the
-    newest, which a decoder on the same frozen encoder may be.
+    Where it is gone, the newest decodes them if its encoder is the same, as a frozen one is.
 
     Args:
       latents: their `provenance`.
-      workdir: of the run.
-
-    Returns:
-      The step; None where there is no checkpoint.
+      workdir: of the run that decodes.
     """
     is_same = workdir.rstrip("/") == latents["workdir"].rstrip("/")
-    return checkpoint.newest_step(workdir, latents["step"] if is_same else None)
+    return latents["step"] if is_same else None
 
 
 def _local_mesh(space: int) -> Mesh:

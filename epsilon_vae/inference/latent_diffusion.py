@@ -3,17 +3,20 @@
 import jax
 import ml_collections
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
 from epsilon_vae import checkpoint
 from epsilon_vae.config import ConfigError, is_latent_diffusion
 from epsilon_vae.data.latents import LatentMetadata
+from epsilon_vae.data.transforms import check_finite
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.diffusion.time import SPACINGS
 from epsilon_vae.models.build import build_latent_diffusion, latents_shape
 from epsilon_vae.models.latent_diffusion import LatentDiffusion
 from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE, in_chunks, share_images
 from epsilon_vae.parallel.mesh import replicated
+from epsilon_vae.step_folders import load
 
 
 class LatentSampler:
@@ -28,6 +31,7 @@ class LatentSampler:
       guidance: by the labels.
       mesh: of one process or all.
       images_per_device: that are worked on together.
+      origin: of the parameters, which errors name: the checkpoint.
     """
 
     def __init__(
@@ -39,7 +43,9 @@ class LatentSampler:
         guidance: Guidance,
         mesh: Mesh,
         images_per_device: int = IMAGES_PER_DEVICE,
+        origin: str = "these parameters",
     ):
+        self._origin = origin
         self._no_label, self._metadata, self._times = model.no_label, metadata, times
         shape = tuple(metadata.shape)
 
@@ -68,10 +74,14 @@ class LatentSampler:
           indices: `[B]`, numbers of the images.
           labels: `[B]`; -1 for none.
           seed: of all noise.
+
+        Raises:
+          NonFiniteError: latents that are NaN or infinite.
         """
         labels = np.where(labels < 0, self._no_label, labels).astype(np.int32)
         whole = params, self._times, np.uint32(seed % 2**32)
         latents = self._generate(whole, indices.astype(np.uint32), labels)
+        check_finite(latents, f"{self._origin}: generated latents")
         return self._metadata.denormalize(latents)
 
 
@@ -84,6 +94,7 @@ class TrainedLatentDiffusion:
       metadata: of the latents that it was trained on.
       config: that it was trained with.
       step: of the checkpoint.
+      origin: its folder, which errors name.
     """
 
     def __init__(
@@ -94,47 +105,69 @@ class TrainedLatentDiffusion:
         metadata: LatentMetadata,
         config: ml_collections.ConfigDict,
         step: int,
+        origin: str,
     ):
         self.model, self.params, self.metadata = model, params, metadata
-        self.config, self.step = config, step
+        self.config, self.step, self.origin = config, step, origin
 
     def sampler(self, nfe: int, guidance: Guidance, mesh: Mesh) -> LatentSampler:
         """A sampler of `nfe` steps, at the config's spacing."""
         times = SPACINGS[self.config.flow.spacing](nfe)
-        return LatentSampler(self.model, self.metadata, times=times, guidance=guidance, mesh=mesh)
+        return LatentSampler(
+            self.model,
+            self.metadata,
+            times=times,
+            guidance=guidance,
+            mesh=mesh,
+            origin=self.origin,
+        )
 
 
 def restore_latent_diffusion(
-    mesh: Mesh, workdir: str, *, step: int | None = None, weights: str = "ema"
+    mesh: Mesh,
+    workdir: str,
+    *,
+    step: int | None = None,
+    preferred: int | None = None,
+    weights: str = "ema",
 ) -> TrainedLatentDiffusion:
-    """The latent diffusion model of a run, whole on each device of a mesh.
+    """The latent diffusion model of a run, whole on each device of a mesh; all call alike.
 
     Args:
       mesh: of one process or all.
       workdir: of the run, as given to `epsilon_vae.main`.
-      step: of the checkpoint; None for the newest.
+      step: of the checkpoint; None for the newest that can be read.
+      preferred: a step to take before the newest, if it is there.
       weights: 'ema' or 'raw'.
 
     Raises:
-      CheckpointError: no checkpoint there, or not of this step.
+      CheckpointError: no checkpoint there that can be read, or not of this step.
       ConfigError: the run is of an autoencoder.
     """
-    step_directory = checkpoint.find_step(workdir, step)
-    config = checkpoint.load_config(step_directory)
-    if not is_latent_diffusion(config):
-        raise ConfigError(
-            f"{workdir}: is the run of an autoencoder; name that of a latent diffusion model"
+
+    def read(step_directory: epath.Path) -> TrainedLatentDiffusion:
+        config = checkpoint.load_config(step_directory)
+        if not is_latent_diffusion(config):
+            raise ConfigError(
+                f"{workdir}: is the run of an autoencoder; name that of a latent diffusion model"
+            )
+        model, shape = build_latent_diffusion(config), latents_shape(config)
+        key = jax.random.key(0)
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
+            jax.eval_shape(lambda k: model.init(k, shape), key),
         )
-    model, shape = build_latent_diffusion(config), latents_shape(config)
-    key = jax.random.key(0)
-    target = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
-        jax.eval_shape(lambda k: model.init(k, shape), key),
-    )
-    field = {"ema": "ema", "raw": "params"}[weights]
-    path = f"{field}/generator"
-    params = checkpoint.load_parts(step_directory, {path: target})[field]["generator"]
-    metadata = LatentMetadata.of(checkpoint.load_data(step_directory)["latents"])
-    return TrainedLatentDiffusion(
-        model, params, metadata=metadata, config=config, step=int(step_directory.name)
-    )
+        field = {"ema": "ema", "raw": "params"}[weights]
+        path = f"{field}/generator"
+        params = checkpoint.load_parts(step_directory, {path: target})[field]["generator"]
+        metadata = LatentMetadata.of(checkpoint.load_data(step_directory)["latents"])
+        return TrainedLatentDiffusion(
+            model,
+            params,
+            metadata=metadata,
+            config=config,
+            step=int(step_directory.name),
+            origin=str(step_directory),
+        )
+
+    return load(workdir, read, step=step, preferred=preferred)

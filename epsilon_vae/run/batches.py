@@ -8,7 +8,6 @@ import jax
 import ml_collections
 import numpy as np
 
-from epsilon_vae import checkpoint
 from epsilon_vae.config import ConfigError
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.latents import LatentBatches, LatentMetadata, Latents
@@ -145,10 +144,9 @@ def open_latents(
 def _encoded_images(config: ml_collections.ConfigDict, local_indices: np.ndarray) -> EncodedBatches:
     images = open_images(config, local_indices)
     workdir = config.autoencoder.workdir
-    step = checkpoint.newest_step(workdir)
     mesh = make_mesh(devices=jax.local_devices())
     group_size = min(IMAGES_PER_DEVICE, -(-len(local_indices) // jax.local_device_count()))
-    autoencoder = restore_on(mesh, workdir, step=step, group_size=group_size)
+    autoencoder = restore_on(mesh, workdir, group_size=group_size)
     metadata = _measure(autoencoder, workdir, _open_source(config), config.data.resolution)
     _check_metadata(config, metadata, config.data.path)
     return EncodedBatches(images, autoencoder, metadata)

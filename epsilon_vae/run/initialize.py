@@ -2,18 +2,14 @@
 
 import jax
 import ml_collections
+from etils import epath
 from jax.sharding import Mesh
 
-from epsilon_vae.checkpoint import (
-    OTHER_RUN,
-    Checkpointer,
-    Restored,
-    find_step,
-    load_parts,
-    newest_step,
-)
+from epsilon_vae.checkpoint import OTHER_RUN, Checkpointer, Restored, load_parts
+from epsilon_vae.checksums import DamagedError
+from epsilon_vae.step_folders import load
 from epsilon_vae.training.sharded import make_state, state_shapes
-from epsilon_vae.training.state import TrainState
+from epsilon_vae.training.state import TrainState, non_finite_fields
 from epsilon_vae.training.step import TrainStep
 
 # What checkpoints call a network, where that is not its name in `config.init`.
@@ -27,7 +23,9 @@ def restore_or_init(
     checkpointer: Checkpointer,
     mesh: Mesh,
 ) -> tuple[TrainState, Restored | None]:
-    """The newest checkpoint's state and what else it held; or a new state, and None.
+    """The newest good checkpoint's state and what else it held; or a new state, and None.
+
+    One that holds NaN or infinite numbers, from which no step would be better, counts as damaged.
 
     Args:
       config: of the run.
@@ -39,13 +37,18 @@ def restore_or_init(
       CheckpointError: what is there, or in `config.init_from`, does not fit the config.
     """
     target = state_shapes(train_step, mesh)
-    restored = checkpointer.restore_newest(target)
+    restored = checkpointer.restore_newest(target, check=_check_finite)
     if restored is not None:
         return restored.state, restored
     loaded = load_init_weights(target, config.init_from, **config.init) if config.init_from else {}
     state = make_state(train_step, config.seed, target)
     weights = {field: getattr(state, field) | networks for field, networks in loaded.items()}
     return state.replace(**weights), None
+
+
+def _check_finite(state: TrainState) -> None:
+    if fields := non_finite_fields(state):
+        raise DamagedError(f"NaN or infinite numbers in {', '.join(fields)}")
 
 
 def load_init_weights(
@@ -62,18 +65,20 @@ def load_init_weights(
     Raises:
       CheckpointError: no checkpoint there, or a network that is asked for does not fit.
     """
-    step_directory = find_step(workdir, newest_step(workdir))
 
-    def load(name: str, path: str, network: dict) -> dict:
-        hint = OTHER_RUN if name == "latent_diffusion" else f"config.init.{name} = none"
-        return load_parts(step_directory, {path: network}, hint)
+    def read(step_directory: epath.Path) -> dict[str, dict]:
+        def read_network(name: str, path: str, network: dict) -> dict:
+            hint = OTHER_RUN if name == "latent_diffusion" else f"config.init.{name} = none"
+            return load_parts(step_directory, {path: network}, hint)
 
-    params = {}
-    for name, weights in networks.items():
-        if weights != "none":
-            field, tree = {"ema": "ema", "raw": "params"}[weights], PARAMETERS.get(name, name)
-            params |= load(name, f"{field}/{tree}", target.params[tree])[field]
-    fields = {"params": params, "ema": jax.tree.map(jax.numpy.copy, params)}
-    if discriminator != "none" and target.discriminator:
-        fields |= load("discriminator", "discriminator", target.discriminator)
-    return fields
+        params = {}
+        for name, weights in networks.items():
+            if weights != "none":
+                field, tree = {"ema": "ema", "raw": "params"}[weights], PARAMETERS.get(name, name)
+                params |= read_network(name, f"{field}/{tree}", target.params[tree])[field]
+        fields = {"params": params, "ema": jax.tree.map(jax.numpy.copy, params)}
+        if discriminator != "none" and target.discriminator:
+            fields |= read_network("discriminator", "discriminator", target.discriminator)
+        return fields
+
+    return load(workdir, read)

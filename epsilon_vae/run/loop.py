@@ -12,7 +12,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from epsilon_vae.checkpoint import Checkpointer, Restored, absolute
+from epsilon_vae.checkpoint import Checkpointer, Restored
 from epsilon_vae.config import differences, is_latent_diffusion
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import batch_sharding, make_mesh, replicated
@@ -29,6 +29,7 @@ from epsilon_vae.run.monitor import (
     memory_metrics,
 )
 from epsilon_vae.run.workdir import open_workdir
+from epsilon_vae.step_folders import absolute, saved_steps
 from epsilon_vae.training.build import build_train_step, frozen_inputs
 from epsilon_vae.training.sharded import batch_shapes, jit_step
 from epsilon_vae.training.state import TrainState
@@ -71,6 +72,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
         start_step = restored.step if restored else 0
         if restored:
             batches.set_state(restored.data)
+            window.resumed = _resumed_words(start_step, workdir)
 
         # The step, compiled at its first call, and where its numbers go.
         step_fn = jit_step(train_step, state, mesh)
@@ -122,6 +124,10 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
                 log.scalars(step, means)
                 log.line(_step_line(config, step, means, clock))
                 log.beat(step)
+            is_saving = step % config.checkpoint.every_steps == 0 or done or stopped_by
+            if is_saving:
+                with clock.paused():
+                    window.check_state(step, state)  # Nothing non-finite is ever saved.
             if step % config.eval.every_steps == 0 or done:
                 with clock.paused():
                     window.sync()
@@ -131,9 +137,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
                         log.line(_scores_line(config, step, scores))
                     if picture is not None:
                         log.picture(step, picture)
-            if step % config.checkpoint.every_steps == 0 or done or stopped_by:
+            if is_saving:
                 with clock.paused():
-                    window.sync()  # Nothing non-finite is ever saved.
                     checkpointer.save(step, state, data=batches.get_state(), config=config)
             if stopped_by:
                 log.line(f"step {step}: {stopped_by.name}, saving")
@@ -170,6 +175,15 @@ def _opening_line(
     line = f"Resuming from step {restored.step} of {config.num_steps}, in {workdir}"
     changed = list(differences(restored.config, config))
     return "\n  config changed since: ".join([line, *changed])
+
+
+def _resumed_words(step: int, workdir: str) -> str:
+    """What to say of a run that was resumed from a step and fails."""
+    older = max((x for x in saved_steps(workdir) if x < step), default=None)
+    way = "there is none before: train anew in another workdir"
+    if older is not None:
+        way = f"to resume from {older} instead, move {workdir}/checkpoints/{step} away"
+    return f" The run was resumed from checkpoint {step}, as it would be again; {way}."
 
 
 def _step_line(

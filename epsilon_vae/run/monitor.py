@@ -10,7 +10,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from epsilon_vae.errors import NonFiniteError
 from epsilon_vae.parallel import hosts
+from epsilon_vae.training.state import TrainState, non_finite_fields
 
 SPEED_METRICS = (
     "images_per_second",
@@ -20,10 +22,10 @@ SPEED_METRICS = (
     "step_seconds_max",
 )
 GIB = 2**30
-
-
-class NonFiniteError(FloatingPointError):
-    """A loss or gradient is NaN or infinite; the message names the step and the term."""
+NOTHING_SAVED = (
+    "Nothing of it was saved; the checkpoints before are finite. A lower optim.lr, optim.clip_norm "
+    "or float32 may help."
+)
 
 
 class StopSignal(contextlib.AbstractContextManager):
@@ -77,6 +79,7 @@ class MetricsWindow:
     """
 
     def __init__(self):
+        self.resumed = ""  # said of a run that was resumed, which would go the same way again
         self._done: list[dict[str, float]] = []
         self._step_seconds: list[float] = []
         self._pending, self._begun = None, 0.0
@@ -104,11 +107,24 @@ class MetricsWindow:
         self._begun = now
         bad = [f"{name} = {value}" for name, value in values.items() if not np.isfinite(value)]
         if bad:
-            raise NonFiniteError(
-                f"step {step}: {', '.join(bad)}. Nothing of it was saved; the checkpoints before "
-                "are good. A lower optim.lr, optim.clip_norm or float32 may help."
-            )
+            raise NonFiniteError(f"step {step}: {', '.join(bad)}. {NOTHING_SAVED}{self.resumed}")
         self._done.append(values)
+
+    def check_state(self, step: int, state: TrainState) -> None:
+        """Sees that the state after a step may be saved; all processes call alike.
+
+        A step's metrics are of the parameters before its update: they do not tell.
+
+        Raises:
+          NonFiniteError: a metric, a parameter, the EMA or a moment is NaN or infinite.
+        """
+        self.sync()
+        fields = non_finite_fields(state)
+        if not hosts.all_agree(not fields):
+            names = ", ".join(fields) or "what another process holds"
+            raise NonFiniteError(
+                f"step {step}: its update made NaN of {names}. {NOTHING_SAVED}{self.resumed}"
+            )
 
     def means(self) -> dict[str, float]:
         """Means over the window, and the longest step; the window is then emptied.

@@ -8,7 +8,7 @@ from epsilon_vae.data.latents import LatentBatches
 from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.diffusion.time import SPACINGS
-from epsilon_vae.inference.autoencoder import Autoencoder, restore_on, step_for
+from epsilon_vae.inference.autoencoder import Autoencoder, restore_on, step_that_made
 from epsilon_vae.inference.generation import grid
 from epsilon_vae.inference.latent_diffusion import LatentSampler
 from epsilon_vae.models.build import build_latent_diffusion
@@ -43,8 +43,8 @@ class SampleEvaluation:
             if isinstance(batches, EncodedBatches):
                 self._autoencoder = batches.autoencoder
             else:
-                step = step_for(batches.metadata.provenance, workdir)
-                self._autoencoder = restore_on(mesh, workdir, step=step)
+                maker = step_that_made(batches.metadata.provenance, workdir)
+                self._autoencoder = restore_on(mesh, workdir, preferred=maker)
             batches.metadata.check_encoder(self._autoencoder.encoder_fingerprint())
 
     def __call__(self, params: dict) -> tuple[dict[str, float], np.ndarray | None]:
@@ -59,6 +59,7 @@ class SampleEvaluation:
                 times=SPACINGS[config.flow.spacing](config.flow.nfe),
                 guidance=Guidance(config.eval.guidance),
                 mesh=self._mesh,
+                origin="the EMA",
             )
         indices = np.arange(config.eval.num_images)
         num_classes = config.model.latent_diffusion.num_classes

@@ -68,7 +68,9 @@ class HeldOutEvaluation:
         alone without diffusion.
         """
         if self._autoencoder is None:
-            self._autoencoder = Autoencoder(**self._parts, params=params, mesh=self._mesh)
+            self._autoencoder = Autoencoder(
+                **self._parts, params=params, mesh=self._mesh, origin="the EMA"
+            )
         self._autoencoder.params = params
         accumulator = MetricAccumulator()
         for batch in self._batches:

@@ -8,6 +8,7 @@ from etils import epath
 from epsilon_vae.errors import UserError
 from epsilon_vae.output import is_seen, write_whole
 from epsilon_vae.parallel import hosts
+from epsilon_vae.step_folders import check_is_writable_name
 
 
 class WorkdirError(UserError):
@@ -49,8 +50,10 @@ def open_workdir(workdir: str) -> Heartbeat:
       The heartbeat, which has been given once.
 
     Raises:
+      CheckpointError: checkpoints cannot be in a folder of this name.
       WorkdirError: it cannot be made, or not all processes see what process 0 wrote to it.
     """
+    check_is_writable_name(workdir)
     path = epath.Path(workdir)
     heartbeat = Heartbeat(path, hosts.broadcast_from_first(int(time.time())))
     if hosts.is_first():

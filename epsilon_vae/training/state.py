@@ -4,6 +4,7 @@ import functools
 
 import flax.struct
 import jax
+import numpy as np
 import optax
 
 
@@ -26,3 +27,21 @@ class TrainState:
     opt_state: optax.OptState
     discriminator: dict
     discriminator_opt_state: optax.OptState
+
+
+def non_finite_fields(state: TrainState) -> list[str]:
+    """Fields that hold NaN or infinite numbers, of what this process alone holds of them.
+
+    On the host, to which a save copies the state anyway: hundreds of reductions would take longer
+    to compile than all saves of a run to copy.
+    """
+    return [
+        name
+        for name, field in vars(state).items()
+        if not all(_is_finite(array) for array in jax.tree.leaves(field))
+    ]
+
+
+def _is_finite(array: jax.Array) -> bool:
+    shards = (shard.data for shard in array.addressable_shards if shard.replica_id == 0)
+    return all(np.isfinite(shard).all() for shard in shards)

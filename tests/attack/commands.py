@@ -1,7 +1,9 @@
 """Runs a command that has been given something broken, and says what it made of it."""
 
 import dataclasses
+import os
 import pathlib
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -46,17 +48,17 @@ def run_watched(run_module: RunModule, module: str, *arguments: str) -> Outcome:
     reader = threading.Thread(target=lambda: texts.append(process.communicate()), daemon=True)
     reader.start()
     fault, deadline = "", time.monotonic() + MAX_SECONDS
-    while not fault and process.poll() is None:
+    while not fault and reader.is_alive():
         if time.monotonic() > deadline:
             fault = f"more than {MAX_SECONDS} s"
         elif resident_gib(process.pid) > MAX_GIB:
             fault = f"more than {MAX_GIB} GiB"
         time.sleep(0.05)
     if fault:
-        process.kill()
-    reader.join(timeout=10)
-    out, err = texts[0] if texts else ("", "")
-    code = process.wait(timeout=10)
+        os.kill(process.pid, signal.SIGKILL)
+    reader.join()
+    ((out, err),) = texts
+    code = process.wait()
     return Outcome(code=code, out=out, err=err, fault=fault or _fault(code, err))
 
 

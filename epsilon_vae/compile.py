@@ -17,7 +17,7 @@ from ml_collections import config_flags
 from epsilon_vae import command_line
 from epsilon_vae.aot import advice, chips, measure, program, report
 from epsilon_vae.command_line import UsageError, exit_with, one_line, parse_flags
-from epsilon_vae.config import ConfigError, check_values, is_latent_diffusion
+from epsilon_vae.config import ConfigError, check_kind, check_values
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as configs/sd_m.py.")
 TOPOLOGY = flags.DEFINE_string("topology", None, f"Kind and shape of a slice: {chips.EXAMPLES}.")
@@ -94,10 +94,7 @@ def _step() -> tuple[ml_collections.ConfigDict, Callable, Callable]:
 
 
 def _reconstruction() -> tuple[ml_collections.ConfigDict, Callable, Callable]:
-    if is_latent_diffusion(CONFIG.value):
-        raise UsageError(
-            "--what=reconstruct: --config is of a latent diffusion model; name an autoencoder's"
-        )
+    check_kind(CONFIG.value, "--what=reconstruct: --config", latent_diffusion=False)
     text = RESOLUTION.value or str(CONFIG.value.data.resolution)
     sizes = text.split("x")
     if len(sizes) > 2 or not all(size.isdecimal() and int(size) for size in sizes):

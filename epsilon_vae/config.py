@@ -40,6 +40,14 @@ def is_latent_diffusion(config: ml_collections.ConfigDict) -> bool:
     return "latent_diffusion" in config.get("model", {})
 
 
+def check_kind(config: ml_collections.ConfigDict, name: str, *, latent_diffusion: bool) -> None:
+    """Raises `ConfigError`, which begins with `name`, for a config of the other kind."""
+    if is_latent_diffusion(config) != latent_diffusion:
+        kinds = ("a latent diffusion model", "an autoencoder")
+        found, wanted = kinds[::-1] if latent_diffusion else kinds
+        raise ConfigError(f"{name}: is of {found}; name one of {wanted}")
+
+
 def check_key(key: str, value: object, known: dict[str, keys.Key] = ANY) -> None:
     """Raises `ConfigError` unless `key` exists."""
     if key not in known:

@@ -368,7 +368,7 @@ def test_bad_input_is_one_line(
         ),
         "there is no class '2'": (*arguments, output, "--classes=2"),
         "but this decoder's encoder is another": (*arguments, output, "--autoencoder_step=4"),
-        "is the run of an autoencoder": (f"--workdir={finished_run}", output),
+        "is of an autoencoder; name one of a latent": (f"--workdir={finished_run}", output),
         "was started with seed = 3, now it is 4; name another --output": (
             *arguments,
             f"--output={generated}",
@@ -380,7 +380,7 @@ def test_bad_input_is_one_line(
     processes = {words: run_module(MODULE, *command) for words, command in commands.items()}
     picture = str(next((generated / "images").rglob("*.png")))
     command = (f"--workdir={run}", picture, output)
-    processes["is the run of a latent diffusion model"] = run_module(
+    processes["is of a latent diffusion model; name one"] = run_module(
         "epsilon_vae.reconstruct", *command
     )
     for words, process in processes.items():

@@ -14,7 +14,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from epsilon_vae import checkpoint
-from epsilon_vae.config import ConfigError, is_latent_diffusion
+from epsilon_vae.config import ConfigError, check_kind
 from epsilon_vae.data.transforms import check_finite, to_float, to_uint8
 from epsilon_vae.diffusion.path import Direct, Process
 from epsilon_vae.diffusion.time import SPACINGS
@@ -269,10 +269,7 @@ def restore_on(
 
     def read(step_directory: epath.Path) -> Autoencoder:
         config = checkpoint.load_config(step_directory)
-        if is_latent_diffusion(config):
-            raise ConfigError(
-                f"{workdir}: is the run of a latent diffusion model; name that of an autoencoder"
-            )
+        check_kind(config, workdir, latent_diffusion=False)
         networks = build_networks(config)
         key = jax.random.key(0)
         shapes = jax.eval_shape(lambda k: networks.init(k, config.data.resolution), key)

@@ -7,7 +7,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from epsilon_vae import checkpoint
-from epsilon_vae.config import ConfigError, is_latent_diffusion
+from epsilon_vae.config import check_kind
 from epsilon_vae.data.latents import LatentMetadata
 from epsilon_vae.data.transforms import check_finite
 from epsilon_vae.diffusion.guidance import Guidance
@@ -147,10 +147,7 @@ def restore_latent_diffusion(
 
     def read(step_directory: epath.Path) -> TrainedLatentDiffusion:
         config = checkpoint.load_config(step_directory)
-        if not is_latent_diffusion(config):
-            raise ConfigError(
-                f"{workdir}: is the run of an autoencoder; name that of a latent diffusion model"
-            )
+        check_kind(config, workdir, latent_diffusion=True)
         model, shape = build_latent_diffusion(config), latents_shape(config)
         key = jax.random.key(0)
         target = jax.tree.map(

@@ -7,6 +7,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
+from epsilon_vae.config import is_latent_diffusion
 from epsilon_vae.run.batches import Batches, open_images, open_latents
 from epsilon_vae.run.samples import SampleEvaluation
 from epsilon_vae.run.validation import HeldOutEvaluation
@@ -39,3 +40,8 @@ class Kind(NamedTuple):
 
 AUTOENCODER = Kind(open_images, lambda config, mesh, batches: HeldOutEvaluation(config, mesh))
 LATENT_DIFFUSION = Kind(open_latents, SampleEvaluation)
+
+
+def kind_of(config: ml_collections.ConfigDict) -> Kind:
+    """The kind of run that a config is of."""
+    return LATENT_DIFFUSION if is_latent_diffusion(config) else AUTOENCODER

@@ -13,12 +13,12 @@ import ml_collections
 import numpy as np
 
 from epsilon_vae.checkpoint import Checkpointer, Restored
-from epsilon_vae.config import differences, is_latent_diffusion
+from epsilon_vae.config import differences
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import batch_sharding, make_mesh, replicated
 from epsilon_vae.parallel.sharding import global_batch, local_batch_indices
 from epsilon_vae.run.initialize import restore_or_init
-from epsilon_vae.run.kinds import AUTOENCODER, LATENT_DIFFUSION
+from epsilon_vae.run.kinds import kind_of
 from epsilon_vae.run.logging import RunLog, write_run_files
 from epsilon_vae.run.monitor import (
     SPEED_METRICS,
@@ -56,7 +56,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.space)
     with jax.set_mesh(mesh), StopSignal() as stop, contextlib.ExitStack() as to_close:
         # The parts, and the state: restored, or new.
-        kind = LATENT_DIFFUSION if is_latent_diffusion(config) else AUTOENCODER
+        kind = kind_of(config)
         train_step = build_train_step(config)
         frozen = jax.device_put(frozen_inputs(config), replicated(mesh))
         shapes = batch_shapes(train_step, config.batch_size, mesh)

@@ -8,7 +8,7 @@ from typing import Any
 
 import fsspec
 
-from epsilon_vae.data.decode import DataError
+from epsilon_vae.data.decode import DataError, check_regular
 
 # What tells that a file has changed, of local ones and those of buckets.
 _FILE_METADATA = ("size", "mtime", "updated", "LastModified")
@@ -77,6 +77,17 @@ def list_files(files: fsspec.AbstractFileSystem, root: str, path: str) -> dict[s
     except Exception as error:  # a cloud's client raises its own kinds
         raise DataError(f"{path}: cannot be read ({reason(error)}); check its rights") from error
     return found
+
+
+def read_json(files: fsspec.AbstractFileSystem, path: str) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+      OSError, ValueError, RecursionError: it cannot be read; or what a cloud's client raises.
+    """
+    if "file" in files.protocol:
+        check_regular(path)
+    return json.loads(files.cat_file(path))
 
 
 def url(files: fsspec.AbstractFileSystem, path: str) -> str:

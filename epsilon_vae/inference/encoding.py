@@ -232,6 +232,8 @@ def _check_encoder(
 ) -> None:
     """Raises `OtherPlanError` for a folder with shards of another encoder, or of an unknown one."""
     before = content.get("checkpoint", plan["checkpoint"])
+    if not (isinstance(before, dict) and {"encoder_sha256", "workdir", "step"} <= before.keys()):
+        raise OtherPlanError(f"{folder}: its list of latents is damaged: no checkpoint in it")
     if before["encoder_sha256"] != plan["checkpoint"]["encoder_sha256"]:
         raise OtherEncoderError(
             f"{folder}: latents of another checkpoint, {before['workdir']} step {before['step']}"

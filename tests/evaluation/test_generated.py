@@ -92,7 +92,7 @@ def test_what_cannot_be_read_is_named(images, tmp_path):
     with pytest.raises(DataError, match="no images in it"):
         ImageSet(str(tmp_path))
     floats = write_npz(tmp_path / "floats.npz", arr_0=images.astype(np.float32))
-    with pytest.raises(DataError, match=r"arr_0 is float32 \(24, 32, 32, 3\), not uint8"):
+    with pytest.raises(DataError, match="arr_0.npy is float32, not uint8"):
         ImageSet(floats)
     (tmp_path / "broken.npz").write_bytes(b"no archive")
     with pytest.raises(DataError, match=r"broken.npz: cannot be read"):

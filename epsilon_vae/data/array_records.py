@@ -74,6 +74,7 @@ class ShardRecords(Sequence[bytes]):
     """
 
     def __init__(self, path: str, counts: Mapping[str, int | None], *, title: str, writer: str):
+        check_path(path)
         files, root = filesystem(path.rstrip("/"))
         urls = [url(files, f"{root}/{name}") for name in counts]
         _check_shards(urls, list(counts.values()), writer)
@@ -122,6 +123,14 @@ def _find_shards(
             "config.data.val_split says if val has another name"
         )
     return dict.fromkeys(shards), ()
+
+
+def check_path(path: str) -> None:
+    """Raises `DataError` for a folder whose name ArrayRecord cannot take: one that is no UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path}: ArrayRecord takes names in UTF-8 alone; rename it") from error
 
 
 def check_list(listed: Any) -> None:

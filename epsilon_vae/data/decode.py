@@ -6,7 +6,6 @@ import math
 import os
 import pathlib
 import stat
-import struct
 import warnings
 from collections.abc import Iterator
 
@@ -26,7 +25,6 @@ MAX_FILE_BYTES = 3 * MAX_PIXELS
 _ORIENTATION = 0x0112
 # Whatever a file's name is. PIL knows more, and would start Ghostscript for some.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM")
-_BROKEN_FILE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 
 
 class DataError(UserError):
@@ -53,13 +51,13 @@ def check_regular(path: str | os.PathLike) -> None:
 
 
 def check_size(size: int) -> None:
-    """Raises `OSError` for an image file of more bytes than `MAX_FILE_BYTES`."""
+    """Raises `OSError` for a file of more bytes than `MAX_FILE_BYTES`."""
     if size > MAX_FILE_BYTES:
-        raise OSError(f"{size} bytes, an image file may have {MAX_FILE_BYTES}")
+        raise OSError(f"{size} bytes, {MAX_FILE_BYTES} are the most")
 
 
 def read_file(path: str | os.PathLike) -> bytes:
-    """The bytes of an image file.
+    """The bytes of an image file, or of another that must not be waited for or fill the memory.
 
     Raises:
       OSError: it is missing, no regular file, larger than `MAX_FILE_BYTES`, or cannot be read.
@@ -184,12 +182,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 @contextlib.contextmanager
 def _pil_errors() -> Iterator[None]:
-    """Raises a `DecodeError` for whatever PIL raises for a broken file."""
+    """Raises a `DecodeError` for whatever PIL raises for a broken file, which are many kinds."""
     try:
         yield
-    except DecodeError:
+    except (DecodeError, MemoryError):
         raise
-    except (*_BROKEN_FILE_ERRORS, Image.DecompressionBombError) as error:
+    except Exception as error:
         message = (str(error) or type(error).__name__).split("\n")[0]
         # Without the address of the buffer that it read from.
         raise DecodeError(message.split(" <_io.")[0]) from error

@@ -8,7 +8,7 @@ from typing import Any
 
 import fsspec
 
-from epsilon_vae.data.decode import DataError, check_regular
+from epsilon_vae.data.decode import DataError, read_file
 
 # What tells that a file has changed, of local ones and those of buckets.
 _FILE_METADATA = ("size", "mtime", "updated", "LastModified")
@@ -85,9 +85,7 @@ def read_json(files: fsspec.AbstractFileSystem, path: str) -> Any:
     Raises:
       OSError, ValueError, RecursionError: it cannot be read; or what a cloud's client raises.
     """
-    if "file" in files.protocol:
-        check_regular(path)
-    return json.loads(files.cat_file(path))
+    return json.loads(read_file(path) if "file" in files.protocol else files.cat_file(path))
 
 
 def url(files: fsspec.AbstractFileSystem, path: str) -> str:

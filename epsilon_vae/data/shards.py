@@ -21,7 +21,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from tqdm import tqdm
 
 from epsilon_vae.data.archives import Images
-from epsilon_vae.data.array_records import check_list, check_names, count_records
+from epsilon_vae.data.array_records import check_list, check_names, check_path, count_records
 from epsilon_vae.data.decode import MAX_FILE_BYTES, DataError, DecodeError, EncodedImage
 from epsilon_vae.data.records import Record, pack
 from epsilon_vae.names import printable
@@ -62,10 +62,12 @@ class ShardWriter:
         `classes`; `skipped`, names of images left out; `plan`, what it was made from.
 
     Raises:
+      DataError: a folder whose name is no UTF-8.
       OtherPlanError: the folder has the split already, made from something else.
     """
 
     def __init__(self, folder: pathlib.Path, split: str, *, images: Images, records_per_shard: int):
+        check_path(str(folder))
         self._folder, self._split, self._images = folder, split, images
         self._records_per_shard = records_per_shard
         plan = make_plan(images, records_per_shard)

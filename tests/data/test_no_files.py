@@ -10,6 +10,7 @@ import pytest
 from epsilon_vae.data.archives import find_images
 from epsilon_vae.data.decode import MAX_FILE_BYTES, DataError, read_image
 from epsilon_vae.data.image_set import ImageSet
+from epsilon_vae.data.pipeline import BadRecords, TrainingBatches
 from epsilon_vae.data.sources import open_source
 from tests.data.hostile import encode, photo
 
@@ -33,7 +34,7 @@ def no_files(tmp_path) -> dict[str, str]:
         "linked_fifo.png": "not a regular file",
         "zeros.png": "not a regular file",
         "lost.png": "[Nn]o such file",
-        "large.png": f"{2**40} bytes, an image file may have {MAX_FILE_BYTES}",
+        "large.png": f"{2**40} bytes, {MAX_FILE_BYTES} are the most",
     }
 
 
@@ -50,6 +51,24 @@ def test_what_is_no_image_file_is_a_bad_record_for_all_readers(no_files, tmp_pat
             images.read(place)
         with pytest.raises(DataError, match=f"{name}: cannot be read .*{words}"):
             source[place]
+
+
+def test_training_leaves_out_what_is_no_file(no_files, tmp_path):
+    source, bad_records = open_source("folder", str(tmp_path), split="pictures"), BadRecords(0.9, 6)
+    batches = TrainingBatches(
+        source,
+        6,
+        resolution=32,
+        seed=0,
+        crop="random",
+        flip=False,
+        reduced_jpeg=True,
+        bad_records=bad_records,
+    )
+    batch = next(batches)
+    batches.close()
+    assert batches.num_bad_records == len(no_files)
+    assert all((image == batch["image"][0]).all() for image in batch["image"])
 
 
 def test_prepare_leaves_out_what_is_no_file(no_files, run_module, tmp_path):

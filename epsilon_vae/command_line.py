@@ -17,6 +17,7 @@ from absl import flags
 
 from epsilon_vae.config import check_key, check_override
 from epsilon_vae.errors import UserError
+from epsilon_vae.names import printable
 from epsilon_vae.parallel import hosts
 
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: launchers try again
@@ -102,7 +103,7 @@ def exit_codes(
 
 def exit_with(code: int, message: str, *, wait: bool = True) -> NoReturn:
     """Ends this process, as `hosts.exit_process` does, with a line on stderr."""
-    print(f"epsilon_vae: {message}", file=sys.stderr)
+    print(f"epsilon_vae: {printable(message)}", file=sys.stderr)
     hosts.exit_process(code, wait=wait)
 
 

@@ -11,7 +11,7 @@ from flax import traverse_util
 from epsilon_vae.checkpoint import Checkpointer, CheckpointError
 from epsilon_vae.config import ConfigError, check_values, from_dict, is_latent_diffusion, to_json
 from epsilon_vae.data.latents import LatentMetadata
-from epsilon_vae.errors import shown
+from epsilon_vae.errors import reason
 from epsilon_vae.inference.autoencoder import Autoencoder, restore
 from epsilon_vae.models.autoencoder_model import AutoencoderModel
 from epsilon_vae.models.bottleneck import KLBottleneck, VQBottleneck
@@ -96,7 +96,7 @@ def _own_config(path: str, text: str) -> ml_collections.ConfigDict:
         config = from_dict(json.loads(text))
         check_values(config)
     except Exception as error:  # JSON of any type and depth
-        raise NoConfigError(f"{path}: its config is none ({shown(error)})") from error
+        raise NoConfigError(f"{path}: its config is none ({reason(error)})") from error
     return config
 
 

@@ -17,6 +17,7 @@ from epsilon_vae.data.named import open_data
 from epsilon_vae.data.transforms import EVALUATION_CROPS
 from epsilon_vae.inference.autoencoder import restore_on
 from epsilon_vae.inference.encoding import OtherEncoderError, encode_data
+from epsilon_vae.names import printable
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE
 from epsilon_vae.parallel.mesh import make_mesh
@@ -75,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
         if hosts.is_first():
             shape = "x".join(map(str, index["shape"]))
             print(
-                f"{OUTPUT.value}: {'done' if num_encoded else 'was done already'}: "
+                f"{printable(OUTPUT.value)}: {'done' if num_encoded else 'was done already'}: "
                 f"{index['num_records']} images and their mirror images, latents of {shape}, "
                 f"{index['dtype']}, {len(index['shards'])} shards, {num_encoded} images encoded now"
             )

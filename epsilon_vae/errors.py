@@ -1,4 +1,6 @@
-"""Errors that commands end with in one line."""
+"""Errors that commands end with in one line, and what is said of others."""
+
+from epsilon_vae.names import printable
 
 
 class UserError(ValueError):
@@ -9,9 +11,13 @@ class UserError(ValueError):
     """
 
 
-def shown(error: Exception) -> str:
-    """The message, in which may be anything that a file holds, printable and of bounded length."""
-    return "".join(x if x.isprintable() else "\N{REPLACEMENT CHARACTER}" for x in str(error)[:500])
+def reason(error: Exception) -> str:
+    """The system's words, or the first line of what a library says: printable, and not too long.
+
+    A library's words may hold anything that a broken file holds.
+    """
+    words = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return printable(words.splitlines()[0][:500])
 
 
 class NonFiniteError(FloatingPointError):

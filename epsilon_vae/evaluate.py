@@ -21,6 +21,7 @@ from epsilon_vae.evaluation.evaluation import evaluate, held_out_data
 from epsilon_vae.evaluation.generated import evaluate_samples
 from epsilon_vae.evaluation.protocols import Protocol
 from epsilon_vae.evaluation.reconstructors import Run, open_reconstructors
+from epsilon_vae.names import printable
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import make_mesh
 
@@ -109,7 +110,7 @@ def main(argv: Sequence[str]) -> None:
             else:
                 _evaluate_reconstructors(paths, asked, mesh)
             if hosts.is_first():
-                print(f"{OUTPUT.value}/report.html")
+                print(printable(f"{OUTPUT.value}/report.html"))
         except KeyboardInterrupt:
             again = "start anew" if SAMPLES.value is not None else "resume"
             exit_with(1, f"stopped; to {again}, run the same command again", wait=False)

@@ -24,6 +24,7 @@ from epsilon_vae.inference.latent_diffusion import (
     restore_latent_diffusion,
 )
 from epsilon_vae.keys import DDPM_STEPS
+from epsilon_vae.names import printable
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE
 from epsilon_vae.parallel.mesh import make_mesh
@@ -96,8 +97,8 @@ def main(argv: Sequence[str]) -> None:
         num_generated = _generate()
         if hosts.is_first():
             print(
-                f"{OUTPUT.value}: {'done' if num_generated else 'was done already'}: {NUM.value} "
-                f"images, {num_generated} generated now, and grid.png"
+                f"{printable(OUTPUT.value)}: {'done' if num_generated else 'was done already'}: "
+                f"{NUM.value} images, {num_generated} generated now, and grid.png"
             )
 
 

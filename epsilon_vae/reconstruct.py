@@ -4,6 +4,7 @@ IN are image files or folders of them. For one file, OUT may be a file; else it 
 the PSNR of each. Exit codes: 0 done; 2 something named on the command line cannot be used.
 """
 
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from epsilon_vae.command_line import exit_codes
 from epsilon_vae.data.decode import SUFFIXES, DataError, list_images, read_image
 from epsilon_vae.inference.autoencoder import restore
 from epsilon_vae.metrics.psnr_ssim import psnr
+from epsilon_vae.names import printable
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
 OUTPUT = flags.DEFINE_string("output", None, "Image file or folder to write.")
@@ -40,12 +42,12 @@ def find_pictures(inputs: Sequence[str], output: str) -> list[tuple[pathlib.Path
             if not files:
                 raise DataError(f"{path}: no image in it; looked for {', '.join(SUFFIXES)}")
             sources += [(file, file.relative_to(path)) for file in files]
-        elif path.is_file():
+        elif os.path.lexists(path):
             sources.append((path, pathlib.Path(path.name)))
         else:
             raise DataError(f"{path}: no such file or folder")
     target = pathlib.Path(output)
-    if len(inputs) == 1 and pathlib.Path(inputs[0]).is_file() and target.suffix:
+    if len(inputs) == 1 and not pathlib.Path(inputs[0]).is_dir() and target.suffix:
         if target.suffix.lower() not in SUFFIXES:
             raise DataError(f"--output={output}: a picture ends in {', '.join(SUFFIXES)}")
         return [(sources[0][0], target)]
@@ -76,7 +78,8 @@ def main(argv: Sequence[str]) -> None:
             written.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(reconstruction).save(written)
             scores.append(float(psnr(image[None] / 255, reconstruction[None] / 255)[0]))
-            tqdm.write(f"{source} -> {written}  PSNR {scores[-1]:.2f} dB")
+            names = printable(f"{source} -> {written}")
+            tqdm.write(f"{names}  PSNR {scores[-1]:.2f} dB")
     if len(scores) > 1:
         print(f"mean PSNR of {len(scores)} images: {np.mean(scores):.2f} dB")
 

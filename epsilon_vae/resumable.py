@@ -60,10 +60,12 @@ class ResumableFolder:
         file = self._finished if self.is_finished else self._unfinished
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            before = dict(content[self._within] if self._within else content)
+            before = content[self._within] if self._within else content
+            if not (isinstance(content, dict) and isinstance(before, dict)):
+                raise TypeError("not an object")
         except (FileNotFoundError, NotADirectoryError):
             return {}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise OtherPlanError(f"{file}: not written by epsilon_vae ({error!r})") from error
         for key, value in self._plan.items():
             if before.get(key) != value:

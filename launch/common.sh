@@ -42,6 +42,6 @@ check_name() {
 
 # set_number --OPTION=VALUE: sets the variable `option`.
 set_number() {
-  [[ $1 =~ ^--([a-z-]+)=([0-9]+)$ ]] || die 2 "$1 must be a whole number"
-  printf -v "${BASH_REMATCH[1]//-/_}" %s "${BASH_REMATCH[2]}"
+  [[ $1 =~ ^--([a-z-]+)=([0-9]{1,9})$ ]] || die 2 "$1 must be a whole number below 10^9"
+  printf -v "${BASH_REMATCH[1]//-/_}" %s "$((10#${BASH_REMATCH[2]}))" # 08 is not octal
 }

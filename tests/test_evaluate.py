@@ -174,6 +174,11 @@ BAD_INPUTS = {
     "{empty}: no image in it": ("--workdir={run}", "--data={empty}", "--output={out}"),
     "{empty}/x: no such folder": ("--workdir={run}", "--data={empty}/x", "--output={out}"),
     "not a readable image": ("--workdir={run}", "--data={broken}", "--output={out}"),
+    "a.png: cannot be read (not a regular file)": (
+        "--workdir={run}",
+        "--data={fifo}",
+        "--output={out}",
+    ),
     "take multiples of": ("--workdir={run}", "--resolutions=33", "--output={out}"),
     "--resolutions=a: expected": ("--workdir={run}", "--resolutions=a", "--output={out}"),
     "no weights of inception here": ("--workdir={run}", "--protocol=paper", "--output={out}"),
@@ -196,10 +201,13 @@ BAD_INPUTS = {
 
 
 def test_bad_input_is_one_line(run_module, finished_run, tmp_path):
-    places = {name: tmp_path / name for name in ("empty", "broken", "pictures", "out", "cache")}
+    places = {
+        name: tmp_path / name for name in ("empty", "broken", "fifo", "pictures", "out", "cache")
+    }
     for place in places.values():
         place.mkdir()
     (places["broken"] / "a.png").write_bytes(b"no picture")
+    os.mkfifo(places["fifo"] / "a.png")
     places["one"] = places["pictures"] / "one"
     places["one"].mkdir()
     for name in ("one/other.png", "others.png", "another.png"):

@@ -1,5 +1,6 @@
 """The reconstruct command on files and folders."""
 
+import os
 import re
 
 import numpy as np
@@ -52,6 +53,19 @@ def test_missing_input_is_one_line_and_code_2(finished_run, tmp_path):
     _, err = process.communicate(timeout=300)
     assert process.returncode == 2 and "Traceback" not in err
     assert "epsilon_vae: nowhere.png: no such file or folder" in err
+
+
+def test_what_is_no_file_is_one_line_and_code_2(finished_run, run_module, tmp_path):
+    os.mkfifo(tmp_path / "fifo.png")
+    (tmp_path / "lost.png").symlink_to("nowhere")
+    cases = {"fifo.png": "not a regular file", "lost.png": "No such file", "zero": "not a regular"}
+    for name, words in cases.items():
+        path = "/dev/zero" if name == "zero" else f"{tmp_path}/{name}"
+        arguments = f"--workdir={finished_run}", path, f"--output={tmp_path}/out"
+        process = run_module("epsilon_vae.reconstruct", *arguments)
+        _, err = process.communicate(timeout=120)
+        [line] = err.splitlines()
+        assert process.returncode == 2 and words in line and path in line
 
 
 def test_one_file_may_be_written_to_a_file(pictures, tmp_path):

@@ -8,8 +8,8 @@ import contextlib
 import dataclasses
 import gzip
 import io
+import math
 import os
-import pathlib
 import sys
 import tarfile
 import zlib
@@ -19,15 +19,28 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from epsilon_vae.data.decode import SUFFIXES, DataError
+from epsilon_vae.data.decode import SUFFIXES, DataError, check_regular, check_size, read_file
 from epsilon_vae.data.files import filesystem, list_files
+from epsilon_vae.errors import reason
 
 # Of ImageNet's devkit: what each validation image is, by ILSVRC2012_ID, and what the IDs stand for.
 GROUND_TRUTH = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
 SYNSETS = "ILSVRC2012_devkit_t12/data/meta.mat"
 
 _GZIP = b"\x1f\x8b"
-_BROKEN_TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error)
+# ImageNet's tars are one in another.
+_MAX_NESTED_TARS = 3
+# Of a member: its name, and what else an archiver notes of a file.
+_MAX_HEADER_BYTES = 2**16
+_BROKEN_TAR_ERRORS = (
+    tarfile.TarError,
+    OSError,
+    EOFError,
+    zlib.error,
+    ValueError,
+    OverflowError,  # a size beyond 64 bits
+    RecursionError,  # headers that are each about the next
+)
 
 
 class Place(NamedTuple):
@@ -79,11 +92,6 @@ def find_images(path: str) -> Images:
     return images
 
 
-def printable(name: str) -> str:
-    """A file name without the bytes that are no UTF-8, which can be neither packed nor printed."""
-    return name.encode(errors="replace").decode()
-
-
 class Devkit(NamedTuple):
     """The classes of ImageNet's validation images.
 
@@ -107,9 +115,14 @@ def read_devkit(path: str) -> Devkit:
     from scipy.io import loadmat  # which only the devkit's users should wait for
 
     try:
-        with tarfile.open(path) as archive:
-            synsets = loadmat(io.BytesIO(archive.extractfile(SYNSETS).read()), squeeze_me=True)
-            truth = [int(line) for line in archive.extractfile(GROUND_TRUTH).read().split()]
+        found = {}
+        with _open_tar(path) as file:
+            for member, content in _members(file):
+                if member.name in (SYNSETS, GROUND_TRUTH):
+                    check_size(member.size)
+                    found[member.name] = content.read()
+        synsets = loadmat(io.BytesIO(found[SYNSETS]), squeeze_me=True)
+        truth = [int(line) for line in found[GROUND_TRUTH].split()]
         wnids = {
             int(synset["ILSVRC2012_ID"]): str(synset["WNID"])
             for synset in synsets["synsets"]
@@ -117,10 +130,9 @@ def read_devkit(path: str) -> Devkit:
         }
         classes = tuple(sorted(wnids.values()))
         return Devkit(path, classes, [classes.index(wnids[image_id]) for image_id in truth])
-    except (*_BROKEN_TAR_ERRORS, KeyError, IndexError, TypeError, ValueError) as error:
-        reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
+    except Exception as error:  # scipy's, of many kinds
         raise DataError(
-            f"{path}: not ILSVRC2012_devkit_t12.tar.gz ({reason}); download it again"
+            f"{path}: not ILSVRC2012_devkit_t12.tar.gz ({reason(error)}); download it again"
         ) from error
 
 
@@ -151,13 +163,13 @@ def label(images: Images, devkit: Devkit) -> Images:
 def _folder_images(path: str) -> Images:
     """Classes and labels of folders, as `sources.Folder` has them."""
     files, root = filesystem(path)
-    names = sorted(name for name in list_files(files, root, path) if _is_image(name))
-    with _reading(path):
-        sizes = np.array([os.path.getsize(f"{path}/{name}") for name in names], np.int64)
+    entries = list_files(files, root, path)
+    names = sorted(name for name in entries if _is_image(name))
+    sizes = np.array([entries[name]["size"] for name in names], np.int64)
 
     def read(index: int) -> bytes:
-        with _reading(f"{path}/{printable(names[index])}"):
-            return pathlib.Path(path, names[index]).read_bytes()
+        with _reading(f"{path}/{names[index]}"):
+            return read_file(f"{root}/{names[index]}")
 
     folders = [name.split("/")[0] if "/" in name else None for name in names]
     classes, labels = _to_labels(folders)
@@ -165,10 +177,8 @@ def _folder_images(path: str) -> Images:
 
 
 def _tar_images(path: str) -> Images:
-    with open(path, "rb") as file:
-        is_gzip = file.read(len(_GZIP)) == _GZIP
     # Left open for `read`. Reading on from an earlier place, a .gz is unpacked up to there.
-    file = gzip.open(path) if is_gzip else open(path, "rb")  # noqa: SIM115
+    file = _open_tar(path)
     if not _begins_as_tar(file):
         raise DataError(
             f"{path}: neither a folder nor a tar (plain or .gz); unpack it, or download it again"
@@ -180,7 +190,8 @@ def _tar_images(path: str) -> Images:
     sizes = np.array([place.size for place in places.values()], np.int64)
 
     def read(index: int) -> bytes:
-        with _reading(f"{path}: {printable(names[index])}"):
+        with _reading(f"{path}: {names[index]}"):
+            check_size(sizes[index])
             file.seek(int(offsets[index]))
             return file.read(int(sizes[index]))
 
@@ -193,37 +204,77 @@ def _tar_images(path: str) -> Images:
     return Images(path=path, names=names, sizes=sizes, classes=classes, labels=labels, read=read)
 
 
-def _tar_places(file: BinaryIO, path: str) -> Iterator[Place]:
+def _open_tar(path: str) -> BinaryIO:
+    """A tar, unpacked while it is read if it is a .gz."""
+    check_regular(path)
+    with open(path, "rb") as file:
+        is_gzip = file.read(len(_GZIP)) == _GZIP
+    return gzip.open(path) if is_gzip else open(path, "rb")
+
+
+def _tar_places(file: BinaryIO, path: str, depth: int = 0) -> Iterator[Place]:
     """Images of a tar and of the tars in it, in their order."""
+    if depth > _MAX_NESTED_TARS:
+        raise DataError(f"{path}: a tar in {depth} others, {_MAX_NESTED_TARS} the most; unpack it")
     try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
-            while (member := archive.next()) is not None:
-                archive.members.clear()  # else tarfile keeps them all
-                name = member.name.removeprefix("./")
-                if not member.isreg() or _is_hidden(name):
-                    continue
-                if name.endswith(".tar"):
-                    for inner in _tar_places(archive.extractfile(member), f"{path}: {name}"):
-                        offset = member.offset_data + inner.offset
-                        yield Place(f"{name}/{inner.name}", offset, inner.size)
-                elif _is_image(name):
-                    yield Place(name, member.offset_data, member.size)
-            # tarfile takes any end for the end; a whole tar's is a block of zeros.
-            file.seek(archive.offset)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("unexpected end of data")
+        for member, content in _members(file):
+            name = member.name.removeprefix("./")
+            if _is_hidden(name):
+                continue
+            if name.endswith(".tar"):
+                for inner in _tar_places(content, f"{path}: {name}", depth + 1):
+                    offset = member.offset_data + inner.offset
+                    yield Place(f"{name}/{inner.name}", offset, inner.size)
+            elif _is_image(name):
+                yield Place(name, member.offset_data, member.size)
     except _BROKEN_TAR_ERRORS as error:
-        raise DataError(f"{path}: damaged or cut off ({error}); download it again") from error
+        raise DataError(
+            f"{path}: damaged or cut off ({reason(error)}); download it again"
+        ) from error
+
+
+def _members(file: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, BinaryIO]]:
+    """Files in a tar, with their content; it raises `_BROKEN_TAR_ERRORS`."""
+    headers, before = _Headers(file), 0
+    with tarfile.open(fileobj=headers, mode="r:") as archive:
+        while (member := archive.next()) is not None:
+            archive.members.clear()  # else tarfile keeps them all
+            if member.size < 0 or archive.offset <= before:
+                raise tarfile.ReadError("a member of negative size")
+            if member.issparse():
+                raise tarfile.ReadError(f"{member.name} is stored as a sparse file")
+            if member.isreg():
+                headers.left = math.inf
+                yield member, archive.extractfile(member)
+            headers.left, before = _MAX_HEADER_BYTES, archive.offset
+        # tarfile takes any end for the end; a whole tar's is a block of zeros.
+        file.seek(archive.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("unexpected end of data")
+
+
+class _Headers:
+    """A file from which tarfile reads no more than is left for a header, whatever that declares."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self.left = file, _MAX_HEADER_BYTES
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int) -> bytes:
+        self.left -= size
+        if size < 0 or self.left < 0:
+            raise tarfile.ReadError(f"a header of more than {_MAX_HEADER_BYTES} bytes")
+        return self._file.read(size)
 
 
 def _begins_as_tar(file: BinaryIO) -> bool:
     try:
-        tarfile.open(fileobj=file, mode="r:").close()
-        return True
-    except tarfile.TarError:
-        return False
+        tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+    except tarfile.HeaderError as error:
+        return isinstance(error, tarfile.EOFHeaderError)  # of an empty one
     finally:
         file.seek(0)
+    return True
 
 
 def _is_image(name: str) -> bool:
@@ -267,5 +318,4 @@ def _reading(path: str) -> Iterator[None]:
         where = getattr(error, "filename", None) or path
         if isinstance(error, FileNotFoundError):
             raise DataError(f"{where}: no such file or folder") from error
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{where}: cannot be read ({reason})") from error
+        raise DataError(f"{where}: cannot be read ({reason(error)})") from error

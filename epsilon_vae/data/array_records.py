@@ -1,18 +1,20 @@
 """Shards of ArrayRecord, of images or of whatever else a folder's list says."""
 
 import fnmatch
-import json
+import os
 import resource
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import fsspec
 import grain
 from array_record.python.array_record_module import ArrayRecordReader
 
 from epsilon_vae.data.decode import DataError
-from epsilon_vae.data.files import filesystem, hash_files, list_files, reason, url
-from epsilon_vae.data.records import Record, unpack
+from epsilon_vae.data.files import filesystem, hash_files, list_files, read_json, url
+from epsilon_vae.data.records import Record, check_label, unpack
+from epsilon_vae.errors import reason
 
 # Shards that are opened at the same time, since those of a bucket answer slowly.
 _OPENING_THREADS = 64
@@ -48,7 +50,10 @@ class ArrayRecords(Sequence[Record]):
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
-        return unpack(self._records[index], f"{self._title}[{index}]")
+        name = f"{self._title}[{index}]"
+        record = unpack(self._records[index], name)
+        check_label(record.label, self.classes, f"{name}, {record.name}")
+        return record
 
     def files_hash(self) -> str:
         """`hash_files` of the shards as they are now."""
@@ -70,6 +75,7 @@ class ShardRecords(Sequence[bytes]):
     """
 
     def __init__(self, path: str, counts: Mapping[str, int | None], *, title: str, writer: str):
+        check_path(path)
         files, root = filesystem(path.rstrip("/"))
         urls = [url(files, f"{root}/{name}") for name in counts]
         _check_shards(urls, list(counts.values()), writer)
@@ -96,7 +102,10 @@ def _find_shards(
     try:
         names = [name.rsplit("/", 1)[-1] for name in files.ls(root, detail=False)]
         if f"{split}.json" in names:
-            listed = json.loads(files.cat_file(f"{root}/{split}.json"))
+            listed = read_json(files, f"{root}/{split}.json")
+            check_list(listed)
+            if not listed["shards"]:
+                raise ValueError("it names no shard")
             return listed["shards"], tuple(listed["classes"])
     except FileNotFoundError:
         raise DataError(f"{path}: no such folder; epsilon_vae.data.prepare makes one") from None
@@ -117,6 +126,35 @@ def _find_shards(
     return dict.fromkeys(shards), ()
 
 
+def check_path(path: str) -> None:
+    """Raises `DataError` for a folder whose name ArrayRecord cannot take: one that is no UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path}: ArrayRecord takes names in UTF-8 alone; rename it") from error
+
+
+def check_list(listed: Any) -> None:
+    """Raises `ValueError` for what is no list of a folder's shards, `shards` and `classes`."""
+    if not isinstance(listed, dict):
+        raise ValueError(f"a {type(listed).__name__}, not shards and classes")
+    shards, classes = listed.get("shards"), listed.get("classes")
+    if not isinstance(shards, dict) or not all(
+        type(count) is int and 0 < count < 2**31 and name and "/" not in name
+        for name, count in shards.items()
+    ):
+        raise ValueError("shards must be names of files and their numbers of records")
+    check_names("classes", classes)
+
+
+def check_names(what: str, names: Any) -> None:
+    """Raises `ValueError` for `names` that are no list of different texts."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{what} must be a list of names")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{what} has a name twice")
+
+
 def _check_shards(urls: list[str], counts: list[int | None], writer: str) -> None:
     """Raises `DataError` for a shard that cannot be read, or holds another number of records."""
     allow_open_files(len(urls))
@@ -132,6 +170,8 @@ def _check_shards(urls: list[str], counts: list[int | None], writer: str) -> Non
 
 def count_records(path: str) -> int:
     """Counts the records of a shard; 0 for one that is missing, damaged or not readable."""
+    if "://" not in path and not os.path.isfile(path):
+        return 0  # or a FIFO would be waited for
     reader = ArrayRecordReader(path)
     return reader.num_records() if reader.ok() else 0
 

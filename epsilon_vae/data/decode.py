@@ -1,10 +1,11 @@
-"""Decodes a file's bytes to upright, 8-bit RGB pixels."""
+"""Reads image files, and decodes their bytes to upright, 8-bit RGB pixels."""
 
 import contextlib
 import io
 import math
+import os
 import pathlib
-import struct
+import stat
 import warnings
 from collections.abc import Iterator
 
@@ -18,11 +19,12 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # A decompression bomb: beyond this, a small file may fill the memory. PIL only warns; we refuse.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Three bytes a pixel at most, of what is not compressed at all.
+MAX_FILE_BYTES = 3 * MAX_PIXELS
 
 _ORIENTATION = 0x0112
 # Whatever a file's name is. PIL knows more, and would start Ghostscript for some.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM")
-_BROKEN_FILE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 
 
 class DataError(UserError):
@@ -35,7 +37,35 @@ class DecodeError(ValueError):
 
 def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
     """Image files below a folder, by their suffixes, sorted; none where there is no such folder."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    named = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in named if not path.is_dir())
+
+
+def check_regular(path: str | os.PathLike) -> None:
+    """Raises `OSError` for what is no regular file: a FIFO would be waited for, a device be read.
+
+    Links are followed.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("not a regular file")
+
+
+def check_size(size: int) -> None:
+    """Raises `OSError` for a file of more bytes than `MAX_FILE_BYTES`."""
+    if size > MAX_FILE_BYTES:
+        raise OSError(f"{size} bytes, {MAX_FILE_BYTES} are the most")
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """The bytes of an image file, or of another that must not be waited for or fill the memory.
+
+    Raises:
+      OSError: it is missing, no regular file, larger than `MAX_FILE_BYTES`, or cannot be read.
+    """
+    check_regular(path)
+    check_size(os.path.getsize(path))
+    with open(path, "rb") as file:
+        return file.read(MAX_FILE_BYTES)
 
 
 class EncodedImage:
@@ -62,9 +92,12 @@ class EncodedImage:
                 )
             upright = "exif" not in image.info or image.getexif().get(_ORIENTATION, 1) == 1
             is_jpeg = image.format in ("JPEG", "MPO")
+            if image.format == "PNG":
+                _check_rows(image, data)
             if not (upright and is_jpeg):
                 ImageOps.exif_transpose(image, in_place=True)
         self._image = image
+        self._data = data if is_jpeg else None
         # What simplejpeg decodes as it is.
         self._jpeg = data if is_jpeg and upright and image.mode in ("RGB", "L") else None
         self.size = image.size
@@ -75,6 +108,8 @@ class EncodedImage:
         Raises:
           DecodeError: broken, or floating point.
         """
+        if self._data is not None:
+            _check_scan(self._data)
         with _pil_errors():
             return _to_rgb(self._image)
 
@@ -103,6 +138,32 @@ class EncodedImage:
         return Image.fromarray(pixels), eighths / 8
 
 
+def _check_rows(image: Image.Image, data: bytes) -> None:
+    """Loads a PNG, and raises `DecodeError` where its compressed stream ends before its rows do.
+
+    PIL takes such a stream if it ends with a row, and leaves the other rows as they were: zeros. Of
+    an image whose last row is that, those that differ when it is loaded over ones are missing.
+    """
+    image.load()
+    last = image.crop((0, image.height - 1, *image.size))
+    if np.any(np.asarray(last)) and not image.info.get("interlace"):
+        return
+    again = Image.open(io.BytesIO(data), formats=("PNG",))
+    again.im = Image.new(again.mode, again.size, 1).im
+    again.load()
+    if not np.array_equal(np.asarray(image), np.asarray(again)):
+        raise DecodeError("its compressed stream ends early")
+
+
+def _check_scan(data: bytes) -> None:
+    """Raises `DecodeError` for a JPEG of which a scan ends early, which PIL fills with grey."""
+    try:  # at the least size: 1/8
+        simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8)
+    except ValueError as error:  # also of what it cannot decode, as PIL can
+        if "premature end of data" in str(error):
+            raise DecodeError("its compressed stream ends early") from error
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
     if image.mode == "RGB" and "transparency" not in image.info:
@@ -121,12 +182,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 @contextlib.contextmanager
 def _pil_errors() -> Iterator[None]:
-    """Raises a `DecodeError` for whatever PIL raises for a broken file."""
+    """Raises a `DecodeError` for whatever PIL raises for a broken file, which are many kinds."""
     try:
         yield
-    except DecodeError:
+    except (DecodeError, MemoryError):
         raise
-    except (*_BROKEN_FILE_ERRORS, Image.DecompressionBombError) as error:
+    except Exception as error:
         message = (str(error) or type(error).__name__).split("\n")[0]
         # Without the address of the buffer that it read from.
         raise DecodeError(message.split(" <_io.")[0]) from error
@@ -139,6 +200,6 @@ def read_image(path: pathlib.Path) -> np.ndarray:
       DataError: not a readable image.
     """
     try:
-        return np.asarray(EncodedImage(path.read_bytes()).rgb())
+        return np.asarray(EncodedImage(read_file(path)).rgb())
     except (OSError, DecodeError) as error:
         raise DataError(f"{path}: not a readable image ({error})") from error

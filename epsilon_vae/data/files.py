@@ -8,7 +8,8 @@ from typing import Any
 
 import fsspec
 
-from epsilon_vae.data.decode import DataError
+from epsilon_vae.data.decode import DataError, read_file
+from epsilon_vae.errors import reason
 
 # What tells that a file has changed, of local ones and those of buckets.
 _FILE_METADATA = ("size", "mtime", "updated", "LastModified")
@@ -79,12 +80,15 @@ def list_files(files: fsspec.AbstractFileSystem, root: str, path: str) -> dict[s
     return found
 
 
+def read_json(files: fsspec.AbstractFileSystem, path: str) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+      OSError, ValueError, RecursionError: it cannot be read; or what a cloud's client raises.
+    """
+    return json.loads(read_file(path) if "file" in files.protocol else files.cat_file(path))
+
+
 def url(files: fsspec.AbstractFileSystem, path: str) -> str:
     """The address of a path, as other libraries are told it."""
     return path if "file" in files.protocol else files.unstrip_protocol(path)
-
-
-def reason(error: Exception) -> str:
-    """The system's words, or the first line of what a library says."""
-    words = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-    return words.splitlines()[0]

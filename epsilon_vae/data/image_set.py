@@ -4,26 +4,15 @@ import contextlib
 import math
 import pathlib
 import zipfile
-import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
-from epsilon_vae.data.decode import DataError, list_images, read_image
-from epsilon_vae.errors import shown
+from epsilon_vae.data.decode import MAX_PIXELS, DataError, check_regular, list_images, read_image
+from epsilon_vae.errors import reason
 
 MOMENTS = ("mu", "sigma")
 IMAGES = "arr_0.npy"
-_BROKEN_FILE_ERRORS = (
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    RuntimeError,  # encrypted, or compressed as zipfile does not know
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 class ImageSet:
@@ -43,10 +32,12 @@ class ImageSet:
         self._arrays: set[str] = set()
         self._shape: tuple[int, ...] = (0,)
         if self.path.suffix == ".npz":
-            with _told(self.path), zipfile.ZipFile(self.path) as archive:
-                self._arrays = {name.removesuffix(".npy") for name in archive.namelist()}
-                if IMAGES in archive.namelist():
-                    self._shape = _images_shape(archive)
+            with _told(self.path):
+                check_regular(self.path)
+                with zipfile.ZipFile(self.path) as archive:
+                    self._arrays = {name.removesuffix(".npy") for name in archive.namelist()}
+                    if IMAGES in archive.namelist():
+                        self._shape = _images_shape(archive)
         else:
             self._files = list_images(self.path)
         if not len(self) and not self._arrays & {*MOMENTS}:
@@ -86,12 +77,10 @@ class ImageSet:
         if missing:
             raise DataError(f"{self.path}: {missing[0]} is missing, of {' and '.join(MOMENTS)}")
         with _told(self.path), zipfile.ZipFile(self.path) as archive:
-            headers = [_read_header(archive, f"{name}.npy") for name in MOMENTS]
-        mean, covariance = (header.shape for header in headers)
-        if mean != (dim,) or covariance != (dim, dim) or any(x.dtype.kind != "f" for x in headers):
-            kinds = [f"{header.dtype} {header.shape}" for header in headers]
+            shapes = [_read_header(archive, f"{name}.npy", "f")[0] for name in MOMENTS]
+        if shapes != [(dim,), (dim, dim)]:
             raise DataError(
-                f"{self.path}: mu is {kinds[0]} and sigma {kinds[1]}, not floats ({dim},) and "
+                f"{self.path}: mu is {shapes[0]} and sigma {shapes[1]}, not ({dim},) and "
                 f"({dim}, {dim})"
             )
         with _told(self.path), np.load(self.path, allow_pickle=False) as arrays:
@@ -124,40 +113,37 @@ class ImageSet:
                 yield images
 
 
-class _Header(NamedTuple):
-    """The description of an array in an `.npz` file; `size` is that of its numbers, in bytes."""
+def _images_shape(archive: zipfile.ZipFile) -> tuple[int, ...]:
+    """Shape of the images `[N, H, W, 3]`; raises `ValueError` for other arrays."""
+    shape, is_fortran = _read_header(archive, IMAGES, "u")
+    if is_fortran:
+        raise ValueError("arr_0 is in Fortran's order")
+    if len(shape) != 4 or shape[-1] != 3 or not 0 < shape[1] * shape[2] <= MAX_PIXELS:
+        raise ValueError(f"arr_0 is {shape}, not [N, H, W, 3]")
+    return shape
 
-    shape: tuple[int, ...]
-    is_fortran: bool
-    dtype: np.dtype
-    size: int
 
+def _read_header(archive: zipfile.ZipFile, name: str, kind: str) -> tuple[tuple[int, ...], bool]:
+    """Shape of an array of unsigned bytes ('u') or floats ('f'), and if it is in Fortran's order.
 
-def _read_header(archive: zipfile.ZipFile, name: str) -> _Header:
-    """Reads the description of an array, and none of its numbers; they may be too many."""
+    Raises `ValueError` for one of another kind, or of more or fewer bytes than it declares.
+    """
     with archive.open(name) as file:
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError(f"{name} is of a format that np.savez does not write")
-        described = np.lib.format.read_array_header_1_0(file)
-        return _Header(*described, archive.getinfo(name).file_size - file.tell())
-
-
-def _images_shape(archive: zipfile.ZipFile) -> tuple[int, ...]:
-    """Shape of the images `[N, H, W, 3]`; raises `ValueError` for other arrays."""
-    shape, is_fortran, dtype, stored = _read_header(archive, IMAGES)
-    if is_fortran:
-        raise ValueError("arr_0 is in Fortran's order")
-    if len(shape) != 4 or shape[-1] != 3 or 0 in shape[1:] or dtype != np.uint8:
-        raise ValueError(f"arr_0 is {dtype} {shape}, not uint8 [N, H, W, 3]")
-    if stored != math.prod(shape):
-        raise ValueError(f"arr_0 has {stored} bytes, not the {math.prod(shape)} of {shape}")
-    return shape
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        stored = archive.getinfo(name).file_size - file.tell()
+    if dtype.kind != kind or (kind == "u" and dtype != np.uint8):
+        raise ValueError(f"{name} is {dtype}, not {'uint8' if kind == 'u' else 'float'}")
+    if min(shape, default=0) < 0 or stored != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{name} has {stored} bytes, which are not those of {dtype} {shape}")
+    return shape, is_fortran
 
 
 @contextlib.contextmanager
 def _told(path: pathlib.Path) -> Iterator[None]:
-    """Raises a `DataError` for whatever is raised for a broken file."""
+    """Raises a `DataError` for whatever is raised for a broken file, which are many kinds."""
     try:
         yield
-    except _BROKEN_FILE_ERRORS as error:
-        raise DataError(f"{path}: cannot be read ({shown(error)})") from error
+    except Exception as error:
+        raise DataError(f"{path}: cannot be read ({reason(error)})") from error

@@ -3,21 +3,24 @@
 A folder holds one data set: `latents-00000.array_record`… and, written last, `latents.json`.
 """
 
-import json
+import math
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import msgpack
 import numpy as np
 
-from epsilon_vae.data.array_records import ShardRecords
-from epsilon_vae.data.decode import DataError
-from epsilon_vae.data.files import filesystem
+from epsilon_vae.data.array_records import ShardRecords, check_list, check_names
+from epsilon_vae.data.decode import MAX_PIXELS, DataError
+from epsilon_vae.data.files import filesystem, read_json
 from epsilon_vae.data.pipeline import Batch, EndlessBatches, record_at
+from epsilon_vae.data.records import check_label, pack_fields, unpack_fields
+from epsilon_vae.errors import reason
 
 VERSION = 1  # of the format
 INDEX, UNFINISHED = "latents.json", "latents.unfinished.json"
+DTYPES = ("float16", "bfloat16")
 
 
 class LatentRecord(NamedTuple):
@@ -37,7 +40,7 @@ def shard_name(number: int) -> str:
 def pack_latents(record: LatentRecord) -> bytes:
     """A record as shards hold it; shape and type are the index's."""
     fields = record._asdict()
-    return msgpack.packb(fields | {k: fields[k].tobytes() for k in ("latents", "flipped")})
+    return pack_fields(fields | {k: fields[k].tobytes() for k in ("latents", "flipped")})
 
 
 def unpack_latents(
@@ -52,14 +55,16 @@ def unpack_latents(
       title: of the record, for the message.
 
     Raises:
-      DataError: a damaged record, or of another shape.
+      DataError: a damaged record, of another shape, or not finite.
     """
     try:
-        fields = msgpack.unpackb(data)
+        fields = unpack_fields(data, {"latents": bytes, "flipped": bytes})
         for name in ("latents", "flipped"):
             fields[name] = np.frombuffer(fields[name], dtype).reshape(shape)
+            if not np.isfinite(fields[name]).all():
+                raise ValueError(f"{name} are not finite")
         return LatentRecord(**fields)
-    except (ValueError, KeyError, TypeError, msgpack.UnpackException) as error:
+    except ValueError as error:
         raise DataError(f"{title}: not a record of epsilon_vae.encode ({error})") from error
 
 
@@ -81,9 +86,40 @@ class LatentMetadata(NamedTuple):
 
     @classmethod
     def of(cls, stored: dict[str, Any]) -> "LatentMetadata":
-        """Reads the metadata in a checkpoint, where older versions call `provenance` `made_by`."""
+        """Reads the metadata in a checkpoint, where older versions call `provenance` `made_by`.
+
+        Raises:
+          DataError: they are none.
+        """
         renamed = {"made_by": "provenance"}
-        return cls(**{renamed.get(name, name): value for name, value in stored.items()})
+        try:
+            found = cls(**{renamed.get(name, name): value for name, value in stored.items()})
+            found.check()
+        except (AttributeError, TypeError, ValueError) as error:
+            raise DataError(f"metadata of latents that cannot be used ({error})") from error
+        return found
+
+    def check(self) -> None:
+        """Raises `ValueError` for metadata that are of other types, shapes or ranges."""
+        shape = self.shape
+        if not (_is_list(shape, int) and len(shape) == 3 and min(shape) > 0):
+            raise ValueError(f"shape must be [h, w, n_z], not {shape!r:.50}")
+        if math.prod(shape) > MAX_PIXELS:
+            raise ValueError(f"shape {shape} is too large")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if not _is_list(values, (int, float)) or len(values) != shape[-1]:
+                raise ValueError(f"{name} must be {shape[-1]} numbers")
+            if not all(abs(value) <= sys.float_info.max for value in values):
+                raise ValueError(f"{name} is not finite")
+        if min(self.std) < 0:
+            raise ValueError("std has a negative deviation")
+        check_names("classes", self.classes)
+        kinds = {"workdir": str, "step": int, "encoder_sha256": str}
+        provenance = self.provenance
+        if not isinstance(provenance, dict) or not all(
+            isinstance(provenance.get(name), kind) for name, kind in kinds.items()
+        ):
+            raise ValueError(f"the checkpoint must have {', '.join(kinds)}")
 
     def normalize(self, latents: np.ndarray) -> np.ndarray:
         """Float32, of mean 0 and deviation 1 by channel; a channel that never varies stays 0."""
@@ -143,8 +179,7 @@ class Latents(Sequence[LatentRecord]):
     def __init__(self, path: str):
         self.path = path.rstrip("/")
         index = _read_index(self.path)
-        metadata = {name: index[name] for name in ("shape", "mean", "std", "classes")}
-        self.metadata = LatentMetadata(**metadata, provenance=index["checkpoint"])
+        self.metadata = _metadata(index)
         self._dtype = jnp.dtype(index["dtype"])
         self._records = ShardRecords(path, index["shards"], title=path, writer="epsilon_vae.encode")
 
@@ -153,9 +188,22 @@ class Latents(Sequence[LatentRecord]):
 
     def __getitem__(self, index: int) -> LatentRecord:
         title = f"{self.path}[{index}]"
-        return unpack_latents(
+        record = unpack_latents(
             self._records[index], self.metadata.shape, dtype=self._dtype, title=title
         )
+        check_label(record.label, self.metadata.classes, title)
+        return record
+
+
+def _is_list(values: Any, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(values, (list, tuple)) and all(
+        isinstance(value, kind) and not isinstance(value, bool) for value in values
+    )
+
+
+def _metadata(index: dict[str, Any]) -> LatentMetadata:
+    fields = {name: index.get(name) for name in ("shape", "mean", "std", "classes")}
+    return LatentMetadata(**fields, provenance=index.get("checkpoint"))
 
 
 def _read_index(path: str) -> dict[str, Any]:
@@ -165,18 +213,36 @@ def _read_index(path: str) -> dict[str, Any]:
             if files.exists(f"{root}/{UNFINISHED}"):
                 raise DataError(f"{path}: unfinished; run the same epsilon_vae.encode again")
             raise DataError(f"{path}: no {INDEX} in it; epsilon_vae.encode makes such folders")
-        index = json.loads(files.cat_file(f"{root}/{INDEX}"))
+        index = read_json(files, f"{root}/{INDEX}")
+        check_list(index)
         version = index["version"]
+        if type(version) is int and version != VERSION:
+            raise DataError(
+                f"{path}: latents of format {version}, this program reads {VERSION}; encode anew "
+                "with epsilon_vae.encode"
+            )
+        _check_index(index)
     except DataError:
         raise
     except Exception as error:  # not JSON, or what a cloud's client raises
-        raise DataError(f"{path}: {INDEX} cannot be read ({error!r})") from error
-    if version != VERSION:
+        words = f"{error} is missing" if isinstance(error, KeyError) else reason(error)
         raise DataError(
-            f"{path}: latents of format {version}, this program reads {VERSION}; encode anew with "
+            f"{path}: {INDEX} cannot be read ({words}); copy it again, or encode anew with "
             "epsilon_vae.encode"
-        )
+        ) from error
     return index
+
+
+def _check_index(index: dict[str, Any]) -> None:
+    """Raises `ValueError` for an index with entries of other types, shapes or ranges."""
+    if type(index["version"]) is not int:
+        raise ValueError(f"version must be {VERSION}")
+    if index["dtype"] not in DTYPES:
+        raise ValueError(f"dtype must be {' or '.join(DTYPES)}")
+    count = sum(index["shards"].values())
+    if not count or index.get("num_records", count) != count:
+        raise ValueError(f"its shards have {count} records")
+    _metadata(index).check()
 
 
 class LatentBatches(EndlessBatches):

@@ -23,6 +23,7 @@ from grain.experimental import index_shuffle
 from epsilon_vae.data import transforms
 from epsilon_vae.data.decode import DataError, DecodeError, EncodedImage
 from epsilon_vae.data.records import Record
+from epsilon_vae.names import printable
 
 # Batches ready ahead of the step, and threads that make them (in each worker process, if there are
 # any). PIL lets go of Python's lock.
@@ -31,8 +32,9 @@ THREADS = 4
 # Bad records one after another, whose place the next good one takes.
 MAX_BAD_IN_A_ROW = 100
 
-# Of one length, so that names of a batch can be stacked, and pass between processes.
-_NAME_LENGTH = 200
+# A file's name, and more; of one length, so that names of a batch can be stacked, and pass between
+# processes.
+_NAME_LENGTH = 300
 _NAME = f"U{_NAME_LENGTH}"
 
 Batch = dict[str, np.ndarray]
@@ -92,7 +94,7 @@ class BadRecords:
                 f"{len(self)} of {self._num_records} records cannot be used, more than "
                 f"config.data.max_bad_share = {self._max_share:g} allows; the last: {message}"
             )
-        logging.warning("Left out: %s", message)
+        logging.warning("Left out: %s", printable(message))
 
 
 class EndlessBatches(Iterator[Batch]):

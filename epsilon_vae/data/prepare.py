@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from absl import app, flags, logging
 
 from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
-from epsilon_vae.data.archives import find_images, label, printable, read_devkit
+from epsilon_vae.data.archives import find_images, label, read_devkit
 from epsilon_vae.data.shards import BadImageError, ShardWriter
+from epsilon_vae.names import printable
 from epsilon_vae.resumable import OtherPlanError
 
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the shards of both splits.")
@@ -61,18 +62,21 @@ def main(argv: Sequence[str]) -> None:
         images = find_images(argv[1])
         if devkit:
             images = label(images, devkit)
-        print(f"{argv[1]}: {len(images)} images, {_in_words(images.classes)}", flush=True)
+        print(
+            printable(f"{argv[1]}: {len(images)} images, {_in_words(images.classes)}"), flush=True
+        )
         writer = ShardWriter(
             folder, SPLIT.value, images=images, records_per_shard=RECORDS_PER_SHARD.value
         )
         written = writer.write(skip_bad=ON_BAD_RECORD.value == "skip")
     shards, skipped = writer.manifest["shards"], writer.manifest["skipped"]
     print(
-        f"{folder}: {SPLIT.value} {'is done' if written else 'was done already'}: "
+        printable(str(folder)) + f": {SPLIT.value} {'is done' if written else 'was done already'}: "
         f"{sum(shards.values())} images, {_in_words(images.classes)}, {len(shards)} shards"
         + (f"; {len(skipped)} left out, see {SPLIT.value}.json" if skipped else "")
     )
-    print(f"--config.data.source=array_record --config.data.path={shlex.quote(str(folder))}")
+    path = printable(shlex.quote(str(folder)))
+    print(f"--config.data.source=array_record --config.data.path={path}")
 
 
 def _in_words(classes: Sequence[str]) -> str:

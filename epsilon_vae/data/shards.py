@@ -20,12 +20,13 @@ from absl import logging
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from tqdm import tqdm
 
-from epsilon_vae.data.archives import Images, printable
-from epsilon_vae.data.array_records import count_records
-from epsilon_vae.data.decode import DataError, DecodeError, EncodedImage
+from epsilon_vae.data.archives import Images
+from epsilon_vae.data.array_records import check_list, check_names, check_path, count_records
+from epsilon_vae.data.decode import MAX_FILE_BYTES, DataError, DecodeError, EncodedImage
 from epsilon_vae.data.records import Record, pack
+from epsilon_vae.names import printable
 from epsilon_vae.output import replacing
-from epsilon_vae.resumable import ResumableFolder
+from epsilon_vae.resumable import OtherPlanError, ResumableFolder
 
 # Each record is read on its own; images are compressed already.
 WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -61,10 +62,12 @@ class ShardWriter:
         `classes`; `skipped`, names of images left out; `plan`, what it was made from.
 
     Raises:
+      DataError: a folder whose name is no UTF-8.
       OtherPlanError: the folder has the split already, made from something else.
     """
 
     def __init__(self, folder: pathlib.Path, split: str, *, images: Images, records_per_shard: int):
+        check_path(str(folder))
         self._folder, self._split, self._images = folder, split, images
         self._records_per_shard = records_per_shard
         plan = make_plan(images, records_per_shard)
@@ -73,6 +76,13 @@ class ShardWriter:
         )
         new = {"shards": {}, "classes": list(images.classes), "skipped": [], "plan": plan}
         self.manifest = self._job.read() or new
+        try:
+            check_list(self.manifest)
+            check_names("skipped", self.manifest.get("skipped"))
+        except ValueError as error:
+            raise OtherPlanError(
+                f"{folder}: {split}'s list of shards is damaged ({error})"
+            ) from error
 
     def write(self, *, skip_bad: bool) -> bool:
         """Writes the shards that are missing or damaged; False if none is.
@@ -89,7 +99,9 @@ class ShardWriter:
         if not missing and self._job.is_finished:
             return False
         indices = [index for shard in missing for index in self._range(shard)]
-        check_space(self._folder, int(self._images.sizes[indices].sum()), "images")
+        sizes = self._images.sizes[indices]
+        needed = int(sizes[sizes <= MAX_FILE_BYTES].sum())  # what is larger is a bad image
+        check_space(self._folder, needed, "images")
         self._job.save(self.manifest)
         bar = tqdm(
             total=len(self._images),
@@ -98,7 +110,7 @@ class ShardWriter:
             disable=not sys.stderr.isatty(),
         )
         with bar, ThreadPoolExecutor(THREADS) as pool:
-            encoded = ((index, self._images.read(index)) for index in indices)
+            encoded = ((index, *self._read(index)) for index in indices)
             checked = map_ahead(pool, self._check, items=encoded, ahead=2 * THREADS)
             for shard in missing:
                 of_shard = itertools.islice(checked, len(self._range(shard)))
@@ -127,13 +139,23 @@ class ShardWriter:
                 missing.append(shard)
         return missing
 
-    def _check(self, encoded: tuple[int, bytes]) -> Checked:
-        index, data = encoded
+    def _read(self, index: int) -> tuple[bytes, str]:
+        """The bytes of an image, or what is wrong with its file."""
+        try:
+            return self._images.read(index), ""
+        except DataError as error:
+            return b"", str(error)
+
+    def _check(self, encoded: tuple[int, bytes, str]) -> Checked:
+        index, data, problem = encoded
+        if problem:
+            return Checked(index, b"", problem)
+        name = self._images.names[index]
         try:
             EncodedImage(data).rgb_reduced(1 / 8)
         except DecodeError as error:
-            return Checked(index, b"", str(error))
-        name = printable(self._images.names[index])
+            problem = f"{self._images.path}: {name}: not a readable image ({error})"
+            return Checked(index, b"", problem)
         return Checked(index, pack(Record(data, self._images.labels[index], name)), "")
 
     def _write_shard(
@@ -147,12 +169,10 @@ class ShardWriter:
                 if not reason:
                     yield record
                     continue
-                name = self._images.names[index]
-                message = f"{self._images.path}: {printable(name)}: not a readable image ({reason})"
                 if not skip_bad:
-                    raise BadImageError(message)
-                logging.warning("Left out: %s", message)
-                skipped.append(name)
+                    raise BadImageError(reason)
+                logging.warning("Left out: %s", printable(reason))
+                skipped.append(self._images.names[index])
 
         path = self._path(shard)
         count = write_shard(path, good())

@@ -14,9 +14,10 @@ import numpy as np
 from PIL import Image
 
 from epsilon_vae.data.array_records import ArrayRecords, allow_open_files
-from epsilon_vae.data.decode import SUFFIXES, DataError
-from epsilon_vae.data.files import filesystem, hash_files, list_files, reason
-from epsilon_vae.data.records import Record
+from epsilon_vae.data.decode import MAX_FILE_BYTES, SUFFIXES, DataError, check_size, read_file
+from epsilon_vae.data.files import filesystem, hash_files, list_files
+from epsilon_vae.data.records import Record, check_label
+from epsilon_vae.errors import reason
 
 PHOTOS = {
     "train": (
@@ -87,6 +88,9 @@ class Folder(Sequence[Record]):
         self._files, self._root = filesystem(path)
         relative = list_files(self._files, self._root, path)
         self._images = sorted(p for p in relative if p.lower().endswith(SUFFIXES))
+        self._is_local = "file" in self._files.protocol
+        sizes = {p: relative[p].get("size") or 0 for p in self._images}
+        self._large = {p: size for p, size in sizes.items() if size > MAX_FILE_BYTES}
         if not self._images:
             raise DataError(f"{path}: no image in it; looked for {', '.join(SUFFIXES)}")
         self.classes = tuple(sorted({p.split("/")[0] for p in self._images if "/" in p}))
@@ -99,10 +103,17 @@ class Folder(Sequence[Record]):
         image = self._images[index]
         name = f"{self.path}/{image}"
         try:
-            data = self._files.cat_file(f"{self._root}/{image}")
+            data = self._read(image)
         except Exception as error:  # a cloud's client raises its own kinds
             raise DataError(f"{name}: cannot be read ({reason(error)})") from error
         return Record(data, self._labels.get(image.split("/")[0]), name)
+
+    def _read(self, image: str) -> bytes:
+        path = f"{self._root}/{image}"
+        if self._is_local:
+            return read_file(path)
+        check_size(self._large.get(image, 0))
+        return self._files.cat_file(path)
 
     def files_hash(self) -> str:
         """`hash_files` of the images as they are now."""
@@ -173,7 +184,10 @@ class TFDS(Sequence[Record]):
             example = self._examples[index]
         except Exception as error:  # the C++ reader's, of many kinds
             raise DataError(f"{name}: cannot be read ({reason(error)})") from error
-        return Record(example["image"], int(example["label"]) if self._has_class else None, name)
+        label = int(example["label"]) if self._has_class else -1
+        label = None if label < 0 else label  # -1, as some sets' test split has it
+        check_label(label, self.classes, name)
+        return Record(example["image"], label, name)
 
 
 class Subset(Sequence[Record]):

@@ -29,6 +29,7 @@ from epsilon_vae.evaluation.reconstructors import (
     picture_name,
 )
 from epsilon_vae.evaluation.report import Gallery, write_report
+from epsilon_vae.names import encode
 from epsilon_vae.parallel import hosts
 from epsilon_vae.versions import versions
 
@@ -173,7 +174,7 @@ def _fingerprint(found: dict, resolution: int, steps: Sequence[int], *, save_ima
 def _write(folder: pathlib.Path, found: dict, pictures: Gallery) -> None:
     results.write_json(folder / "results.json", found)
     table = results.markdown(found)
-    (folder / "results.md").write_text(table, encoding="utf-8")
+    (folder / "results.md").write_bytes(encode(table))
     figures = plots.draw(found["rows"])
     (folder / "plots").mkdir(exist_ok=True)
     for name, figure in figures.items():

@@ -25,6 +25,8 @@ from epsilon_vae.metrics import inception
 from epsilon_vae.metrics.frechet import FeatureStatistics, Gaussian, frechet_distance
 from epsilon_vae.metrics.inception_score import InceptionScore
 from epsilon_vae.metrics.precision_recall import precision_recall
+from epsilon_vae.names import encode
+from epsilon_vae.names import markdown as escape
 from epsilon_vae.parallel import hosts
 from epsilon_vae.pretrained import registry
 from epsilon_vae.versions import versions
@@ -189,7 +191,7 @@ def _write(
     folder.mkdir(parents=True, exist_ok=True)
     results.write_json(folder / "results.json", found)
     table = _markdown(found)
-    (folder / "results.md").write_text(table, encoding="utf-8")
+    (folder / "results.md").write_bytes(encode(table))
     write_samples_report(folder / "report.html", found, sets)
     print(table)
 
@@ -198,12 +200,12 @@ def _markdown(found: dict) -> str:
     protocol, [row] = found["protocol"], found["rows"]
     measured = {name: value for name, value in row.items() if name != "notes"}
     texts = [
-        cell(name, value)["text"] if isinstance(value, float) else str(value)
+        cell(name, value)["text"] if isinstance(value, float) else escape(str(value))
         for name, value in measured.items()
     ]
     lines = [
         f"Protocol `{protocol['name']}`, features {', '.join(protocol['features'])}, reference "
-        f"`{found['reference']}`. The rest is in results.json.",
+        f"{escape(found['reference'])}. The rest is in results.json.",
         "",
         results.table_line(measured),
         "|---" * len(measured) + "|",

@@ -12,6 +12,7 @@ from epsilon_vae.data.sources import evenly_spaced
 from epsilon_vae.evaluation.page import BYTES_PER_PIXEL, data_uri, render
 from epsilon_vae.evaluation.plots import LABELS
 from epsilon_vae.evaluation.tables import cell, plain
+from epsilon_vae.names import encode
 
 # Of each set; fewer where its pictures would take more.
 SHOWN_IMAGES, BUDGET_BYTES = 64, 12.5e6
@@ -79,7 +80,7 @@ def write_samples_report(path: pathlib.Path, results: dict, sets: list[Shown]) -
         ],
         sets=[_grid(shown) for shown in sets],
     )
-    path.write_text(page, encoding="utf-8")
+    path.write_bytes(encode(page))
 
 
 def _number(name: str, value: float, protocol: dict, notes: list[str]) -> dict:

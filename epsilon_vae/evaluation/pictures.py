@@ -14,6 +14,7 @@ from epsilon_vae.evaluation.measuring import Key, MetricAccumulator
 from epsilon_vae.evaluation.page import BYTES_PER_PIXEL
 from epsilon_vae.evaluation.reconstructors import Reconstructor, Run, stem
 from epsilon_vae.evaluation.report import Gallery, ReportImage, SeedVariation, Trajectory
+from epsilon_vae.names import printable
 from epsilon_vae.parallel import hosts
 
 # At least 16 images; at 128 px, 64.
@@ -192,7 +193,7 @@ class ReportImages:
             self.pictures.images.append(
                 ReportImage(
                     index=index,
-                    name=stem(batch.names[i]),
+                    name=printable(stem(batch.names[i])),
                     resolution=batch.images.shape[1],
                     original=batch.images[i],
                     reconstructions={key: pictures[key][i] for key in own},

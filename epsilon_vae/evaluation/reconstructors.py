@@ -3,6 +3,7 @@
 import abc
 import hashlib
 import importlib.metadata
+import os
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from epsilon_vae.errors import UserError
 from epsilon_vae.evaluation.images import Batch
 from epsilon_vae.evaluation.protocols import Protocol
 from epsilon_vae.inference.autoencoder import restore_on
+from epsilon_vae.names import printable
 
 DIFFUSERS = "diffusers:"
 
@@ -121,7 +123,7 @@ class Run(Reconstructor):
             config.flow.spacing = decoding.spacing
             self.autoencoder.config = config
             self.autoencoder.spacing = spacing or decoding.spacing
-        self.name = decoding.name if decoding else workdir.rstrip("/").rsplit("/", 1)[-1]
+        self.name = decoding.name if decoding else _last_part(workdir)
         config = to_json(self.autoencoder.config)
         self.metadata = {
             "kind": "run",
@@ -190,7 +192,7 @@ class PictureFolder(Reconstructor):
             self._files[file.stem] = file
         self._folder = folder
         self._owners: dict[pathlib.Path, int] = {}  # indices of the images that were given one
-        self.name = folder.rstrip("/").rsplit("/", 1)[-1]
+        self.name = _last_part(folder)
         entries = {str(f): {"size": f.stat().st_size, "mtime": f.stat().st_mtime} for f in files}
         self.metadata = {
             "kind": "pictures",
@@ -251,6 +253,10 @@ def _noise(seed: int, index: int, shape: Sequence[int]) -> np.ndarray:
     return np.random.default_rng([seed, index]).standard_normal(shape)
 
 
+def _last_part(path: str) -> str:
+    return printable(path.rstrip("/").rsplit("/", 1)[-1])
+
+
 def stem(name: str) -> str:
     """'dog' of 'photos/val/dog.jpg': what pictures of an image are called."""
     return pathlib.PurePosixPath(name).stem
@@ -261,7 +267,9 @@ def picture_name(index: int, name: str) -> str:
 
     With the protocol's `num_images`, these are some of the data.
     """
-    return f"{index:06d}-{stem(name)}"
+    # A file system takes 255 bytes; these are 7, and a suffix follows.
+    cut = os.fsencode(stem(name))[-240:]
+    return f"{index:06d}-{os.fsdecode(cut)}"
 
 
 class DiffusersVAE(Reconstructor):
@@ -292,7 +300,7 @@ class DiffusersVAE(Reconstructor):
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._vae = vae.eval().to(self._device)
         self._torch = torch
-        self.name = path.rstrip("/").rsplit("/", 1)[-1]
+        self.name = _last_part(path)
         self.metadata = {
             "kind": "diffusers",
             "path": path,
@@ -360,7 +368,7 @@ def open_reconstructors(
     names = [reconstructor.name for reconstructor in reconstructors]
     for reconstructor, name, path in zip(reconstructors, names, paths, strict=True):
         if names.count(name) > 1:
-            reconstructor.name = path
+            reconstructor.name = printable(path)
     return reconstructors
 
 

@@ -16,6 +16,7 @@ from epsilon_vae.evaluation.measuring import Key
 from epsilon_vae.evaluation.page import data_uri, render
 from epsilon_vae.evaluation.plots import LABELS, svg
 from epsilon_vae.evaluation.tables import all_metadata, cell, plain, results_table
+from epsilon_vae.names import encode
 
 # What of the protocol is said without asking; the rest unfolds.
 STAMP = ("name", "crop", "features", "weights", "spacing", "seed")
@@ -142,7 +143,7 @@ def write_report(
         heat=_heat(pictures.seeds, known, store),
         pictures=store.uris,
     )
-    path.write_text(page, encoding="utf-8")
+    path.write_bytes(encode(page))
 
 
 class _Store:

@@ -11,6 +11,8 @@ from epsilon_vae.evaluation.measuring import ORIGINALS, Key, MetricAccumulator
 from epsilon_vae.evaluation.protocols import distance_name, noiseless
 from epsilon_vae.evaluation.tables import results_table
 from epsilon_vae.metrics.frechet import frechet_distance
+from epsilon_vae.names import csv_cell, encode
+from epsilon_vae.names import markdown as escape
 
 
 def rows(resolution: int, accumulators: dict[Key, MetricAccumulator]) -> list[dict]:
@@ -78,7 +80,8 @@ def write_per_image(
             columns = [accumulators[key].per_image(metric) for metric in metrics]
             for index, values in enumerate(zip(*columns, strict=True)):
                 numbers = (f"{value:.6g}" for value in values)
-                writer.writerow([index, names[index], key[0], key[1] or "", *numbers])
+                name, reconstructor = csv_cell(names[index]), csv_cell(key[0])
+                writer.writerow([index, name, reconstructor, key[1] or "", *numbers])
 
 
 def write_json(path: pathlib.Path, results: dict) -> None:
@@ -87,7 +90,7 @@ def write_json(path: pathlib.Path, results: dict) -> None:
     JSON has no infinite number: the PSNR of pictures equal to their originals is "Infinity".
     """
     strict = json.loads(json.dumps(results), parse_constant=str)
-    path.write_text(json.dumps(strict, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_bytes(encode(json.dumps(strict, indent=2, ensure_ascii=False) + "\n"))
 
 
 def markdown(results: dict) -> str:
@@ -95,20 +98,24 @@ def markdown(results: dict) -> str:
     protocol, data = results["protocol"], results["data"]
     table = results_table(results["rows"], results["paper"])
     lines = [
-        f"Protocol `{protocol['name']}`: {data['num_images']} images of `{data['source']}`, crop "
-        f"{protocol['crop']}, {protocol['weights']} weights, seed {protocol['seed']}, features "
+        f"Protocol `{protocol['name']}`: {data['num_images']} images of "
+        f"{escape(data['source'])}, crop {protocol['crop']}, {protocol['weights']} weights, "
+        f"seed {protocol['seed']}, features "
         f"{', '.join(protocol['features'])}. The rest is in results.json.",
         "",
         table_line(table["columns"]),
         "|---" * len(table["columns"]) + "|",
     ]
     for row in table["rows"]:
-        texts = [cell["text"] + "".join(f" [{n}]" for n in cell["notes"]) for cell in row["cells"]]
+        texts = [
+            escape(cell["text"]) + "".join(f" [{n}]" for n in cell["notes"])
+            for cell in row["cells"]
+        ]
         lines.append(table_line(f"*{text}*" if row["is_paper"] else text for text in texts))
     notes = [f"- [{number}] {note}" for number, note in enumerate(table["notes"], 1)]
     return "\n".join([*lines, "", *notes]).rstrip() + "\n"
 
 
 def table_line(cells: Iterable[str]) -> str:
-    """A line of a Markdown table."""
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+    """A line of a Markdown table, of cells of Markdown."""
+    return f"| {' | '.join(cells)} |"

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from epsilon_vae.evaluation.plots import COLORS, LABELS, STYLE
 from epsilon_vae.evaluation.results import table_line
 from epsilon_vae.evaluation.tables import NOT_MEASURED, cell
+from epsilon_vae.names import markdown as escape
 
 Group = tuple[str, int]  # variant, NFE
 
@@ -47,7 +48,7 @@ def markdown(groups: dict[Group, list[dict]], paper: dict[str, float | None]) ->
     head = ["Variant", "NFE", "Seeds", *(LABELS[name] for name in columns), "rFID (paper)"]
     lines = [table_line(head), "|---" * len(head) + "|"]
     for (variant, nfe), rows in groups.items():
-        cells = [variant, str(nfe), str(len(rows))]
+        cells = [escape(variant), str(nfe), str(len(rows))]
         for name in columns:
             values = np.array([row[name] for row in rows], np.float64)
             cells.append(_mean_and_deviation(name, values))

@@ -3,6 +3,7 @@
 import math
 
 from epsilon_vae.evaluation.plots import LABELS
+from epsilon_vae.names import printable
 
 # Of the results table, before what was measured.
 FIRST_COLUMNS = {
@@ -47,7 +48,7 @@ def plain(value) -> str:
     """A value of any kind as a reader wants it."""
     if value is None:
         return NOT_MEASURED
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return printable(", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))
 
 
 def all_metadata(results: dict) -> dict[str, dict[str, str]]:

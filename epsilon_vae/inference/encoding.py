@@ -19,7 +19,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from tqdm import tqdm
 
 from epsilon_vae.config import ConfigError
-from epsilon_vae.data.array_records import count_records
+from epsilon_vae.data.array_records import check_path, count_records
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.latents import (
     INDEX,
@@ -111,10 +111,12 @@ def encode_data(
     Raises:
       ConfigError: a resolution that the networks do not take.
       PlanError: the folder holds other latents, or is not the same for all processes.
-      DataError: an image cannot be read; a disk that is too small; latents that are not finite.
+      DataError: a folder whose name is no UTF-8; an image that cannot be read; a disk that is too
+        small; latents that are not finite.
       OutputError: a disk that is full or not writable.
     """
     begin = time.monotonic()
+    check_path(output)
     folder = pathlib.Path(output)
     plan = _plan(autoencoder, workdir, data, resolution, crop, dtype, records_per_shard)
     fixed = {key: plan[key] for key in FIXED}
@@ -232,6 +234,8 @@ def _check_encoder(
 ) -> None:
     """Raises `OtherPlanError` for a folder with shards of another encoder, or of an unknown one."""
     before = content.get("checkpoint", plan["checkpoint"])
+    if not (isinstance(before, dict) and {"encoder_sha256", "workdir", "step"} <= before.keys()):
+        raise OtherPlanError(f"{folder}: its list of latents is damaged: no checkpoint in it")
     if before["encoder_sha256"] != plan["checkpoint"]["encoder_sha256"]:
         raise OtherEncoderError(
             f"{folder}: latents of another checkpoint, {before['workdir']} step {before['step']}"

@@ -202,9 +202,12 @@ def _part_folder(folder: pathlib.Path, part: int) -> pathlib.Path:
 def existing_plan(output: str) -> dict[str, Any]:
     """The plan of images that are in the folder, finished or not; empty where there are none."""
     try:
-        return _job(output, {}).read()
+        plan = _job(output, {}).read()
     except OtherPlanError:  # what is wrong with it, `generate_images` says
         return {}
+    of = plan.get("generator")
+    is_whole = isinstance(of, dict) and type(of.get("step")) is int
+    return plan if is_whole else {}
 
 
 def _job(output: str, plan: Mapping[str, Any]) -> ResumableFolder:

@@ -10,7 +10,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from epsilon_vae.errors import shown
+from epsilon_vae.errors import reason
 from epsilon_vae.pretrained.torch_file import read_torch_file
 from epsilon_vae.pretrained.weights import WeightsError, check_is_file
 
@@ -49,9 +49,9 @@ def read_weights(path: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
                 arrays, metadata = read_torch_file(file, _first_stage), {}
         _check_names(arrays)
     except safetensors.SafetensorError as error:
-        raise WeightsError(f"{path}: is broken ({shown(error)}); take another copy") from error
+        raise WeightsError(f"{path}: is broken ({reason(error)}); take another copy") from error
     except ValueError as error:
-        raise WeightsError(f"{path}: {shown(error)}") from error
+        raise WeightsError(f"{path}: {reason(error)}") from error
     return {name.removeprefix(FIRST_STAGE): array for name, array in arrays.items()}, metadata
 
 

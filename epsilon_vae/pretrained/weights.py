@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 from tqdm import tqdm
 
-from epsilon_vae.errors import UserError, shown
+from epsilon_vae.errors import UserError, reason
 from epsilon_vae.output import replacing
 from epsilon_vae.pretrained.stored_zip import open_zip
 
@@ -188,6 +188,6 @@ class Weights:
                     params.setdefault(layer, {})[leaf] = arrays[name]
         except Exception as error:  # zipfile, zlib and NumPy raise many kinds
             raise WeightsError(
-                f"{path} is broken ({shown(error)}); make it anew: {self.remedy}"
+                f"{path} is broken ({reason(error)}); make it anew: {self.remedy}"
             ) from error
         return params

@@ -93,7 +93,7 @@ def test_what_cannot_be_read_is_named(images, tmp_path):
     with pytest.raises(DataError, match="no images in it"):
         ImageSet(str(tmp_path))
     floats = write_npz(tmp_path / "floats.npz", arr_0=images.astype(np.float32))
-    with pytest.raises(DataError, match=r"arr_0 is float32 \(24, 32, 32, 3\), not uint8"):
+    with pytest.raises(DataError, match="arr_0.npy is float32, not uint8"):
         ImageSet(floats)
     (tmp_path / "broken.npz").write_bytes(b"no archive")
     with pytest.raises(DataError, match=r"broken.npz: cannot be read"):
@@ -135,11 +135,8 @@ def test_statistics_alone_are_a_reference(tmp_path):
 def test_statistics_that_do_not_fit_are_named(tmp_path):
     bad = {
         "sigma is missing": {"mu": np.zeros(3)},
-        r"mu is float64 \(2,\) and sigma float64 \(3, 3\), not floats \(3,\)": {
-            "mu": np.zeros(2),
-            "sigma": np.eye(3),
-        },
-        r"mu is complex128 \(3,\)": {"mu": np.zeros(3, complex), "sigma": np.eye(3)},
+        r"mu is \(2,\) and sigma \(3, 3\), not \(3,\)": {"mu": np.zeros(2), "sigma": np.eye(3)},
+        "mu.npy is complex128, not float": {"mu": np.zeros(3, complex), "sigma": np.eye(3)},
         "not finite": {"mu": np.full(3, np.nan), "sigma": np.eye(3)},
     }
     for words, arrays in bad.items():
@@ -153,7 +150,7 @@ def test_statistics_that_would_fill_the_memory_are_not_read(tmp_path):
     np.savez_compressed(path, mu=np.zeros(3), sigma=np.zeros((2**13, 2**12)))
     assert path.stat().st_size < 2**20
     tracemalloc.start()
-    with pytest.raises(DataError, match=r"sigma float64 \(8192, 4096\), not floats"):
+    with pytest.raises(DataError, match=r"sigma \(8192, 4096\), not"):
         ImageSet(path).moments(3)
     assert tracemalloc.get_traced_memory()[1] < 2**22
     tracemalloc.stop()

@@ -125,6 +125,7 @@ def test_a_dry_run_prints_what_a_run_runs(cloud, arguments, expected):
         (["apply", "Sd"], "'Sd' is not a name"),
         (["apply", "sd-m"], "--image is missing"),
         (["apply", "sd-m", "--hosts=two"], "--hosts=two must be a whole number"),
+        (["apply", "sd-m", "--hosts=99999999999999999999"], "must be a whole number below 10^9"),
         (["apply", "sd-m", IMAGE, "--host=2"], "--host=2 is not an option"),
         (["apply", "sd-m", IMAGE], "--config is missing"),
         (["apply", "sd-m", IMAGE, "--", FLAGS[0]], "--workdir is missing"),

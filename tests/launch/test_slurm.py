@@ -68,6 +68,22 @@ def test_what_cannot_run_is_said_in_one_line(cloud, arguments, job, message):
     assert message in err
 
 
+@pytest.mark.parametrize("number", ["two", "-1", "", "1.5", "a[$(touch broken)]", "9" * 30])
+def test_max_failures_is_a_number(cloud, number):
+    code, _, err = slurm(cloud, *FLAGS, MAX_FAILURES=number)
+    if number:
+        assert (code, cloud.calls()) == (2, [])
+        assert err == f"slurm.sbatch: MAX_FAILURES={number} must be a whole number below 10^9\n"
+    assert not (cloud.clone / "broken").exists()
+
+
+def test_max_failures_is_decimal(cloud):
+    """Bash takes 08 for octal."""
+    cloud.set(srun=[1] * 9 + [0])
+    assert slurm(cloud, *FLAGS, MAX_FAILURES="09")[0] == 0
+    assert len(cloud.calls()) == 10
+
+
 def test_jax_takes_a_task_a_gpu(cloud):
     """What the directives ask for is what JAX's SLURM detection takes for granted."""
     text = (cloud.clone / "launch/slurm.sbatch").read_text(encoding="utf-8")

@@ -198,6 +198,13 @@ def test_what_cannot_run_is_said_in_one_line(cloud, arguments, message):
     assert err.count("\n") == 1
 
 
+def test_numbers_are_decimal(cloud):
+    """Bash takes 08 for octal."""
+    numbers = "--slices=08", "--max-failures=09", "--poll-seconds=010"
+    code, out, err = tpu_vm(cloud, "queue", "sd-m", TYPE, *numbers, "--dry-run")
+    assert code == 0 and "value too great" not in err and "--node-count=8" in out
+
+
 def test_gcloud_missing(cloud):
     (cloud.folder / "bin" / "gcloud").unlink()
     for tool in ("bash", "dirname"):

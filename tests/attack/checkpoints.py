@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.attack.commands import Outcome, RunModule, run_watched
-from tests.attack.mutations import mutate
+from tests.attack.mutations import mutate_bytes
 from tests.helpers import STEPS, flags
 from tests.processes import finish
 
@@ -36,8 +36,8 @@ def lose_folder(path: Path, rng: np.random.Generator) -> None:
 
 
 def change(path: Path, rng: np.random.Generator) -> None:
-    """Changes bytes, as `mutate` does."""
-    path.write_bytes(mutate(path.read_bytes(), rng))
+    """Changes bytes, as `mutate_bytes` does."""
+    path.write_bytes(mutate_bytes(path.read_bytes(), rng))
 
 
 DAMAGES = (change, change, change, delete, empty, become_folder, lose_folder)

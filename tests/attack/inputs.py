@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tests.attack import mutations
 from tests.attack.commands import Outcome, RunModule, run_watched
-from tests.attack.mutations import mutate
 from tests.helpers import FLOW_ALONE, STEPS, flags
 from tests.processes import finish
 
@@ -24,12 +24,14 @@ class Target:
       name: of the kind.
       source: a good input, a file or a folder.
       pattern: the files in it that are damaged.
+      mutate: how.
       command: (damaged copy, a path for outputs) → module and arguments.
     """
 
     name: str
     source: Path
     pattern: str
+    mutate: mutations.Mutator = mutations.mutate_bytes
     command: Callable[[Path, Path], Sequence[str]]
 
 
@@ -73,7 +75,7 @@ def attack(
             shutil.copy(target.source, copy)
         files = sorted(copy.rglob(target.pattern)) if copy.is_dir() else [copy]
         file = files[rng.integers(len(files))]
-        file.write_bytes(mutate(file.read_bytes(), rng))
+        file.write_bytes(target.mutate(file.read_bytes(), rng))
         module, *arguments = target.command(copy, folder / "out")
         yield target, file.name, run_watched(run_module, module, *map(str, arguments))
 
@@ -91,6 +93,8 @@ def _images(run_module, folder: Path, run: Path, images: Path) -> list[Target]:
         picture.save(source / f"image.{kind}")
         picture.save(source / "other.png")
         targets.append(Target(name=kind, source=source, pattern=f"image.{kind}", command=_prepare))
+    stream = mutations.mutate_png
+    targets.append(dataclasses.replace(targets[0], name="png's pixels", mutate=stream))
     return targets
 
 
@@ -106,7 +110,13 @@ def _tar(run_module, folder: Path, run: Path, images: Path) -> list[Target]:
         info.size = len(data)
         archive.addfile(info, io.BytesIO(data))
     return [
-        Target(name="tar", source=source, pattern="*", command=_prepare),
+        Target(
+            name="tar",
+            source=source,
+            pattern="*",
+            mutate=mutations.mutate_tar,
+            command=_prepare,
+        ),
         Target(name="tar.gz", source=packed, pattern="*", command=_prepare),
     ]
 
@@ -123,7 +133,13 @@ def _records(run_module, folder: Path, run: Path, images: Path) -> list[Target]:
 
     return [
         Target(name="records", source=source, pattern="*.array_record", command=train),
-        Target(name="split file", source=source, pattern="train.json", command=train),
+        Target(
+            name="split file",
+            source=source,
+            pattern="train.json",
+            mutate=mutations.mutate_json,
+            command=train,
+        ),
     ]
 
 
@@ -146,7 +162,13 @@ def _latents(run_module, folder: Path, run: Path, images: Path) -> list[Target]:
 
     return [
         Target(name="latents", source=source, pattern="*.array_record", command=train),
-        Target(name="latents.json", source=source, pattern="latents.json", command=train),
+        Target(
+            name="latents.json",
+            source=source,
+            pattern="latents.json",
+            mutate=mutations.mutate_json,
+            command=train,
+        ),
     ]
 
 
@@ -181,5 +203,5 @@ def _run_files(run_module, folder: Path, run: Path, images: Path) -> list[Target
     def resume(copy: Path, out: Path) -> tuple[str, ...]:
         return ("epsilon_vae.main", *flags(copy), f"--config.num_steps={STEPS + 1}")
 
-    names = ("metrics.csv", "heartbeat.json", "config.json", "versions.json")
+    names = ("metrics.csv", "heartbeat.json")
     return [Target(name=name, source=source, pattern=name, command=resume) for name in names]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from epsilon_vae.data.decode import DataError, DecodeError, EncodedImage
 from epsilon_vae.data.image_set import ImageSet
-from tests import attack_files as attack
+from tests.attack import mutations as attack
 from tests.data.hostile import ROUNDS, encode, photo
 
 

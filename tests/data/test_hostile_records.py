@@ -20,7 +20,7 @@ from epsilon_vae.data.latents import (
 from epsilon_vae.data.records import Record, pack, unpack
 from epsilon_vae.data.shards import write_shard
 from epsilon_vae.data.sources import open_source
-from tests import attack_files as attack
+from tests.attack import mutations as attack
 from tests.data.hostile import ODD_NAME, ROUNDS, encode, photo
 
 PROVENANCE = {"workdir": "runs/a", "step": 7, "weights": "ema", "encoder_sha256": "ab" * 32}

@@ -14,7 +14,7 @@ from epsilon_vae.data.archives import find_images
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.shards import ShardWriter
 from epsilon_vae.resumable import OtherPlanError
-from tests import attack_files as attack
+from tests.attack import mutations as attack
 from tests.data.hostile import ROUNDS, encode, photo
 
 

@@ -21,7 +21,7 @@ import safetensors.numpy
 from epsilon_vae.pretrained import inception, lpips
 from epsilon_vae.pretrained.weight_file import CHECKSUM, read_weights, safetensors_bytes
 from epsilon_vae.pretrained.weights import WeightsError
-from tests.attack.mutations import mutate
+from tests.attack.mutations import mutate_bytes
 from tests.golden_params import GOLDEN
 from tests.pretrained.files import legacy, lpips_pickle, member, tensor_pickle, zipped
 
@@ -166,7 +166,7 @@ def attack(folder: pathlib.Path, rounds: int, seed: int = 0) -> dict[str, int]:
         assert good, name
         counts[name] = 0
         for round_ in range(rounds):
-            damaged = mutate(kind.data, random)
+            damaged = mutate_bytes(kind.data, random)
             path.write_bytes(kind.wrap(damaged))
             arrays = read_and_check(f"{name} {round_}", kind.read, path)
             counts[name] += arrays is not None

@@ -4,17 +4,22 @@ The only file that imports Orbax. A checkpoint holds the train state (parameters
 optimizers, discriminator, step), the data iterator's state, and the config.
 """
 
+import contextlib
+import shutil
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 from flax import traverse_util
 
 from epsilon_vae.config import from_dict
-from epsilon_vae.errors import UserError
+from epsilon_vae.errors import FailedError, UserError
+from epsilon_vae.output import is_in_bucket
 from epsilon_vae.parallel import hosts
 
 OTHER_RUN = "another workdir"
@@ -22,6 +27,10 @@ OTHER_RUN = "another workdir"
 
 class CheckpointError(UserError):
     """A checkpoint that is missing, unreadable, or does not fit; the message says which and why."""
+
+
+class SaveError(FailedError):
+    """A checkpoint that could not be saved; the message says which, why, and the disk's room."""
 
 
 class Restored(NamedTuple):
@@ -59,6 +68,28 @@ class Checkpointer:
             max_to_keep=keep, keep_period=permanent_every_steps or None, create=True
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._keep, self._saving, self._has_failed = keep, (0, 0), False
+
+    def check_room(self, state: Any, num_saves: int) -> None:
+        """Sees that the disk holds what will be saved: a step is written before one is removed.
+
+        Args:
+          state: a tree of arrays.
+          num_saves: that are to come.
+
+        Raises:
+          CheckpointError: it does not. What a bucket holds is not known.
+        """
+        if is_in_bucket(self.directory):
+            return
+        size = _bytes(state)
+        count = max(1, min(num_saves, self._keep + 1 - len(self._manager.all_steps())))
+        room = shutil.disk_usage(self.directory).free
+        if not hosts.all_agree(room >= count * size):
+            raise CheckpointError(
+                f"{self.directory}: no room for {count} checkpoints of {_gib(size)}, "
+                f"{_gib(count * size)} in all: the disk has {_gib(room)} left"
+            )
 
     def save(self, step: int, state: Any, *, data: dict, config: ml_collections.ConfigDict) -> None:
         """Starts saving; returns once `state` is copied and may be donated.
@@ -71,19 +102,45 @@ class Checkpointer:
         """
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                data=ocp.args.JsonSave(data),
-                config=ocp.args.JsonSave(config.to_dict()),
-            ),
-            force=True,
-        )
+        with self._naming_what_failed():
+            self._manager.wait_until_finished()
+            self._saving = step, _bytes(state)
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    data=ocp.args.JsonSave(data),
+                    config=ocp.args.JsonSave(config.to_dict()),
+                ),
+                force=True,
+            )
+
+    def check(self) -> None:
+        """Raises `SaveError` if a save that was under way has failed."""
+        with self._naming_what_failed():
+            self._manager.check_for_errors()
+
+    def wait(self) -> None:
+        """Returns once what was saved last is on the disk, or raises `SaveError`."""
+        with self._naming_what_failed():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, and lets go of the directory."""
-        self._manager.close()
+        with contextlib.suppress(Exception) if self._has_failed else self._naming_what_failed():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _naming_what_failed(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # Orbax, tensorstore and clouds raise many kinds
+            self._has_failed = True
+            step, size = self._saving
+            path = self.directory / str(step)
+            raise SaveError(f"{path}: not saved: {_why_not_saved(error, path, size)}") from error
 
     def restore_newest(self, target: Any) -> Restored | None:
         """The newest step that all processes can read, or None where there is no step.
@@ -135,6 +192,26 @@ class Checkpointer:
             self._manager.reload()
 
 
+def _why_not_saved(error: Exception, path: epath.Path, size: int) -> str:
+    """The reason in a line, and where there is a disk, what the step needs and what is left."""
+    words = " ".join(str(error).split())
+    for known in ("No space left on device", "Disk quota exceeded", "Read-only file system"):
+        if known in words:
+            words = known
+    if is_in_bucket(path):
+        return words[:300]
+    room = shutil.disk_usage(path.parent).free
+    return f"{words[:300]}; it needs up to {_gib(size)}, the disk has {_gib(room)} left"
+
+
+def _bytes(state: Any) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB"
+
+
 def _restore(step_directory: epath.Path, target: Any) -> Restored:
     _check_fits(step_directory, target, ("",), OTHER_RUN)
     restored = _read(
@@ -184,6 +261,26 @@ def newest_step(workdir: str, preferred: int | None = None) -> int | None:
     step = preferred if preferred in steps else max(steps, default=-1)
     step = hosts.broadcast_from_first(step + 1) - 1
     return None if step < 0 else step
+
+
+def newest_readable_step(workdir: str) -> int | None:
+    """The newest step, if all processes can read its arrays; None otherwise. All call alike."""
+    step = newest_step(workdir)
+    if step is None:
+        return None
+    is_readable = True
+    try:
+        folder = find_step(workdir, step)
+        handler = ocp.PyTreeCheckpointHandler()
+        arrays = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+            dict(handler.metadata(folder / "state").tree),
+        )
+        handler.restore(folder / "state", args=ocp.args.PyTreeRestore(restore_args=arrays))
+        load_config(folder)
+    except Exception:  # Orbax and tensorstore raise many kinds for broken files.
+        is_readable = False
+    return step if hosts.all_agree(is_readable) else None
 
 
 def find_step(workdir: str, step: int | None = None) -> epath.Path:

@@ -1,4 +1,4 @@
-"""The base class of errors that users can mend."""
+"""Errors that commands end with in one line."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,7 @@ class UserError(ValueError):
     It states the fact: no flag, which a Python caller has not. Commands add those
     (`command_line.exit_codes`).
     """
+
+
+class FailedError(RuntimeError):
+    """A command that failed after it started; the message says at what, and what is saved."""

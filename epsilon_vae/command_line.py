@@ -4,6 +4,7 @@ Flags of a config are checked before absl reads them; `HostFlags` are those of s
 """
 
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -82,6 +83,7 @@ def exit_codes(
       hints: such errors too, each with the words that say which flag mends it; the first that fits
         is added to the message, which states the fact alone.
     """
+    _quiet_libraries()
     _hear_interrupts()
     try:
         yield
@@ -225,6 +227,13 @@ def parse_flags(
     except SystemExit:  # of --help, which absl ends with 1
         sys.exit(0)
     return rest
+
+
+def _quiet_libraries() -> None:
+    """Has libraries say nothing of what this program says in one line, or with its traceback."""
+    is_ours = lambda record: "orbax" not in record.pathname  # noqa: E731
+    logging.getLogger("absl").addFilter(is_ours)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 def one_line(error: Exception) -> str:

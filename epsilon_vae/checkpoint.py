@@ -87,8 +87,8 @@ class Checkpointer:
         room = shutil.disk_usage(self.directory).free
         if not hosts.all_agree(room >= count * size):
             raise CheckpointError(
-                f"{self.directory}: no room for {count} checkpoints of {_gib(size)}, "
-                f"{_gib(count * size)} in all: the disk has {_gib(room)} left"
+                f"{self.directory}: no room for {count} checkpoints of {_in_words(size)}: they need "
+                f"{_in_words(count * size)}, the disk has {_in_words(room)} left"
             )
 
     def save(self, step: int, state: Any, *, data: dict, config: ml_collections.ConfigDict) -> None:
@@ -201,15 +201,15 @@ def _why_not_saved(error: Exception, path: epath.Path, size: int) -> str:
     if is_in_bucket(path):
         return words[:300]
     room = shutil.disk_usage(path.parent).free
-    return f"{words[:300]}; it needs up to {_gib(size)}, the disk has {_gib(room)} left"
+    return f"{words[:300]}; it needs up to {_in_words(size)}, the disk has {_in_words(room)} left"
 
 
 def _bytes(state: Any) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.3g} GiB"
+def _in_words(size: int) -> str:
+    return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
 
 
 def _restore(step_directory: epath.Path, target: Any) -> Restored:

@@ -109,13 +109,14 @@ def exit_codes(
 def _hear_interrupts() -> None:
     """Has Ctrl-C raise KeyboardInterrupt; once more, where a callback swallows it."""
 
-    def send_again(unraisable: Any) -> None:
+    def hook(unraisable: Any) -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
             threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
-        else:
+        # Tensorstore tells so of each array that was still to be written when a save failed.
+        elif str(unraisable.exc_value) != "Event loop is closed":
             sys.__unraisablehook__(unraisable)
 
-    sys.unraisablehook = send_again
+    sys.unraisablehook = hook
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -334,8 +334,9 @@ def _iterate(
         dataset = dataset.mp_prefetch(options, _init_worker)
     batches = iter(dataset)
     if workers:
-        # Workers leave Ctrl-C and SIGTERM to the run, which saves: they inherit what is blocked.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        # Workers leave these to the run, which saves: they inherit what is blocked.
+        stops = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, stops)
         batches.start_prefetch()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return batches

@@ -3,6 +3,7 @@
 Process 0 writes them; on the others, the same calls do nothing.
 """
 
+import contextlib
 import csv
 import functools
 import io
@@ -10,7 +11,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import ml_collections
 import numpy as np
@@ -21,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from epsilon_vae.config import to_json
-from epsilon_vae.output import is_in_bucket, replacing, write_whole
+from epsilon_vae.output import OutputError, is_in_bucket, replacing, write_whole
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.sharding import sharding_table
 from epsilon_vae.run.workdir import Heartbeat
@@ -190,6 +191,8 @@ class RunLog:
         # clu's writers bring TensorFlow, which takes seconds: not for bad input, nor for processes
         # that write nothing. It only writes events here, and need not announce its kernels.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+        if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "1":  # JAX's default
+            os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # what fails is raised
         from clu import metric_writers
 
         self._workdir, self._heartbeat = epath.Path(workdir), heartbeat
@@ -200,14 +203,16 @@ class RunLog:
 
     @on_first
     def scalars(self, step: int, metrics: dict[str, float]) -> None:
-        """Writes to TensorBoard and metrics.csv."""
-        self._tensorboard.write_scalars(step, metrics)
+        """Writes to metrics.csv and TensorBoard."""
         self._csv.write(step, metrics)
+        with self._naming_events():
+            self._tensorboard.write_scalars(step, metrics)
 
     @on_first
     def picture(self, step: int, picture: np.ndarray) -> None:
         """A uint8 grid `[H, W, 3]`, to TensorBoard and as `samples/<step>.png`."""
-        self._tensorboard.write_images(step, {"samples": picture[None]})
+        with self._naming_events():
+            self._tensorboard.write_images(step, {"samples": picture[None]})
         folder = self._workdir / "samples"
         folder.mkdir(exist_ok=True)
         png = io.BytesIO()
@@ -232,8 +237,20 @@ class RunLog:
     @on_first
     def close(self) -> None:
         """Flushes all writers."""
-        self._tensorboard.flush()
         self._console.close()
+        is_failing = sys.exc_info()[0] is not None  # the first error counts
+        with contextlib.suppress(Exception) if is_failing else self._naming_events():
+            self._tensorboard.flush()
+
+    @contextlib.contextmanager
+    def _naming_events(self) -> Iterator[None]:
+        """Raises `OutputError` for TensorFlow's errors."""
+        try:
+            yield
+        except Exception as error:
+            words = str(error).split(";", 1)[-1].split("\n")[0].strip()
+            message = f"{self._workdir}: events for TensorBoard cannot be written ({words})"
+            raise OutputError(message) from error
 
 
 @on_first

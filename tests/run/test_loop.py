@@ -177,14 +177,14 @@ def test_second_run_is_refused_killed_worker_saves_lost_stdout_and_hangup_too(ru
     (saved,) = saved_steps(tmp_path)
     assert f"after step {saved}: " in err and f"Step {saved} is saved; to resume" in err
 
-    process = run_module("epsilon_vae.main", *arguments, **QUICK_FLAGS)
+    process = run_module("epsilon_vae.main", *arguments, "--config.data.workers=1", **QUICK_FLAGS)
     assert "Resuming from step" in process.stdout.readline()
     process.stdout.close()
     while int(read_metrics(tmp_path)[-1]["step"]) < saved + 3:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.1)
     for _ in range(2):  # the terminal's, and its shell's
-        os.kill(process.pid, signal.SIGHUP)
+        os.killpg(process.pid, signal.SIGHUP)
     assert process.wait(300) == 75
     assert process.stderr.read() == ""
     assert saved_steps(tmp_path)[-1] > saved + 2

@@ -87,8 +87,8 @@ class Checkpointer:
         room = shutil.disk_usage(self.directory).free
         if not hosts.all_agree(room >= count * size):
             raise CheckpointError(
-                f"{self.directory}: no room for {count} checkpoints of {_in_words(size)}: they need "
-                f"{_in_words(count * size)}, the disk has {_in_words(room)} left"
+                f"{self.directory}: no room for {count} checkpoints of {_in_words(size)}: "
+                f"they need {_in_words(count * size)}, the disk has {_in_words(room)} left"
             )
 
     def save(self, step: int, state: Any, *, data: dict, config: ml_collections.ConfigDict) -> None:

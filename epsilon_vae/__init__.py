@@ -1,6 +1,16 @@
 """ε-VAE: Denoising as Visual Decoding (Zhao et al., ICML 2025), in JAX and Flax."""
 
+import signal
+import sys
+
 __version__ = "0.1.0"
+
+# A command is being started, `python -m epsilon_vae.…`, and imports for seconds. KeyboardInterrupt
+# would be swallowed by JAX's callback of the garbage collector: Ctrl-C ends the process instead,
+# until `command_line.exit_codes`.
+_is_command = sys.argv[:1] == ["-m"] and any(x.startswith("epsilon_vae.") for x in sys.orig_argv)
+if _is_command and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def restore(workdir: str, step: int | None = None, space: int = 1):

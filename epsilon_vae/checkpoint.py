@@ -4,7 +4,9 @@ The only file that imports Orbax. A checkpoint holds the train state (parameters
 optimizers, discriminator, step), the data iterator's state, the config, and checksums of its files.
 """
 
-from collections.abc import Callable
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +18,8 @@ from flax import traverse_util
 
 from epsilon_vae import checksums
 from epsilon_vae.config import ConfigError, check_types, from_dict
+from epsilon_vae.errors import FailedError, UserError
+from epsilon_vae.output import is_in_bucket
 from epsilon_vae.parallel import hosts
 from epsilon_vae.step_folders import (
     CheckpointError,
@@ -26,6 +30,10 @@ from epsilon_vae.step_folders import (
 )
 
 OTHER_RUN = "another workdir"
+
+
+class SaveError(FailedError):
+    """A checkpoint that could not be saved; the message says which, why, and the disk's room."""
 
 
 class Restored(NamedTuple):
@@ -49,7 +57,7 @@ class Checkpointer:
     def __init__(self, workdir: str, keep: int = 1, permanent_every_steps: int = 0):
         check_is_writable_name(workdir)
         self._workdir, self.directory = workdir, directory(workdir)
-        self._saving, self._is_trusted = 0, False
+        self._is_trusted = False
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             keep_period=permanent_every_steps or None,
@@ -64,6 +72,28 @@ class Checkpointer:
             raise CheckpointError(
                 f"{self.directory}: no checkpoint can be written there ({error.strerror})"
             ) from error
+        self._keep, self._saving, self._has_failed = keep, (0, 0), False
+
+    def check_room(self, state: Any, num_saves: int) -> None:
+        """Sees that the disk holds what will be saved: a step is written before one is removed.
+
+        Args:
+          state: a tree of arrays.
+          num_saves: that are to come.
+
+        Raises:
+          CheckpointError: it does not. What a bucket holds is not known.
+        """
+        if is_in_bucket(self.directory):
+            return
+        size = _size(state)
+        count = max(1, min(num_saves, self._keep + 1 - len(self._manager.all_steps())))
+        room = shutil.disk_usage(self.directory).free
+        if not hosts.all_agree(room >= count * size):
+            raise CheckpointError(
+                f"{self.directory}: no room for {count} checkpoints of {_in_words(size)}: "
+                f"they need {_in_words(count * size)}, the disk has {_in_words(room)} left"
+            )
 
     def save(self, step: int, state: Any, *, data: dict, config: ml_collections.ConfigDict) -> None:
         """Starts saving; returns once `state` is copied and may be donated.
@@ -78,35 +108,60 @@ class Checkpointer:
           config: of the run.
 
         Raises:
-          CheckpointError: what was saved first cannot be read, or is something else.
+          SaveError: it cannot be saved, or what was saved first cannot be read or differs.
         """
         if step in self._manager.all_steps():
             return
-        self._manager.wait_until_finished()
-        self._saving = step
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                data=ocp.args.JsonSave(data),
-                config=ocp.args.JsonSave(config.to_dict()),
-            ),
-            custom_metadata={"checksums": checksums.NAME},
-            force=True,
-        )
-        if not self._is_trusted:
+        with self._naming_what_failed():
             self._manager.wait_until_finished()
+            self._saving = step, _size(state)
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    data=ocp.args.JsonSave(data),
+                    config=ocp.args.JsonSave(config.to_dict()),
+                ),
+                custom_metadata={"checksums": checksums.NAME},
+                force=True,
+            )
+        if not self._is_trusted:
+            self.wait()
             _check_is_saved(self.directory / str(step), state)
             self._is_trusted = True
 
     def _write_checksums(self) -> None:
         """Called by process 0 in the background, when all files are there and the step is not."""
-        temporary = self.directory.glob(f"{self._saving}.orbax-checkpoint-tmp*")
-        checksums.write(next(iter(temporary), self.directory / str(self._saving)))
+        step, _ = self._saving
+        temporary = self.directory.glob(f"{step}.orbax-checkpoint-tmp*")
+        checksums.write(next(iter(temporary), self.directory / str(step)))
+
+    def check(self) -> None:
+        """Raises `SaveError` if a save that was under way has failed."""
+        with self._naming_what_failed():
+            self._manager.check_for_errors()
+
+    def wait(self) -> None:
+        """Returns once what was saved last is on the disk, or raises `SaveError`."""
+        with self._naming_what_failed():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, and lets go of the directory."""
-        self._manager.close()
+        with contextlib.suppress(Exception) if self._has_failed else self._naming_what_failed():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _naming_what_failed(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # Orbax, tensorstore and clouds raise many kinds
+            self._has_failed = True
+            step, size = self._saving
+            path = self.directory / str(step)
+            raise SaveError(f"{path}: not saved: {_why_not_saved(error, path, size)}") from error
 
     def restore_newest(
         self, target: Any, check: Callable[[Any], None] = lambda state: None
@@ -168,7 +223,7 @@ def _free_place(parent: epath.Path, step: int) -> epath.Path:
 
 
 def _check_is_saved(step_directory: epath.Path, state: Any) -> None:
-    """Raises `CheckpointError` unless all processes read back what they have, field by field."""
+    """Raises `SaveError` unless all processes read back what they have, field by field."""
     fields = state if isinstance(state, dict) else vars(state)
     try:
         checksums.check(step_directory, jax.process_index(), jax.process_count())
@@ -181,7 +236,7 @@ def _check_is_saved(step_directory: epath.Path, state: Any) -> None:
     except Exception as error:  # whatever it is, nothing is saved
         is_same, reason = False, " ".join(str(error).split())[:200]
     if not hosts.all_agree(is_same):
-        raise CheckpointError(
+        raise SaveError(
             f"{step_directory}: cannot be read back ({reason}); nothing that this run saves would "
             "be of use: name another workdir, or see to the disk"
         )
@@ -212,6 +267,26 @@ def _shards(array: jax.Array | np.ndarray) -> list:
 
 def _bytes(array: jax.Array | np.ndarray) -> bytes:
     return np.asarray(array).tobytes()
+
+
+def _why_not_saved(error: Exception, path: epath.Path, size: int) -> str:
+    """The reason in a line, and where there is a disk, what the step needs and what is left."""
+    words = " ".join(str(error).split())
+    for known in ("No space left on device", "Disk quota exceeded", "Read-only file system"):
+        if known in words:
+            words = known
+    if is_in_bucket(path):
+        return words[:300]
+    room = shutil.disk_usage(path.parent).free
+    return f"{words[:300]}; it needs up to {_in_words(size)}, the disk has {_in_words(room)} left"
+
+
+def _size(state: Any) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+
+def _in_words(size: int) -> str:
+    return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
 
 
 def _restore(step_directory: epath.Path, target: Any) -> Restored:

@@ -4,19 +4,23 @@ Flags of a config are checked before absl reads them; `HostFlags` are those of s
 """
 
 import contextlib
+import inspect
 import logging
+import os
 import re
+import signal
 import sys
+import threading
 import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
 import jax
 from absl import flags
 
 from epsilon_vae.config import check_key, check_override
-from epsilon_vae.errors import UserError
+from epsilon_vae.errors import FailedError, UserError
 from epsilon_vae.names import printable
 from epsilon_vae.parallel import hosts
 
@@ -82,16 +86,19 @@ def exit_codes(
         is added to the message, which states the fact alone.
     """
     _quiet_libraries()
+    _hear_interrupts()
     try:
         yield
     except (UserError, *usage_errors, *hints) as error:
         hint = next((words for kind, words in hints.items() if isinstance(error, kind)), "")
         exit_with(2, f"{error}; {hint}" if hint else str(error))
-    except (FloatingPointError, hosts.NotTogetherError) as error:
+    except (FailedError, FloatingPointError, hosts.NotTogetherError) as error:
         exit_with(1, str(error))
     except KeyboardInterrupt:
         exit_with(1, "stopped; to resume, run the same command again", wait=False)
     except Exception as error:
+        if reason := hosts.why_no_devices(error):
+            exit_with(2, reason)
         if not jax.distributed.is_initialized():
             raise
         if hosts.is_loss_of_a_process(error):
@@ -99,6 +106,61 @@ def exit_codes(
             exit_with(1, message, wait=False)
         traceback.print_exc()
         exit_with(1, f"process {jax.process_index()} failed: {one_line(error)}")
+
+
+def _hear_interrupts() -> None:
+    """Has Ctrl-C raise KeyboardInterrupt; once more, where a callback swallows it."""
+
+    def hook(unraisable: Any) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        # What Orbax and tensorstore drop of a failed save or restore, one line for each array.
+        elif not inspect.iscoroutine(unraisable.object):
+            if str(unraisable.exc_value) != "Event loop is closed":
+                sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = hook
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class _LosableStream:
+    """Standard output or error whose reader may go away: what is written then is lost.
+
+    As after `| head`, or on a terminal that was closed. It is no reason to stop.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Writes, or not."""
+        with self._losing():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes, or not."""
+        with self._losing():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _losing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+
+def _let_streams_be_lost() -> None:
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115, it stays open
+        setattr(sys, name, _LosableStream(stream))
 
 
 def exit_with(code: int, message: str, *, wait: bool = True) -> NoReturn:
@@ -158,6 +220,7 @@ def parse_flags(
     Returns:
       The program's name and the other words.
     """
+    _let_streams_be_lost()
     try:
         _check_no_flag_is_empty(argv)
         rest = read_flags(argv)
@@ -186,7 +249,6 @@ def _quiet_libraries() -> None:
     """
     logging.getLogger("absl").addFilter(_is_not_of_orbax)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda unraisable: None
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:

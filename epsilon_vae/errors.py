@@ -22,3 +22,7 @@ def reason(error: Exception) -> str:
 
 class NonFiniteError(FloatingPointError):
     """Numbers that are NaN or infinite; the message says which, and where they come from."""
+
+
+class FailedError(RuntimeError):
+    """A command that failed after it started; the message says at what, and what is saved."""

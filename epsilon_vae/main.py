@@ -3,8 +3,9 @@
 Or a latent diffusion model of its latents, with the config of one, as configs/dit_tiny.py.
 
 Run the same command again to resume. On several processes or hosts, each runs this command. Exit
-codes: 0 done, or stopped by Ctrl-C and saved; 1 training failed, or another process was lost; 2 the
-command or its config cannot run; 75 preempted (SIGTERM) and saved, to be started again.
+codes: 0 done, or stopped by Ctrl-C and saved; 1 training failed after the first step, its state
+saved where that could be, or another process was lost; 2 the command, its config or its data cannot
+be used; 75 preempted (SIGTERM or SIGHUP) and saved, to be started again.
 """
 
 import signal
@@ -45,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     """Joins the other processes, if any, checks the config, then hands over to the loop."""
     del argv
     logging.set_verbosity(logging.WARNING)
-    with exit_codes():
+    with exit_codes(OSError):  # of the time before the first step
         if DRY_RUN.value:
             check(CONFIG.value, jax.device_count())
             dry_run(CONFIG.value)

@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from PIL import Image
 from tqdm import tqdm
 
-from epsilon_vae.command_line import exit_codes
+from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
 from epsilon_vae.data.decode import SUFFIXES, DataError, list_images, read_image
 from epsilon_vae.inference.autoencoder import restore
 from epsilon_vae.metrics.psnr_ssim import psnr
@@ -26,6 +26,14 @@ STEPS = flags.DEFINE_integer("steps", 3, "Network evaluations (NFE) a picture.",
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise that decoding starts from.")
 SPACE = flags.DEFINE_integer("space", 1, "Devices that the rows of a picture are spread over.", 1)
 STEP = flags.DEFINE_integer("checkpoint_step", None, "Checkpoint to use; the newest by default.")
+
+
+def check_flags() -> None:
+    """Raises `UsageError` for flags that are missing."""
+    if WORKDIR.value is None:
+        raise UsageError("--workdir is missing: name the folder of a run")
+    if OUTPUT.value is None:
+        raise UsageError("--output is missing: name an image file or a folder to write")
 
 
 def find_pictures(inputs: Sequence[str], output: str) -> list[tuple[pathlib.Path, pathlib.Path]]:
@@ -64,9 +72,6 @@ def main(argv: Sequence[str]) -> None:
     """Reads, reconstructs and writes one picture after the other."""
     logging.set_verbosity(logging.WARNING)
     with exit_codes(OSError):
-        for name, value in (("workdir", WORKDIR.value), ("output", OUTPUT.value)):
-            if not value:
-                raise DataError(f"--{name} is missing")
         if len(argv) < 2:
             raise DataError("no picture named: give image files or folders")
         pairs = find_pictures(argv[1:], OUTPUT.value)
@@ -85,4 +90,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=lambda argv: parse_flags(argv, check_flags, takes_arguments=True))

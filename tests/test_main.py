@@ -1,8 +1,12 @@
 """The command line: what it prints, and how it refuses."""
 
 import re
+import subprocess
+import sys
 
 import pytest
+
+from tests.processes import ROOT
 
 
 def test_dry_run_prints_config_parameters_and_flops(run_module):
@@ -73,6 +77,65 @@ def test_missing_and_unknown_configs(run_module, arguments, words):
     _, err = process.communicate(timeout=300)
     assert process.returncode == 2, err
     assert words in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("study", "--workdir is missing: name a folder"),
+        ("evaluate", "--output is missing: name a folder"),
+        ("encode", "--workdir is missing: name the folder of a run"),
+        ("generate", "--workdir is missing: name the folder of a latent"),
+        ("convert", "--workdir is missing: name the folder of a run"),
+        ("compile", "--config is missing: name a config file"),
+        ("reconstruct", "--workdir is missing: name the folder of a run"),
+        ("data.prepare", "--output is missing: name a folder"),
+    ],
+)
+def test_command_without_arguments_says_what_is_missing(run_module, module, words):
+    process = run_module(f"epsilon_vae.{module}")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 2 and not out
+    assert err.startswith(f"epsilon_vae: {words}") and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nowhere"])
+@pytest.mark.parametrize("module", ["main", "evaluate"])
+def test_devices_that_are_not_there(run_module, tmp_path, platform, module):
+    arguments = {
+        "main": ("--config=tests/micro.py", f"--workdir={tmp_path}/run"),
+        "evaluate": (f"--workdir={tmp_path}", f"--output={tmp_path}/out", "--protocol=local"),
+    }
+    process = run_module(f"epsilon_vae.{module}", *arguments[module], JAX_PLATFORMS=platform)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2 and len(err.splitlines()) == 1
+    assert err.startswith(f"epsilon_vae: JAX_PLATFORMS={platform}: ")
+
+
+INTERRUPTED = """
+import gc, os, signal, time
+from epsilon_vae.command_line import exit_codes
+armed = True
+def callback(phase, info):
+    global armed
+    if armed:
+        armed = False
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0)
+with exit_codes():
+    gc.callbacks.append(callback)
+    gc.collect()
+    time.sleep(300)
+"""
+
+
+def test_interrupt_is_heard_where_a_callback_swallows_it():
+    """As JAX's does, which Python's garbage collector calls."""
+    process = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], cwd=ROOT, capture_output=True, text=True, timeout=200
+    )
+    assert process.returncode == 1
+    assert process.stderr == "epsilon_vae: stopped; to resume, run the same command again\n"
 
 
 def test_help_shows_this_commands_flags(run_module):

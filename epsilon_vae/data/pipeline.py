@@ -14,6 +14,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 
 import grain
 import numpy as np
@@ -332,20 +333,20 @@ def _iterate(
     dataset = grain.MapDataset.source(positions).map(load).batch(batch_size)
     dataset = dataset.to_iter_dataset(grain.ReadOptions(THREADS, PREFETCHED_BATCHES))
     if workers:
+        # multiprocessing's helper ignores the other signals that a terminal sends to the group.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         options = grain.MultiprocessingOptions(num_workers=workers)
         dataset = dataset.mp_prefetch(options, _init_worker)
-    batches = iter(dataset)
-    if workers:
-        # Workers leave Ctrl-C and SIGTERM to the run, which saves: they inherit what is blocked.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-        batches.start_prefetch()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return batches
+    return iter(dataset)
 
 
 def _init_worker(index: int, count: int) -> None:
-    """A worker ends when the run does, also one that was killed."""
+    """A worker leaves signals to the run, which saves, and ends when the run does, or is killed."""
     del index, count
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

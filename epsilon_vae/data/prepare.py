@@ -33,9 +33,10 @@ RECORDS_PER_SHARD = flags.DEFINE_integer(
 
 def check_flags() -> None:
     """Raises `UsageError` for flags that are missing or do not fit."""
-    for flag in (OUTPUT, SPLIT):
-        if flag.value is None:
-            raise UsageError(f"--{flag.name} is missing")
+    if OUTPUT.value is None:
+        raise UsageError("--output is missing: name a folder for the shards")
+    if SPLIT.value is None:
+        raise UsageError("--split is missing: train or val, which one IN is")
     if "://" in OUTPUT.value:
         raise UsageError(
             f"--output={OUTPUT.value}: not a folder of this machine; name one, and then gcloud "

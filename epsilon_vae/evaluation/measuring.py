@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from absl import logging
 
 from epsilon_vae.data.pipeline import BadRecords
 from epsilon_vae.data.records import Record
@@ -89,6 +90,13 @@ class MetricAccumulator:
             arrays[f"rows/{name}"] = self._rows[name]
         return arrays | {"seconds": np.array(self.seconds)}
 
+    def check(self, count: int) -> None:
+        """Raises `ValueError` unless this is of so many images, in all that is measured."""
+        found = {len(self.per_image(name)) for name in self.values}
+        found |= {self._statistics[name].count + len(rows) for name, rows in self._rows.items()}
+        if found - {count}:
+            raise ValueError(f"{sorted(found)} images instead of {count}")
+
     @classmethod
     def of_arrays(cls, arrays: dict[str, np.ndarray]) -> "MetricAccumulator":
         """Reads what `arrays` gave."""
@@ -136,10 +144,20 @@ class Progress:
     def load(cls, path: pathlib.Path, keys: Sequence[Key], setting: str) -> "Progress":
         """Loads what `save` wrote of accumulators of these keys; without a file, the start.
 
-        Times of decoding in another setting are left out.
+        A file that cannot be read is removed, with a warning: what it held is measured again. Times
+        of decoding in another setting are left out.
         """
-        if not path.exists():
-            return cls([], {key: MetricAccumulator() for key in keys}, setting)
+        if path.exists():
+            try:
+                return cls._read(path, keys, setting)
+            except Exception as error:  # NumPy and zipfile raise many kinds for broken files
+                reason = type(error).__name__
+                logging.warning("%s: is damaged (%s); the pass starts anew", path, reason)
+                path.unlink()
+        return cls([], {key: MetricAccumulator() for key in keys}, setting)
+
+    @classmethod
+    def _read(cls, path: pathlib.Path, keys: Sequence[Key], setting: str) -> "Progress":
         parts: dict[str, dict] = {}
         with np.load(path, allow_pickle=False) as arrays:
             names, is_same_setting = arrays["names"].tolist(), arrays["setting"] == setting
@@ -150,6 +168,8 @@ class Progress:
         accumulators = {
             key: MetricAccumulator.of_arrays(parts[str(i)]) for i, key in enumerate(keys)
         }
+        for accumulator in accumulators.values():
+            accumulator.check(len(names))
         if not is_same_setting:
             for accumulator in accumulators.values():
                 accumulator.seconds = []

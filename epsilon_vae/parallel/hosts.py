@@ -9,6 +9,7 @@ import re
 import socket
 import sys
 import threading
+import traceback
 import urllib.error
 import urllib.request
 import zlib
@@ -178,6 +179,20 @@ def is_loss_of_a_process(error: Exception) -> bool:
     """Whether an error of a computation, or of a barrier, is that another process is gone."""
     words = r"Gloo|NCCL|reset by peer|closed by peer|unhealthy|coordination service"
     return re.search(words, str(error)) is not None
+
+
+def why_no_devices(error: Exception) -> str | None:
+    """One line if an error is JAX's that it finds no devices, as JAX_PLATFORMS names them."""
+    asked = f"JAX_PLATFORMS={jax.config.jax_platforms or ''}"
+    where = traceback.extract_tb(error.__traceback__)[-1:]
+    if isinstance(error, AssertionError) and where and where[0].filename.endswith("xla_bridge.py"):
+        return (
+            f"{asked}: JAX finds no such device here; check its driver and that JAX is installed "
+            "for it (the extras cuda and tpu), or set JAX_PLATFORMS to what is here, as cpu"
+        )
+    if isinstance(error, RuntimeError) and "Unable to initialize backend" in str(error):
+        return f"{asked}: {' '.join(str(error).split())}"
+    return None
 
 
 def _check_arguments(

@@ -12,7 +12,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from epsilon_vae.checkpoint import Checkpointer, Restored
+from epsilon_vae.checkpoint import Checkpointer, Restored, load_config
 from epsilon_vae.config import differences
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import batch_sharding, make_mesh, replicated
@@ -28,8 +28,9 @@ from epsilon_vae.run.monitor import (
     StopSignal,
     memory_metrics,
 )
+from epsilon_vae.run.rescue import LastStep
 from epsilon_vae.run.workdir import open_workdir
-from epsilon_vae.step_folders import absolute, saved_steps
+from epsilon_vae.step_folders import CheckpointError, absolute, load, newest_step, saved_steps
 from epsilon_vae.training.build import build_train_step, frozen_inputs
 from epsilon_vae.training.sharded import batch_shapes, jit_step
 from epsilon_vae.training.state import TrainState
@@ -44,17 +45,22 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
     process 0 writes the logs.
 
     Returns:
-      None when done; SIGTERM or SIGINT when stopped by it, with everything saved.
+      None when done, also if it was before; SIGTERM or SIGINT when stopped, with everything saved.
 
     Raises:
-      WorkdirError, ConfigError, DataError, CheckpointError: before anything expensive starts.
+      WorkdirError, ConfigError, DataError, CheckpointError: before the first step.
       NonFiniteError: nothing of the bad step was saved.
+      FailedError: another failure after the first step, which the message says is saved or not.
     """
     clock, window = Clock(config.batch_size), MetricsWindow()
-    heartbeat = open_workdir(workdir)
-    _use_compilation_cache(workdir)
+    if _is_finished(config, workdir):
+        return None
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.space)
     with jax.set_mesh(mesh), StopSignal() as stop, contextlib.ExitStack() as to_close:
+        heartbeat = open_workdir(workdir)
+        to_close.callback(heartbeat.close)
+        _use_compilation_cache(workdir)
+
         # The parts, and the state: restored, or new.
         kind = kind_of(config)
         train_step = build_train_step(config)
@@ -73,6 +79,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
         if restored:
             batches.set_state(restored.data)
             window.resumed = _resumed_words(start_step, workdir)
+        num_saves = -(-(config.num_steps - start_step) // config.checkpoint.every_steps)
+        checkpointer.check_room(state, num_saves)
 
         # The step, compiled at its first call, and where its numbers go.
         step_fn = jit_step(train_step, state, mesh)
@@ -94,8 +102,10 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
         profiler = StepProfiler(workdir, start_profile, config.profile.num_steps)
         to_close.callback(profiler.close)
 
-        stopped_by = None
-        for step in range(start_step + 1, config.num_steps + 1):
+        last = to_close.enter_context(LastStep(checkpointer, config, window))
+        stopped_by = stop.stop_requested(start_step)  # before there is anything to save
+        steps = range(start_step + 1, config.num_steps + 1)
+        for step in range(0) if stopped_by else steps:
             with clock.waiting():
                 local = next(batches)
                 batch = {
@@ -109,11 +119,15 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
                 }
             with profiler.step(step, window):
                 state, metrics = step_fn(state, frozen, batch)
+                last.done(step, state, batches.get_state())
                 window.add(step, metrics)
             log.advance()
+            heartbeat.check()
+            checkpointer.check()
             if step == start_step + 1:
                 window.sync()
                 clock.start()
+                stop.listen_to_interrupts()
                 log.line(f"step {step}: compiled and done, {clock.since_launch():.1f} s in")
 
             done = step == config.num_steps
@@ -143,9 +157,29 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
             if stopped_by:
                 log.line(f"step {step}: {stopped_by.name}, saving")
                 break
-        if start_step < config.num_steps:
+        if clock.goodput_percent():
             log.line(_closing_line(clock))
         return stopped_by
+
+
+def _is_finished(config: ml_collections.ConfigDict, workdir: str) -> bool:
+    """Whether nothing is left to do, which is then said; nothing is built or written."""
+    step = newest_step(workdir) or 0
+    if step < config.num_steps:
+        return False
+    try:
+        load(workdir, load_config, step=step)
+        is_readable = True
+    except CheckpointError:  # an older one is resumed from, which is said then
+        is_readable = False
+    is_finished = hosts.all_agree(is_readable)
+    if is_finished and hosts.is_first():
+        print(
+            f"{workdir} is trained: it has step {step}, and config.num_steps = {config.num_steps}. "
+            "With a larger config.num_steps it trains further.",
+            flush=True,
+        )
+    return is_finished
 
 
 def _use_compilation_cache(workdir: str) -> None:

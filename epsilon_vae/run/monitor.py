@@ -29,10 +29,12 @@ NOTHING_SAVED = (
 
 
 class StopSignal(contextlib.AbstractContextManager):
-    """SIGTERM and the first Ctrl-C as a request, which all processes meet after the same step.
+    """SIGTERM, SIGHUP and the first Ctrl-C as a request, which all processes meet after one step.
 
-    Alone, a process handles both signals itself. Of several, SIGTERM to any one is noticed by JAX's
-    coordination service, which listens to it and finds the step; Ctrl-C is handed to it.
+    Alone, a process handles them itself. Of several, SIGTERM to any one is noticed by JAX's
+    coordination service, which listens to it and finds the step; the others are handed to it.
+    SIGHUP is left alone where it is ignored, as by nohup. Until `listen_to_interrupts`, Ctrl-C ends
+    the process at once, also while it compiles.
     """
 
     def __init__(self):
@@ -41,14 +43,20 @@ class StopSignal(contextlib.AbstractContextManager):
         self._previous = {}
 
     def __enter__(self):
-        # With several processes, a handler of SIGTERM would take the place of JAX's.
-        for number in (signal.SIGTERM, signal.SIGINT) if self._alone else (signal.SIGINT,):
-            self._previous[number] = signal.signal(number, self._request)
+        self._handle(signal.SIGINT, signal.SIG_DFL)
+        if self._alone:  # with several processes, a handler would take the place of JAX's
+            self._handle(signal.SIGTERM, self._request)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            self._handle(signal.SIGHUP, self._request)
         return self
 
     def __exit__(self, *exc_info):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    def listen_to_interrupts(self) -> None:
+        """Called once there is something to save."""
+        signal.signal(signal.SIGINT, self._request)
 
     def stop_requested(self, step: int) -> signal.Signals | None:
         """SIGTERM or SIGINT if the run is to stop after this step, else None.
@@ -59,14 +67,22 @@ class StopSignal(contextlib.AbstractContextManager):
             return self._received
         if not multihost_utils.reached_preemption_sync_point(step):
             return None
-        interrupted = not hosts.all_agree(self._received is None)
+        interrupted = not hosts.all_agree(self._received != signal.SIGINT)
         return signal.SIGINT if interrupted else signal.SIGTERM
+
+    def _handle(self, number, handler) -> None:
+        self._previous[number] = signal.signal(number, handler)
 
     def _request(self, number, frame):
         del frame
-        self._received = signal.Signals(number)
-        print(f"{self._received.name}: saving soon; once more to quit at once.", flush=True)
-        signal.signal(number, signal.SIG_DFL)
+        is_hangup = number == signal.SIGHUP
+        self._received = signal.SIGTERM if is_hangup else signal.Signals(number)
+        # A terminal that closes, and the shell in it, may each send one.
+        signal.signal(number, signal.SIG_IGN if is_hangup else signal.SIG_DFL)
+        words = "" if is_hangup else "; once more to quit at once"
+        line = f"{signal.Signals(number).name}: saving soon{words}.\n"
+        with contextlib.suppress(OSError):  # print would fail if this has interrupted a print
+            os.write(1, line.encode())
         if not self._alone:
             os.kill(os.getpid(), signal.SIGTERM)
 

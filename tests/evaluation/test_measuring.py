@@ -225,3 +225,35 @@ def test_devices_change_no_number_nor_does_going_on_with_others():
         for a, b in zip(other, one, strict=True):
             for name in ("fd_alexnet", "psnr", "ssim", "ssim_range2", "lpips_alexnet"):
                 assert a[name] == pytest.approx(b[name], rel=1e-9), name
+
+
+def as_lists(progress) -> list[dict]:
+    """All that is in the accumulators, as it can be compared."""
+    parts = (accumulator.arrays() for accumulator in progress.accumulators.values())
+    return [{name: np.asarray(x).tolist() for name, x in arrays.items()} for arrays in parts]
+
+
+def test_unfinished_parts_that_are_damaged_are_measured_again(tmp_path):
+    """Empty, cut, of other content, and every 50th byte flipped: the same, or from the start."""
+    keys, file = [measuring.ORIGINALS, ("run", 1)], tmp_path / "part.npz"
+    rng = np.random.default_rng(0)
+    accumulators = {key: measuring.MetricAccumulator() for key in keys}
+    for accumulator in accumulators.values():
+        accumulator.add({"psnr": rng.random(2)}, {"alexnet": rng.random((2, 3))}, [0.5])
+    progress = measuring.Progress(["a", "b"], accumulators, "here")
+    progress.save(file)
+    whole = file.read_bytes()
+    cut = [b"", b"{}", bytes(len(whole)), whole[:-1], whole[: len(whole) // 2], whole[100:]]
+    places = range(0, len(whole), 50)
+    flipped = [whole[:i] + bytes([whole[i] ^ 16]) + whole[i + 1 :] for i in places]
+    found = []
+    for damaged in [*cut, *flipped]:
+        file.write_bytes(damaged)
+        read = measuring.Progress.load(file, keys, "here")
+        found.append(bool(read.names))
+        assert file.exists() == found[-1]
+        if read.names:
+            assert read.names == progress.names and as_lists(read) == as_lists(progress)
+    assert not any(found[: len(cut)]) and not all(found)
+    measuring.Progress(["a"], accumulators, "here").save(file)  # one name, two numbers
+    assert measuring.Progress.load(file, keys, "here").names == []

@@ -1,10 +1,13 @@
 """metrics.csv: rows are appended, and what a resumed run writes again is dropped."""
 
+import pytest
+from clu import metric_writers
 from etils import epath
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from epsilon_vae.output import is_in_bucket
 from epsilon_vae.run import logging
-from epsilon_vae.run.logging import MetricsCSV
+from epsilon_vae.run.logging import MetricsCSV, RunLog
 
 
 def test_rows_are_appended_to_the_file(tmp_path):
@@ -37,3 +40,64 @@ def test_in_a_bucket_each_row_rewrites_the_file(tmp_path, monkeypatch):
     number = path.stat().st_ino
     table.write(1, {"loss": 1})
     assert path.read_text() == "step,loss\n1,1\n" and path.stat().st_ino != number
+
+
+GOOD = b"step,loss\n1,0.5\n2,0.4\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [
+        (b"", ""),
+        (b"\0" * 4096, ""),
+        (b"\n\n", ""),
+        (b"loss\n1\n", ""),
+        (b"{}", ""),
+        (b"st\0p,loss\n1,0.5\n", ""),
+        (b"\xef\xbb\xbf" + GOOD, "1,0.5\n2,0.4\n"),
+        (GOOD.replace(b"\n", b"\r\n"), "1,0.5\n2,0.4\n"),
+        (GOOD + b"\0" * 100, "1,0.5\n2,0.4\n"),
+        (GOOD + b"\0" * 100 + b"\n", "1,0.5\n2,0.4\n"),
+        (GOOD + b"2", "1,0.5\n2,0.4\n"),
+        (GOOD + b"\n2\n", "1,0.5\n2,0.4\n"),
+        (GOOD + b"2,0.3,7\n", "1,0.5\n2,0.4\n"),
+        (GOOD + b"two,0.3\n" + b"1_0,0.3\n" + b"9" * 5000 + b",1\n", "1,0.5\n2,0.4\n"),
+        (GOOD + b"2,0.\xff3\n", "1,0.5\n2,0.4\n"),
+        (GOOD + b'2,"0.3\n', "1,0.5\n2,0.4\n"),
+        (GOOD + b"2," + b"3" * 200_000 + b"x\n", "1,0.5\n2,0.4\n"),
+        (GOOD + GOOD, "1,0.5\n2,0.4\n" * 2),
+        (GOOD + b"step,psnr,loss\n2,21,\n", "1,0.5,\n2,0.4,\n2,,21\n"),
+        (GOOD + b"2,nan\n2,-inf\n2,1e-05\n", "1,0.5\n2,0.4\n2,nan\n2,-inf\n2,1e-05\n"),
+    ],
+)
+def test_what_a_power_cut_leaves_is_left_out_or_set_aside(tmp_path, content, kept):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    MetricsCSV(epath.Path(path), ["loss"], start_step=2)
+    header, _, rows = path.read_text().partition("\n")
+    assert rows == kept and header == ("step,loss,psnr" if b"psnr" in content else "step,loss")
+    aside = [other.read_bytes() for other in tmp_path.iterdir() if other != path]
+    assert aside == ([] if kept else [content])
+
+
+def test_events_beyond_the_step_resumed_from_are_purged(tmp_path):
+    def steps() -> list[int]:
+        files = sorted(tmp_path.glob("events.out.tfevents.*"))
+        return [
+            event.step
+            for file in files
+            for event in EventFileLoader(str(file)).Load()
+            if event.HasField("summary")
+        ]
+
+    for part in (range(1, 4), range(3, 6)):
+        writer = metric_writers.SummaryWriter(str(tmp_path))
+        for step in part:
+            writer.write_scalars(step, {"loss": 1 / step})
+        writer.flush()
+    for file in tmp_path.iterdir():
+        file.write_bytes(file.read_bytes() + b"half")  # of an event, as a kill leaves it
+    RunLog(str(tmp_path), ["loss"], start_step=3, num_steps=9, heartbeat=None).close()
+    assert steps() == [1, 2, 3, 3]
+    RunLog(str(tmp_path), ["loss"], start_step=0, num_steps=9, heartbeat=None).close()
+    assert steps() == []

@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -27,7 +29,7 @@ from tests.helpers import (
     saved_steps,
     state_shapes,
 )
-from tests.processes import finish, read_until
+from tests.processes import finish, read_until, start_alone
 
 
 def test_workdir_holds_what_users_script_against(finished_run_and_output):
@@ -125,8 +127,10 @@ def test_half_written_checkpoint_is_left_out(finished_run, run_module, tmp_path)
     assert_same_state(tmp_path, finished_run)
 
 
-def test_other_model_names_each_parameter_that_differs(finished_run, run_module):
-    process = run_module("epsilon_vae.main", *flags(finished_run, "--config.model.encoder.n_z=4"))
+def test_other_model_names_each_parameter_that_differs(finished_run, run_module, tmp_path):
+    shutil.copytree(finished_run / "checkpoints", tmp_path / "checkpoints")
+    more = "--config.model.encoder.n_z=4", "--config.num_steps=7"
+    process = run_module("epsilon_vae.main", *flags(tmp_path, *more))
     _, err = process.communicate(timeout=300)
     assert process.returncode == 2 and "Traceback" not in err
     assert "params/encoder/conv_out/kernel is (1, 1, 16, 8) in the checkpoint, (1, 1, 16, 4)" in err
@@ -134,11 +138,119 @@ def test_other_model_names_each_parameter_that_differs(finished_run, run_module)
     assert "middle" not in err
 
 
-def test_finished_run_says_so_and_changes_nothing(finished_run, run_module):
-    before = (finished_run / "metrics.csv").read_text()
-    out, _ = finish(run_module("epsilon_vae.main", *flags(finished_run)))
-    assert f"Resuming from step {STEPS} of {STEPS}" in out
-    assert (finished_run / "metrics.csv").read_text() == before
+def test_finished_run_says_so_and_writes_nothing(finished_run, run_module):
+    def files() -> dict:
+        return {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
+
+    before = files()
+    process = run_module("epsilon_vae.main", *flags(finished_run, "--config.batch_size=2"))
+    out, _ = finish(process)
+    assert len(out.splitlines()) == 1 and f"has step {STEPS}" in out and "larger" in out
+    assert files() == before
+
+
+ENDLESS = (*FLOW_ALONE, "--config.num_steps=100000", "--config.checkpoint.every_steps=100000")
+
+
+def workers_of(process) -> list[int]:
+    """Processes of grain that load a run's batches."""
+    lists = (path.read_text() for path in Path(f"/proc/{process.pid}/task").glob("*/children"))
+    children = [int(child) for text in lists for child in text.split()]
+    return [x for x in children if "spawn_main" in Path(f"/proc/{x}/cmdline").read_text()]
+
+
+def test_second_run_is_refused_killed_worker_saves_lost_stdout_and_hangup_too(run_module, tmp_path):
+    arguments = flags(tmp_path, *ENDLESS)
+    process = run_module("epsilon_vae.main", *arguments, "--config.data.workers=2", **QUICK_FLAGS)
+    read_until(process, "step 2/")
+    second = run_module("epsilon_vae.main", *arguments)
+    out, err = second.communicate(timeout=300)
+    assert second.returncode == 2 and len(err.splitlines()) == 1 and not out
+    assert (
+        f"{tmp_path}: a run is training here since" in err and f"(process {process.pid} on" in err
+    )
+
+    os.kill(workers_of(process)[0], signal.SIGKILL)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 1 and "Traceback" not in err
+    assert "config.data.workers = 2: one of them was killed" in err
+    (saved,) = saved_steps(tmp_path)
+    assert f"after step {saved}: " in err and f"Step {saved} is saved; to resume" in err
+
+    process = run_module("epsilon_vae.main", *arguments, "--config.data.workers=1", **QUICK_FLAGS)
+    assert "Resuming from step" in process.stdout.readline()
+    process.stdout.close()
+    while int(read_metrics(tmp_path)[-1]["step"]) < saved + 3:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    for _ in range(2):  # the terminal's, and its shell's
+        os.killpg(process.pid, signal.SIGHUP)
+    assert process.wait(300) == 75
+    assert process.stderr.read() == ""
+    assert saved_steps(tmp_path)[-1] > saved + 2
+    steps = [int(row["step"]) for row in read_metrics(tmp_path)]
+    assert steps == [*range(1, saved_steps(tmp_path)[-1] + 1)]
+
+
+def test_interrupt_before_the_first_step_ends_at_once(run_module, tmp_path):
+    """While it imports, and while it compiles, where Python hears nothing."""
+    process = start_alone("epsilon_vae.main", *flags(tmp_path))
+    while "jaxlib" not in Path(f"/proc/{process.pid}/maps").read_text():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == -signal.SIGINT
+    process = run_module("epsilon_vae.main", *flags(tmp_path))
+    read_until(process, "Training from the start")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT and "step" not in out and "Traceback" not in err
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Makes a disk of so many MB; where that is not allowed, the test is skipped."""
+    disks = []
+
+    def make(size: int) -> Path:
+        disk = tmp_path / f"disk{len(disks)}"
+        disk.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}m", "none", str(disk)]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("cannot mount a disk")
+        disks.append(disk)
+        return disk
+
+    yield make
+    for disk in disks:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_full_disk_is_said_before_the_first_step_or_at_the_save(run_module, small_disk):
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(small_disk(500))}
+    more = *FLOW_ALONE, "--config.num_steps=1000", "--config.checkpoint.keep=2"
+    process = run_module("epsilon_vae.main", *flags(small_disk(1), *more), **QUICK_FLAGS, **cache)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2 and len(err.splitlines()) == 1
+    assert "no room for 3 checkpoints of" in err
+
+    disk = small_disk(100)
+    process = run_module("epsilon_vae.main", *flags(disk, *more), **QUICK_FLAGS, **cache)
+    read_until(process, "step 5/")
+    with pytest.raises(OSError, match="No space left"):
+        (disk / "ballast").write_bytes(bytes(2**27))
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 1 and len(err.splitlines()) == 1, err[-500:]
+    assert "No space left on device" in err and "the disk has" in err
+    (disk / "ballast").unlink()
+    newest = saved_steps(disk)[-1]
+    more = *more, f"--config.num_steps={newest + 2}"
+    out, _ = finish(run_module("epsilon_vae.main", *flags(disk, *more), **QUICK_FLAGS, **cache))
+    assert f"Resuming from step {newest} " in out
+    steps = [int(row["step"]) for row in read_metrics(disk)]
+    assert steps == [*range(1, newest + 3), newest + 2]
 
 
 @pytest.mark.parametrize("log_every", [1, 100])

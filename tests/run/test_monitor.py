@@ -1,11 +1,19 @@
 """Step times, goodput, and traces of steps."""
 
+import signal
 import time
 
 import jax
 import jax.numpy as jnp
+import pytest
 
-from epsilon_vae.run.monitor import Clock, MetricsWindow, StepProfiler, memory_metrics
+from epsilon_vae.run.monitor import (
+    Clock,
+    MetricsWindow,
+    StepProfiler,
+    StopSignal,
+    memory_metrics,
+)
 
 
 def test_goodput_leaves_out_what_is_no_step(monkeypatch):
@@ -79,6 +87,21 @@ def test_trace_is_written_where_the_run_ends_early(tmp_path):
     profiler.close()
     profiler.close()
     assert list(tmp_path.rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize("before", [signal.SIG_IGN, signal.SIG_DFL])
+def test_hangup_is_left_alone_where_it_is_ignored(before):
+    """As nohup has it."""
+    previous = signal.signal(signal.SIGHUP, before)
+    try:
+        with StopSignal() as stop:
+            assert (signal.getsignal(signal.SIGHUP) == signal.SIG_IGN) == (before == signal.SIG_IGN)
+            for _ in range(2):
+                signal.raise_signal(signal.SIGHUP)
+            assert stop.stop_requested(1) == (None if before == signal.SIG_IGN else signal.SIGTERM)
+        assert signal.getsignal(signal.SIGHUP) == before
+    finally:
+        signal.signal(signal.SIGHUP, previous)
 
 
 def test_no_trace_unless_asked_for(tmp_path):

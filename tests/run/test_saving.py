@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from epsilon_vae import checkpoint
-from epsilon_vae.checkpoint import Checkpointer, CheckpointError
+from epsilon_vae.checkpoint import Checkpointer, CheckpointError, SaveError
 from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.errors import NonFiniteError
 from epsilon_vae.inference.autoencoder import restore
@@ -67,13 +67,13 @@ def test_first_save_that_cannot_be_read_back_stops_the_run(damage, monkeypatch, 
 
     monkeypatch.setattr(checkpoint.checksums, "write", write_and_damage)
     state = {"w": jax.random.normal(jax.random.key(0), (2**16,))}
-    with pytest.raises(CheckpointError, match=r"1: cannot be read back \(.+name another workdir"):
+    with pytest.raises(SaveError, match=r"1: cannot be read back \(.+name another workdir"):
         Checkpointer(str(tmp_path)).save(1, state, data={}, config=CONFIG)
 
 
 def test_first_save_of_other_numbers_stops_the_run(monkeypatch, tmp_path):
     monkeypatch.setattr(checkpoint, "load_parts", lambda step, target: {"w": jnp.ones(3)})
-    with pytest.raises(CheckpointError, match="it is not what was written"):
+    with pytest.raises(SaveError, match="it is not what was written"):
         Checkpointer(str(tmp_path)).save(1, {"w": jnp.zeros(3)}, data={}, config=CONFIG)
 
 

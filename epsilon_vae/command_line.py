@@ -115,9 +115,11 @@ def _hear_interrupts() -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
             threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
         # What Orbax and tensorstore drop of a failed save or restore, one line for each array.
-        elif not inspect.iscoroutine(unraisable.object):
-            if str(unraisable.exc_value) != "Event loop is closed":
-                sys.__unraisablehook__(unraisable)
+        elif not (
+            inspect.iscoroutine(unraisable.object)
+            or str(unraisable.exc_value) == "Event loop is closed"
+        ):
+            sys.__unraisablehook__(unraisable)
 
     sys.unraisablehook = hook
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:

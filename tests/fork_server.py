@@ -94,7 +94,8 @@ def parse(value: str) -> str | int | float | bool:
 def main() -> None:
     """Serves on the socket whose file descriptor is the argument."""
     requests = socket.socket(fileno=int(sys.argv[1]))
-    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"  # TensorFlow announces its kernels otherwise
+    # TensorFlow reads these once: it announces its kernels otherwise, and failures that it raises.
+    os.environ |= {"TF_ENABLE_ONEDNN_OPTS": "0", "TF_CPP_MIN_LOG_LEVEL": "2"}
     for name in LIBRARIES:
         importlib.import_module(name)
     # JAX warns of forks, since a backend's threads would be lost; there is no backend here.

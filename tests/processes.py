@@ -101,7 +101,7 @@ class ForkServer:
         request = {
             "arguments": (module, *map(str, arguments)),
             "directory": str(ROOT),
-            "environment": {**os.environ, **environment},
+            "environment": {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **environment},
         }
         pipes = [os.pipe() for _ in range(3)]
         writers = [writer for _, writer in pipes]

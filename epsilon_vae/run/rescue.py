@@ -53,7 +53,7 @@ class LastStep(contextlib.AbstractContextManager):
         is_donated = any(x.is_deleted() for x in jax.tree.leaves(self._state))
         if is_donated or jax.process_count() > 1:
             return "The checkpoint before stays"
-        self._window.sync()
+        self._window.check_state(self._step, self._state)
         self._checkpointer.save(self._step, self._state, data=self._data, config=self._config)
         self._checkpointer.wait()
         return f"Step {self._step} is saved"

@@ -80,7 +80,7 @@ def test_first_save_of_other_numbers_stops_the_run(monkeypatch, tmp_path):
 def test_killed_between_files_and_checksums_leaves_no_step(monkeypatch, tmp_path):
     """Checksums come before the rename: a step without them is none."""
     monkeypatch.setattr(checkpoint.checksums, "write", lambda folder: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(SaveError, match="not saved: division by zero"):
         Checkpointer(str(tmp_path)).save(1, {"w": jnp.zeros(3)}, data={}, config=CONFIG)
     assert saved_steps(tmp_path) == []
 

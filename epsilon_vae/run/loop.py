@@ -103,20 +103,11 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
         to_close.callback(profiler.close)
 
         last = to_close.enter_context(LastStep(checkpointer, config, window))
-        stopped_by = stop.stop_requested(start_step)  # before there is anything to save
-        steps = range(start_step + 1, config.num_steps + 1)
-        for step in range(0) if stopped_by else steps:
+        step, stopped_by = start_step, stop.stop_requested(start_step)
+        while step < config.num_steps and not stopped_by:
+            step += 1
             with clock.waiting():
-                local = next(batches)
-                batch = {
-                    name: global_batch(
-                        x.sharding,
-                        config.batch_size,
-                        local_indices=local_indices,
-                        local=local[name],
-                    )
-                    for name, x in shapes.items()
-                }
+                batch = _global_batch(next(batches), shapes, local_indices)
             with profiler.step(step, window):
                 state, metrics = step_fn(state, frozen, batch)
                 last.done(step, state, batches.get_state())
@@ -145,21 +136,41 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
             if step % config.eval.every_steps == 0 or done:
                 with clock.paused():
                     window.sync()
-                    scores, picture = evaluation(state.ema)
-                    if scores:
-                        log.scalars(step, {f"eval/{name}": x for name, x in scores.items()})
-                        log.line(_scores_line(config, step, scores))
-                    if picture is not None:
-                        log.picture(step, picture)
+                    _log_evaluation(log, config, step=step, found=evaluation(state.ema))
             if is_saving:
                 with clock.paused():
                     checkpointer.save(step, state, data=batches.get_state(), config=config)
             if stopped_by:
                 log.line(f"step {step}: {stopped_by.name}, saving")
-                break
         if clock.goodput_percent():
             log.line(_closing_line(clock))
         return stopped_by
+
+
+def _global_batch(
+    local: dict[str, np.ndarray], shapes: dict[str, jax.ShapeDtypeStruct], local_indices: np.ndarray
+) -> dict[str, jax.Array]:
+    """The batch of all processes, sharded as `shapes`, of which this one has `local`."""
+    return {
+        name: global_batch(x.sharding, x.shape[0], local_indices=local_indices, local=local[name])
+        for name, x in shapes.items()
+    }
+
+
+def _log_evaluation(
+    log: RunLog,
+    config: ml_collections.ConfigDict,
+    *,
+    step: int,
+    found: tuple[dict[str, float], np.ndarray | None],
+) -> None:
+    """Writes an evaluation's scores and its picture."""
+    scores, picture = found
+    if scores:
+        log.scalars(step, {f"eval/{name}": x for name, x in scores.items()})
+        log.line(_scores_line(config, step, scores))
+    if picture is not None:
+        log.picture(step, picture)
 
 
 def _is_finished(config: ml_collections.ConfigDict, workdir: str) -> bool:

@@ -74,7 +74,7 @@ def check_flags() -> None:
 
 def _check_numbers(name: str, values: Sequence[str]) -> None:
     text = f"--{name}={','.join(values)}"
-    if not values or not all(x.isdecimal() and 0 < int(x) < 2**16 for x in values):
+    if not all(x.isdecimal() and 0 < int(x) < 2**16 for x in values):
         raise UsageError(f"{text}: expected whole numbers, as 1,3")
     if len({int(x) for x in values}) < len(values):
         raise UsageError(f"{text}: one of them twice")

@@ -182,7 +182,7 @@ BAD_INPUTS = {
     "take multiples of": ("--workdir={run}", "--resolutions=33", "--output={out}"),
     "--resolutions=a: expected": ("--workdir={run}", "--resolutions=a", "--output={out}"),
     "no weights of inception here": ("--workdir={run}", "--protocol=paper", "--output={out}"),
-    "--resolutions=: expected whole": ("--workdir={run}", "--resolutions=", "--output={out}"),
+    "--resolutions= is empty": ("--workdir={run}", "--resolutions=", "--output={out}"),
     "--steps=1,01: one of them twice": ("--workdir={run}", "--steps=1,01", "--output={out}"),
     "--data: not with --samples": (*SAMPLES, "--data=photos", "--output={out}"),
     "seed=1 says nothing": (*SAMPLES, f"{PROTOCOL},seed=1", "--output={out}"),

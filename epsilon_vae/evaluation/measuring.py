@@ -207,6 +207,7 @@ def measure(
                 batch_size=metrics.batch_size,
                 resolution=resolution,
                 crop=crop,
+                decoding=protocol.decoding(),
                 bad_records=bad_records,
             )
             reconstructor.learn_deviation(
@@ -220,6 +221,7 @@ def measure(
         batch_size=metrics.batch_size,
         resolution=resolution,
         crop=crop,
+        decoding=protocol.decoding(),
         bad_records=bad_records,
     ):
         if keep:

@@ -34,7 +34,7 @@ setup(
         "numpy>=2,<3",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
-        "pillow>=11",
+        "pillow>=11.3",
         "safetensors>=0.8,<1",
         "scikit-image>=0.25,<0.27",
         "scikit-learn>=1.6,<2",

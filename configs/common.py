@@ -28,6 +28,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.flip = True  # paper
     config.data.permute_colors = False  # paper; or True, for a handful of photos
     config.data.reduced_jpeg = True  # decode JPEGs at the scale that the crop needs
+    config.data.convert_profiles = True  # colors of ICC profiles to sRGB
+    config.data.max_pixels = 89_478_485  # of an image file; Pillow's limit
     config.data.workers = 0  # processes that decode; 0 = threads of this one
     config.data.on_bad_record = "raise"  # or skip, up to
     config.data.max_bad_share = 0.001  # of all records

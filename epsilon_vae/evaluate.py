@@ -18,6 +18,7 @@ from epsilon_vae.command_line import UsageError, exit_codes, exit_with, parse_fl
 from epsilon_vae.data.named import open_data
 from epsilon_vae.evaluation import protocols
 from epsilon_vae.evaluation.evaluation import evaluate, held_out_data
+from epsilon_vae.evaluation.generated import KEYS as SAMPLES_KEYS
 from epsilon_vae.evaluation.generated import evaluate_samples
 from epsilon_vae.evaluation.protocols import Protocol
 from epsilon_vae.evaluation.reconstructors import Run, open_reconstructors
@@ -85,7 +86,7 @@ def _check_flags_of_samples(asked: Protocol) -> None:
     given = [f.name for f in (STEP, DATA, SPLIT, RESOLUTIONS, STEPS, SAVE_IMAGES) if f.present]
     if given:
         raise UsageError(f"--{given[0]}: not with --samples, which are measured as they are")
-    changes = [x for x in asked.name.split(",")[1:] if not x.startswith(("features=", "crop="))]
+    changes = [x for x in asked.name.split(",")[1:] if x.partition("=")[0] not in SAMPLES_KEYS]
     if changes:
         raise UsageError(
             f"--protocol={asked.name}: {changes[0]} says nothing about --samples, which are "

@@ -116,6 +116,14 @@ SHARED: dict[str, Key] = {
         "Decodes a JPEG at a lower scale where its training crop allows it: faster, and not quite "
         "the same pixels."
     ),
+    "data.convert_profiles": _flag(
+        "Converts colors to sRGB where an image has an ICC profile; else they are taken for "
+        "sRGB's. `epsilon_vae.encode` does as the autoencoder's run, other commands have keys and "
+        "flags of their own."
+    ),
+    "data.max_pixels": _integer(
+        1, "Pixels of the largest image that is read: a small file may be unpacked to very many."
+    ),
     "data.workers": _integer(
         0,
         "Worker processes that load training images, for each process of the run; 0 loads in "
@@ -460,7 +468,12 @@ LATENT_DIFFUSION: dict[str, Key] = {
 }
 
 # What a run of an earlier version, whose config has no such key, was trained with.
-SINCE: dict[str, object] = {"data.permute_colors": False, "model.decoder.input_skip": False}
+SINCE: dict[str, object] = {
+    "data.permute_colors": False,
+    "data.convert_profiles": False,
+    "data.max_pixels": 89_478_485,
+    "model.decoder.input_skip": False,
+}
 # What keys, and groups of keys, are called in configs of earlier versions.
 RENAMED: dict[str, str] = {
     "init.generator": "init.latent_diffusion",

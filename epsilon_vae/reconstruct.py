@@ -1,7 +1,9 @@
 """Reconstructs pictures: `python -m epsilon_vae.reconstruct --workdir=DIR IN… --output=OUT`.
 
 IN are image files or folders of them. For one file, OUT may be a file; else it is a folder. Prints
-the PSNR of each. Exit codes: 0 done; 2 something named on the command line cannot be used.
+the PSNR of each. What cannot be read is named, and the others are reconstructed. Nothing that is
+there is overwritten, but for earlier outputs with --overwrite. Exit codes: 0 done; 1 some pictures
+could not be read; 2 something named on the command line cannot be used.
 """
 
 import os
@@ -14,11 +16,21 @@ from absl import app, flags, logging
 from PIL import Image
 from tqdm import tqdm
 
-from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
-from epsilon_vae.data.decode import SUFFIXES, DataError, list_images, read_image
-from epsilon_vae.inference.autoencoder import restore
+from epsilon_vae.command_line import UsageError, exit_codes, exit_with, parse_flags
+from epsilon_vae.data.decode import (
+    DEFAULT,
+    DataError,
+    DecodeError,
+    EncodedImage,
+    ImageDecoding,
+    read_file,
+)
+from epsilon_vae.data.files import list_images
+from epsilon_vae.data.formats import SUFFIXES, is_named_as
+from epsilon_vae.inference.autoencoder import Autoencoder, restore
 from epsilon_vae.metrics.psnr_ssim import psnr
 from epsilon_vae.names import printable
+from epsilon_vae.output import replacing
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
 OUTPUT = flags.DEFINE_string("output", None, "Image file or folder to write.")
@@ -26,6 +38,18 @@ STEPS = flags.DEFINE_integer("steps", 3, "Network evaluations (NFE) a picture.",
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise that decoding starts from.")
 SPACE = flags.DEFINE_integer("space", 1, "Devices that the rows of a picture are spread over.", 1)
 STEP = flags.DEFINE_integer("checkpoint_step", None, "Checkpoint to use; the newest by default.")
+OVERWRITE = flags.DEFINE_bool(
+    "overwrite", default=False, help="Replace outputs that exist; inputs never are."
+)
+CONVERT_PROFILES = flags.DEFINE_bool(
+    "convert_profiles", default=True, help="Convert colors of ICC profiles to sRGB."
+)
+MAX_PIXELS = flags.DEFINE_integer("max_pixels", DEFAULT.max_pixels, "Of the largest picture.", 1)
+
+# What pictures may be written as: with all their colors.
+OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+Pairs = list[tuple[pathlib.Path, pathlib.Path]]
 
 
 def check_flags() -> None:
@@ -36,13 +60,14 @@ def check_flags() -> None:
         raise UsageError("--output is missing: name an image file or a folder to write")
 
 
-def find_pictures(inputs: Sequence[str], output: str) -> list[tuple[pathlib.Path, pathlib.Path]]:
+def find_pictures(inputs: Sequence[str], output: str, *, overwrite: bool = False) -> Pairs:
     """Pairs of an existing image file and the file to write for it.
 
     Raises:
-      DataError: an input is missing, a folder holds no image, or two would be written to one file.
+      DataError: an input is missing, a folder holds no image, two would be written to one file, or
+        one would be written to an input, or, unless `overwrite`, to a file that exists.
     """
-    sources: list[tuple[pathlib.Path, pathlib.Path]] = []
+    sources: Pairs = []
     for name in inputs:
         path = pathlib.Path(name)
         if path.is_dir():
@@ -55,17 +80,59 @@ def find_pictures(inputs: Sequence[str], output: str) -> list[tuple[pathlib.Path
         else:
             raise DataError(f"{path}: no such file or folder")
     target = pathlib.Path(output)
-    if len(inputs) == 1 and not pathlib.Path(inputs[0]).is_dir() and target.suffix:
-        if target.suffix.lower() not in SUFFIXES:
-            raise DataError(f"--output={output}: a picture ends in {', '.join(SUFFIXES)}")
-        return [(sources[0][0], target)]
-    pairs = [(source, target / relative.with_suffix(".png")) for source, relative in sources]
+    is_one_file = len(inputs) == 1 and not pathlib.Path(inputs[0]).is_dir()
+    if is_one_file and target.suffix and not target.is_dir():
+        if target.suffix.lower() not in OUTPUT_SUFFIXES:
+            raise DataError(f"--output={output}: a picture ends in {', '.join(OUTPUT_SUFFIXES)}")
+        pairs = [(sources[0][0], target)]
+    else:
+        pairs = [(source, target / relative.with_suffix(".png")) for source, relative in sources]
+    _check_outputs(inputs, pairs, target, overwrite=overwrite)
+    return pairs
+
+
+def _check_outputs(
+    inputs: Sequence[str], pairs: Pairs, target: pathlib.Path, *, overwrite: bool
+) -> None:
+    """Raises `DataError` where something that is there would be lost, or become an input."""
+    for name in inputs:
+        if os.path.isdir(name) and os.path.realpath(name) == os.path.realpath(target):
+            raise DataError(f"--output={target}: is an input; name another folder")
+    originals = {os.path.realpath(source): source for source, _ in pairs}
     seen: dict[pathlib.Path, pathlib.Path] = {}
     for source, written in pairs:
         if written in seen:
             raise DataError(f"{source} and {seen[written]} would both be written to {written}")
         seen[written] = source
-    return pairs
+        if os.path.realpath(written) in originals:
+            raise DataError(f"{written}: is an input; name another --output")
+        if os.path.lexists(written) and not overwrite:
+            raise DataError(f"{written}: exists; name another --output, or set --overwrite")
+
+
+def reconstruct_file(
+    autoencoder: Autoencoder, source: pathlib.Path, written: pathlib.Path
+) -> float:
+    """Writes a picture's reconstruction, and prints and returns its PSNR in dB.
+
+    Raises:
+      DataError: the picture cannot be read.
+      OutputError: the reconstruction cannot be written.
+    """
+    decoding = ImageDecoding(convert_profiles=CONVERT_PROFILES.value, max_pixels=MAX_PIXELS.value)
+    try:
+        encoded = EncodedImage(read_file(source), decoding)
+        image = np.asarray(encoded.rgb())
+    except (OSError, DecodeError) as error:
+        raise DataError(f"{source}: not a readable image ({error})") from error
+    reconstruction = autoencoder.reconstruct(image, STEPS.value, SEED.value)
+    file_format = Image.registered_extensions()[written.suffix.lower()]
+    with replacing(written) as partial:
+        Image.fromarray(reconstruction).save(partial, file_format)
+    score = float(psnr(image[None] / 255, reconstruction[None] / 255)[0])
+    kind = "" if is_named_as(source.name, encoded.format) else f" (is {encoded.format})"
+    tqdm.write(printable(f"{source}{kind} -> {written}") + f"  PSNR {score:.2f} dB")
+    return score
 
 
 def main(argv: Sequence[str]) -> None:
@@ -74,19 +141,21 @@ def main(argv: Sequence[str]) -> None:
     with exit_codes(OSError):
         if len(argv) < 2:
             raise DataError("no picture named: give image files or folders")
-        pairs = find_pictures(argv[1:], OUTPUT.value)
+        pairs = find_pictures(argv[1:], OUTPUT.value, overwrite=OVERWRITE.value)
         autoencoder = restore(WORKDIR.value, STEP.value, SPACE.value)
-        scores = []
+        scores, unread = [], []
         for source, written in tqdm(pairs, unit="image", disable=not sys.stderr.isatty()):
-            image = read_image(source)
-            reconstruction = autoencoder.reconstruct(image, STEPS.value, SEED.value)
-            written.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(reconstruction).save(written)
-            scores.append(float(psnr(image[None] / 255, reconstruction[None] / 255)[0]))
-            names = printable(f"{source} -> {written}")
-            tqdm.write(f"{names}  PSNR {scores[-1]:.2f} dB")
-    if len(scores) > 1:
-        print(f"mean PSNR of {len(scores)} images: {np.mean(scores):.2f} dB")
+            try:
+                scores.append(reconstruct_file(autoencoder, source, written))
+            except DataError as error:
+                if len(pairs) == 1:
+                    raise
+                unread.append(str(source))
+                tqdm.write(printable(f"Left out: {error}"), file=sys.stderr)
+        if len(scores) > 1:
+            print(f"mean PSNR of {len(scores)} images: {np.mean(scores):.2f} dB")
+        if unread:
+            exit_with(1, f"{len(unread)} of {len(pairs)} could not be read: {', '.join(unread)}")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from epsilon_vae.data.decode import SUFFIXES, DataError, check_regular, check_size, read_file
-from epsilon_vae.data.files import filesystem, list_files
+from epsilon_vae.data.decode import DataError, check_regular, check_size, read_file
+from epsilon_vae.data.files import LeftOut, filesystem, find_image_files, is_hidden
+from epsilon_vae.data.formats import SUFFIXES
 from epsilon_vae.errors import reason
 
 # Of ImageNet's devkit: what each validation image is, by ILSVRC2012_ID, and what the IDs stand for.
@@ -78,7 +79,8 @@ class Images:
 def find_images(path: str) -> Images:
     """The images of a folder or a tar, plain or .gz, whose members may be tars in turn.
 
-    Left out are names that do not end as images do, and those with a part that begins with a dot.
+    Left out are names that do not end as images do, and those with a part that begins with a dot;
+    a line is logged of them.
     The class is the first folder. In a tar, an inner tar is a folder too, and a folder around all
     other folders is no class.
 
@@ -163,8 +165,8 @@ def label(images: Images, devkit: Devkit) -> Images:
 def _folder_images(path: str) -> Images:
     """Classes and labels of folders, as `sources.Folder` has them."""
     files, root = filesystem(path)
-    entries = list_files(files, root, path)
-    names = sorted(name for name in entries if _is_image(name))
+    entries = find_image_files(files, root, path)
+    names = list(entries)
     sizes = np.array([entries[name]["size"] for name in names], np.int64)
 
     def read(index: int) -> bytes:
@@ -184,7 +186,9 @@ def _tar_images(path: str) -> Images:
             f"{path}: neither a folder nor a tar (plain or .gz); unpack it, or download it again"
         )
     # What a tar holds twice counts as it is extracted: the last.
-    places = {place.name: place for place in _progress(_tar_places(file, path))}
+    left_out = LeftOut()
+    places = {place.name: place for place in _progress(_tar_places(file, path, left_out))}
+    left_out.log(path)
     names = list(places)
     offsets = np.array([place.offset for place in places.values()], np.int64)
     sizes = np.array([place.size for place in places.values()], np.int64)
@@ -212,20 +216,19 @@ def _open_tar(path: str) -> BinaryIO:
     return gzip.open(path) if is_gzip else open(path, "rb")
 
 
-def _tar_places(file: BinaryIO, path: str, depth: int = 0) -> Iterator[Place]:
+def _tar_places(file: BinaryIO, path: str, left_out: LeftOut, *, depth: int = 0) -> Iterator[Place]:
     """Images of a tar and of the tars in it, in their order."""
     if depth > _MAX_NESTED_TARS:
         raise DataError(f"{path}: a tar in {depth} others, {_MAX_NESTED_TARS} the most; unpack it")
     try:
         for member, content in _members(file):
             name = member.name.removeprefix("./")
-            if _is_hidden(name):
-                continue
-            if name.endswith(".tar"):
-                for inner in _tar_places(content, f"{path}: {name}", depth + 1):
+            if name.endswith(".tar") and not is_hidden(name):
+                title = f"{path}: {name}"
+                for inner in _tar_places(content, title, left_out, depth=depth + 1):
                     offset = member.offset_data + inner.offset
                     yield Place(f"{name}/{inner.name}", offset, inner.size)
-            elif _is_image(name):
+            elif left_out.is_image(name):
                 yield Place(name, member.offset_data, member.size)
     except _BROKEN_TAR_ERRORS as error:
         raise DataError(
@@ -275,14 +278,6 @@ def _begins_as_tar(file: BinaryIO) -> bool:
     finally:
         file.seek(0)
     return True
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not _is_hidden(name)
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
 
 
 def _folder_around(names: list[str]) -> str:

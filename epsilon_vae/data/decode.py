@@ -1,6 +1,7 @@
-"""Reads image files, and decodes their bytes to upright, 8-bit RGB pixels."""
+"""Reads image files, and decodes their bytes to upright, 8-bit pixels in sRGB."""
 
 import contextlib
+import dataclasses
 import io
 import math
 import os
@@ -8,23 +9,35 @@ import pathlib
 import stat
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 
+from epsilon_vae.data import png
+from epsilon_vae.data.formats import FORMATS, kind_of
+from epsilon_vae.data.profiles import to_srgb
 from epsilon_vae.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # A decompression bomb: beyond this, a small file may fill the memory. PIL only warns; we refuse.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # Three bytes a pixel at most, of what is not compressed at all.
 MAX_FILE_BYTES = 3 * MAX_PIXELS
+# What PIL warns of, as of an EXIF block that is cut, does not say which file it is about.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _ORIENTATION = 0x0112
-# Whatever a file's name is. PIL knows more, and would start Ghostscript for some.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM")
+_TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SWAPPING = [_TRANSPOSES[number] for number in (5, 6, 7, 8)]  # width and height
 
 
 class DataError(UserError):
@@ -33,12 +46,6 @@ class DataError(UserError):
 
 class DecodeError(ValueError):
     """Bytes that are not an image that can be used; the message says why."""
-
-
-def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Image files below a folder, by their suffixes, sorted; none where there is no such folder."""
-    named = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    return sorted(path for path in named if not path.is_dir())
 
 
 def check_regular(path: str | os.PathLike) -> None:
@@ -68,50 +75,72 @@ def read_file(path: str | os.PathLike) -> bytes:
         return file.read(MAX_FILE_BYTES)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageDecoding:
+    """How image files become pixels, besides what is the same for all.
+
+    Attributes:
+      convert_profiles: whether colors of an embedded ICC profile are converted to sRGB; if not,
+        they are taken for sRGB's.
+      max_pixels: of an image; one of more is refused.
+    """
+
+    convert_profiles: bool = True
+    max_pixels: int = MAX_PIXELS
+
+    @classmethod
+    def of(cls, data: Any) -> "ImageDecoding":
+        """What `config.data` says."""
+        return cls(convert_profiles=data.convert_profiles, max_pixels=data.max_pixels)
+
+
+DEFAULT = ImageDecoding()
+
+
 class EncodedImage:
     """An image whose header has been read; upright, as its EXIF orientation says.
 
     Args:
       data: a file's bytes.
+      decoding: how they are decoded.
 
     Attributes:
       size: width and height.
+      format: as PIL calls it, whatever the file's name is.
 
     Raises:
       DecodeError: not an image, broken, or too large.
     """
 
-    def __init__(self, data: bytes):
+    def __init__(self, data: bytes, decoding: ImageDecoding = DEFAULT):
         if not data:
             raise DecodeError("zero bytes")
         with _pil_errors():
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise DecodeError(
-                    f"{image.width} x {image.height} is more than {MAX_PIXELS} pixels"
-                )
-            upright = "exif" not in image.info or image.getexif().get(_ORIENTATION, 1) == 1
-            is_jpeg = image.format in ("JPEG", "MPO")
-            if image.format == "PNG":
-                _check_rows(image, data)
-            if not (upright and is_jpeg):
-                ImageOps.exif_transpose(image, in_place=True)
+            image, self._data = _open(data, decoding.max_pixels)
+            self._transpose = _TRANSPOSES.get(_orientation(image))
         self._image = image
-        self._data = data if is_jpeg else None
-        # What simplejpeg decodes as it is.
-        self._jpeg = data if is_jpeg and upright and image.mode in ("RGB", "L") else None
-        self.size = image.size
+        self.format = "JPEG" if image.format == "MPO" else image.format
+        self._profile = image.info.get("icc_profile") if decoding.convert_profiles else None
+        if decoding.convert_profiles and self._data is not data:
+            self._profile = png.profile(data)
+        self.size = image.size[::-1] if self._transpose in _SWAPPING else image.size
 
     def rgb(self) -> Image.Image:
-        """8-bit RGB, decoded by PIL: 16 bits lose the lower eight, what is transparent is white.
+        """8-bit sRGB, decoded by PIL: 16 bits lose the lower eight, what is transparent is white.
 
         Raises:
-          DecodeError: broken, or floating point.
+          DecodeError: broken, or of pixels whose range is not known.
         """
-        if self._data is not None:
+        if self.format == "JPEG":
             _check_scan(self._data)
         with _pil_errors():
-            return _to_rgb(self._image)
+            image = self._image
+            image.load()
+            alpha = _alpha(image, self._data)
+            if alpha is not None:
+                image = image.copy()
+                image.info.pop("transparency", None)  # which PIL would convert with the colors
+            return self._finish(_opaque(image), alpha)
 
     def rgb_reduced(self, min_scale: float) -> tuple[Image.Image, float]:
         """Decodes as `rgb`, a JPEG at no more than the size that is needed, and returns the scale.
@@ -124,35 +153,103 @@ class EncodedImage:
         Raises:
           DecodeError: as `rgb`.
         """
-        if self._jpeg is None:
+        if self.format != "JPEG" or self._image.mode not in ("RGB", "L"):
             return self.rgb(), 1.0
         eighths = math.ceil(8 * min_scale)
         eighths = eighths if eighths <= 4 else 8  # 5, 6 and 7 are slower than 8
-        width, height = (math.ceil(side * eighths / 8) for side in self.size)
+        width, height = (math.ceil(side * eighths / 8) for side in self._image.size)
         try:
             pixels = simplejpeg.decode_jpeg(
-                self._jpeg, "RGB", min_height=height, min_width=width, min_factor=8 / eighths
+                self._data, "RGB", min_height=height, min_width=width, min_factor=8 / eighths
             )
         except ValueError:  # PIL decodes what libjpeg only warns of, and tells the rest
             return self.rgb(), 1.0
-        return Image.fromarray(pixels), eighths / 8
+        image = Image.fromarray(pixels)
+        with _pil_errors():
+            is_grey = self._profile and self._image.mode == "L"
+            return self._finish(image.getchannel(0) if is_grey else image), eighths / 8
+
+    def _finish(self, image: Image.Image, alpha: Image.Image | None = None) -> Image.Image:
+        """Upright and in sRGB, on white."""
+        image = to_srgb(image, self._profile)
+        if alpha is not None:
+            image = Image.merge("RGBA", (*image.split(), alpha))
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image).convert("RGB")
+        return image if self._transpose is None else image.transpose(self._transpose)
 
 
-def _check_rows(image: Image.Image, data: bytes) -> None:
-    """Loads a PNG, and raises `DecodeError` where its compressed stream ends before its rows do.
+def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, bytes]:
+    """An image of PIL, and its bytes: those that its pixels need, if PIL refuses the others."""
+    if Image.MAX_IMAGE_PIXELS is not None:  # of PIL, which raises at twice as many
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
+    try:
+        return _open_whole(data, max_pixels), data
+    except (DecodeError, MemoryError):
+        raise
+    except Exception as error:
+        bare = png.without_metadata(data)
+        try:
+            if bare == data:
+                raise
+            return _open_whole(bare, max_pixels), bare
+        except UnidentifiedImageError:
+            raise DecodeError(_what_it_is(data)) from error
 
-    PIL takes such a stream if it ends with a row, and leaves the other rows as they were: zeros. Of
-    an image whose last row is that, those that differ when it is loaded over ones are missing.
-    """
-    image.load()
-    last = image.crop((0, image.height - 1, *image.size))
-    if np.any(np.asarray(last)) and not image.info.get("interlace"):
-        return
-    again = Image.open(io.BytesIO(data), formats=("PNG",))
-    again.im = Image.new(again.mode, again.size, 1).im
-    again.load()
-    if not np.array_equal(np.asarray(image), np.asarray(again)):
+
+def _what_it_is(data: bytes) -> str:
+    """Says what bytes are that PIL does not know."""
+    kind = kind_of(data)
+    if kind.upper() in FORMATS:
+        return f"a broken {kind}"
+    return f"its content is {kind}" if kind else "cannot identify image file"
+
+
+def _open_whole(data: bytes, max_pixels: int) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.width * image.height > max_pixels:
+        raise DecodeError(f"{image.width} x {image.height} is more than max_pixels = {max_pixels}")
+    if image.format == "PNG" and not png.has_all_rows(image, data):
         raise DecodeError("its compressed stream ends early")
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's number; 1 where there is none, or what there is cannot be read."""
+    if image.format == "TIFF":  # PIL turns it
+        return 1
+    if image.format in ("JPEG", "MPO") and "exif" not in image.info:
+        return 1
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # of many kinds; it says nothing of the pixels
+        return 1
+
+
+def _alpha(image: Image.Image, data: bytes) -> Image.Image | None:
+    """How solid each pixel is, 0 to 255; None where all are."""
+    if not image.has_transparency_data:
+        return None
+    if image.mode not in ("1", "L", "RGB") and not image.mode.startswith("I"):
+        return image.convert("RGBA").getchannel("A")
+    if image.format == "PNG":
+        clear = png.is_transparent(image, data)
+    else:  # a GIF whose palette is grey
+        clear = np.asarray(image) == image.info["transparency"]
+    return Image.fromarray(np.where(clear, 0, 255).astype(np.uint8))
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Colors alone, of mode L, RGB or CMYK; raises `DecodeError` where their range is not known."""
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        kind = "floating-point" if image.mode == "F" else "32-bit"
+        raise DecodeError(f"{kind} pixels, whose range is not known")
+    if image.mode.startswith("I"):
+        high = np.asarray(image) >> 8
+        return Image.fromarray(np.clip(high, 0, 255).astype(np.uint8))
+    if image.mode in ("L", "RGB", "CMYK"):
+        return image
+    return image.convert("L" if image.mode in ("1", "LA") else "RGB")
 
 
 def _check_scan(data: bytes) -> None:
@@ -162,22 +259,6 @@ def _check_scan(data: bytes) -> None:
     except ValueError as error:  # also of what it cannot decode, as PIL can
         if "premature end of data" in str(error):
             raise DecodeError("its compressed stream ends early") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    image.load()
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I"):
-        high = np.asarray(image) >> 8
-        return Image.fromarray(np.clip(high, 0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise DecodeError("floating-point pixels, whose range is not known")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
 
 
 @contextlib.contextmanager
@@ -193,13 +274,13 @@ def _pil_errors() -> Iterator[None]:
         raise DecodeError(message.split(" <_io.")[0]) from error
 
 
-def read_image(path: pathlib.Path) -> np.ndarray:
-    """uint8 RGB `[H, W, 3]` of an image file, upright.
+def read_image(path: pathlib.Path, decoding: ImageDecoding = DEFAULT) -> np.ndarray:
+    """uint8 sRGB `[H, W, 3]` of an image file, upright.
 
     Raises:
       DataError: not a readable image.
     """
     try:
-        return np.asarray(EncodedImage(read_file(path)).rgb())
+        return np.asarray(EncodedImage(read_file(path), decoding).rgb())
     except (OSError, DecodeError) as error:
         raise DataError(f"{path}: not a readable image ({error})") from error

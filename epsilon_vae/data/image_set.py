@@ -8,7 +8,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from epsilon_vae.data.decode import MAX_PIXELS, DataError, check_regular, list_images, read_image
+from epsilon_vae.data.decode import (
+    DEFAULT,
+    MAX_PIXELS,
+    DataError,
+    ImageDecoding,
+    check_regular,
+    read_image,
+)
+from epsilon_vae.data.files import list_images
 from epsilon_vae.errors import reason
 
 MOMENTS = ("mu", "sigma")
@@ -19,19 +27,25 @@ class ImageSet:
     """uint8 images of one size, in a folder and those in it, or in the `arr_0` of an `.npz` file.
 
     Args:
-      path: of it.
+      path: of it, or of a folder that `epsilon_vae.generate` wrote, of which its images are taken
+        and its grid is not.
+      decoding: of files.
+
+    Attributes:
+      path: of what is taken.
 
     Raises:
       DataError: there are neither images nor moments, or they cannot be read, as far as their
         headers tell.
     """
 
-    def __init__(self, path: str):
-        self.path = pathlib.Path(path)
+    def __init__(self, path: str, decoding: ImageDecoding = DEFAULT):
+        self.path = _generated_images(pathlib.Path(path))
+        self._decoding = decoding
         self._files: list[pathlib.Path] = []
         self._arrays: set[str] = set()
         self._shape: tuple[int, ...] = (0,)
-        if self.path.suffix == ".npz":
+        if self.path.suffix == ".npz" and not self.path.is_dir():
             with _told(self.path):
                 check_regular(self.path)
                 with zipfile.ZipFile(self.path) as archive:
@@ -52,7 +66,7 @@ class ImageSet:
         Raises:
           DataError: it cannot be read.
         """
-        return read_image(self._files[0]).shape[:2] if self._files else self._shape[1:3]
+        return self._read(self._files[0]).shape[:2] if self._files else self._shape[1:3]
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """All of them, uint8 `[B, H, W, 3]`, `size` at a time and the rest, never all in memory.
@@ -90,15 +104,18 @@ class ImageSet:
         return mean, covariance
 
     def _batches_of_files(self, size: int) -> Iterator[np.ndarray]:
-        shape = read_image(self._files[0]).shape
+        shape = self._read(self._files[0]).shape
         for start in range(0, len(self), size):
             files = self._files[start : start + size]
-            images = [read_image(file) for file in files]
+            images = [self._read(file) for file in files]
             for file, image in zip(files, images, strict=True):
                 if image.shape != shape:
                     found, first = ("x".join(map(str, s[1::-1])) for s in (image.shape, shape))
                     raise DataError(f"{file}: {found} pixels, {self._files[0]} has {first}")
             yield np.stack(images)
+
+    def _read(self, file: pathlib.Path) -> np.ndarray:
+        return read_image(file, self._decoding)
 
     def _stored_batches(self, size: int) -> Iterator[np.ndarray]:
         shape = self._shape[1:]
@@ -111,6 +128,15 @@ class ImageSet:
                     data = file.read(count * math.prod(shape))
                     images = np.frombuffer(data, np.uint8).reshape(count, *shape)
                 yield images
+
+
+def _generated_images(path: pathlib.Path) -> pathlib.Path:
+    """The images in a folder of `epsilon_vae.generate`, or in another the folder itself."""
+    if (path / "grid.png").is_file():
+        for name in ("images.npz", "images"):
+            if (path / name).exists():
+                return path / name
+    return path
 
 
 def _images_shape(archive: zipfile.ZipFile) -> tuple[int, ...]:

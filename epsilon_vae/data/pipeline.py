@@ -22,7 +22,7 @@ from absl import logging
 from grain.experimental import index_shuffle
 
 from epsilon_vae.data import transforms
-from epsilon_vae.data.decode import DataError, DecodeError, EncodedImage
+from epsilon_vae.data.decode import DEFAULT, DataError, DecodeError, EncodedImage, ImageDecoding
 from epsilon_vae.data.records import Record
 from epsilon_vae.names import printable
 
@@ -167,6 +167,7 @@ class TrainingBatches(EndlessBatches):
       crop: one of `transforms.TRAINING_CROPS`.
       flip: every second image, by chance, is mirrored.
       reduced_jpeg: see `transforms.render`.
+      decoding: of the images' files.
       permute_colors: red, green and blue are exchanged by chance, in each of the six orders alike:
         for sets of so few photos that some colors are rare in them.
       bad_records: where records that cannot be used are reported; their neighbour stands in.
@@ -188,6 +189,7 @@ class TrainingBatches(EndlessBatches):
         flip: bool,
         reduced_jpeg: bool,
         bad_records: BadRecords,
+        decoding: ImageDecoding = DEFAULT,
         permute_colors: bool = False,
         workers: int = 0,
         local_indices: Sequence[int] | None = None,
@@ -199,6 +201,7 @@ class TrainingBatches(EndlessBatches):
             crop=crop,
             flip=flip,
             reduced_jpeg=reduced_jpeg,
+            decoding=decoding,
             permute_colors=permute_colors,
         )
         super().__init__(load, batch_size, workers=workers, local_indices=local_indices)
@@ -226,6 +229,7 @@ def evaluation_batches(
     resolution: int,
     crop: str,
     bad_records: BadRecords,
+    decoding: ImageDecoding = DEFAULT,
     workers: int = 0,
     local_indices: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
@@ -243,7 +247,7 @@ def evaluation_batches(
     Raises:
       DataError: while iterating; a record cannot be used, or too many cannot.
     """
-    load = _EvaluationImage(source, resolution, crop)
+    load = _EvaluationImage(source, resolution, crop=crop, decoding=decoding)
     local_indices = range(batch_size) if local_indices is None else local_indices
     batches = _iterate(Positions(batch_size, local_indices), load, len(local_indices), workers)
     with contextlib.closing(batches):
@@ -263,11 +267,13 @@ class _TrainingImage(grain.transforms.Map):
         crop: str,
         flip: bool,
         reduced_jpeg: bool,
+        decoding: ImageDecoding,
         permute_colors: bool,
     ):
         self._source, self._resolution, self._seed = source, resolution, seed
         self._crop, self._flip = transforms.TRAINING_CROPS[crop], flip
         self._reduced_jpeg, self._permute_colors = reduced_jpeg, permute_colors
+        self._decoding = decoding
 
     def map(self, position: int) -> Batch:
         size = len(self._source)
@@ -286,7 +292,7 @@ class _TrainingImage(grain.transforms.Map):
         record = self._source[index]
         rng = np.random.default_rng((self._seed, epoch, index))
         with _named(record):
-            encoded = EncodedImage(record.data)
+            encoded = EncodedImage(record.data, self._decoding)
             box = self._crop(*encoded.size, rng)
             flip = self._flip and rng.random() < 0.5
             image = transforms.render(
@@ -300,8 +306,10 @@ class _TrainingImage(grain.transforms.Map):
 class _EvaluationImage(grain.transforms.Map):
     """Position → image, label, mask and, where the record is bad, what is wrong with it."""
 
-    def __init__(self, source: Sequence[Record], resolution: int, crop: str):
-        self._source, self._resolution = source, resolution
+    def __init__(
+        self, source: Sequence[Record], resolution: int, *, crop: str, decoding: ImageDecoding
+    ):
+        self._source, self._resolution, self._decoding = source, resolution, decoding
         self._crop = transforms.EVALUATION_CROPS[crop]
 
     def map(self, position: int) -> Batch:
@@ -319,7 +327,8 @@ class _EvaluationImage(grain.transforms.Map):
     def _load(self, index: int) -> Batch:
         record = self._source[index]
         with _named(record):
-            image = self._crop(EncodedImage(record.data).rgb(), self._resolution)
+            encoded = EncodedImage(record.data, self._decoding)
+            image = self._crop(encoded.rgb(), self._resolution)
         name = np.array(record.name[-_NAME_LENGTH:], _NAME)
         return {"image": image, "label": _label(record), "name": name}
 

@@ -13,6 +13,7 @@ from absl import app, flags, logging
 
 from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
 from epsilon_vae.data.archives import find_images, label, read_devkit
+from epsilon_vae.data.decode import DEFAULT, ImageDecoding
 from epsilon_vae.data.shards import BadImageError, ShardWriter
 from epsilon_vae.names import printable
 from epsilon_vae.resumable import OtherPlanError
@@ -28,6 +29,9 @@ ON_BAD_RECORD = flags.DEFINE_enum(
 )
 RECORDS_PER_SHARD = flags.DEFINE_integer(
     "records_per_shard", 4096, "Images a shard; 4096 of ImageNet's are 440 MB.", lower_bound=1
+)
+MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels", DEFAULT.max_pixels, "Of the largest image, as config.data.max_pixels.", 1
 )
 
 
@@ -67,7 +71,11 @@ def main(argv: Sequence[str]) -> None:
             printable(f"{argv[1]}: {len(images)} images, {_in_words(images.classes)}"), flush=True
         )
         writer = ShardWriter(
-            folder, SPLIT.value, images=images, records_per_shard=RECORDS_PER_SHARD.value
+            folder,
+            SPLIT.value,
+            images=images,
+            records_per_shard=RECORDS_PER_SHARD.value,
+            decoding=ImageDecoding(max_pixels=MAX_PIXELS.value),
         )
         written = writer.write(skip_bad=ON_BAD_RECORD.value == "skip")
     shards, skipped = writer.manifest["shards"], writer.manifest["skipped"]

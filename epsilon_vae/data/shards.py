@@ -22,7 +22,14 @@ from tqdm import tqdm
 
 from epsilon_vae.data.archives import Images
 from epsilon_vae.data.array_records import check_list, check_names, check_path, count_records
-from epsilon_vae.data.decode import MAX_FILE_BYTES, DataError, DecodeError, EncodedImage
+from epsilon_vae.data.decode import (
+    DEFAULT,
+    MAX_FILE_BYTES,
+    DataError,
+    DecodeError,
+    EncodedImage,
+    ImageDecoding,
+)
 from epsilon_vae.data.records import Record, pack
 from epsilon_vae.names import printable
 from epsilon_vae.output import replacing
@@ -56,6 +63,7 @@ class ShardWriter:
       split: its name.
       images: of the split.
       records_per_shard: images a shard, of which bad ones may be left out.
+      decoding: which images can be read.
 
     Attributes:
       manifest: what `SPLIT.json` says: `shards`, file names and their numbers of records;
@@ -66,10 +74,18 @@ class ShardWriter:
       OtherPlanError: the folder has the split already, made from something else.
     """
 
-    def __init__(self, folder: pathlib.Path, split: str, *, images: Images, records_per_shard: int):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        split: str,
+        *,
+        images: Images,
+        records_per_shard: int,
+        decoding: ImageDecoding = DEFAULT,
+    ):
         check_path(str(folder))
         self._folder, self._split, self._images = folder, split, images
-        self._records_per_shard = records_per_shard
+        self._records_per_shard, self._decoding = records_per_shard, decoding
         plan = make_plan(images, records_per_shard)
         self._job = ResumableFolder(
             folder, f"{split}.json", unfinished=f"{split}.unfinished.json", plan=plan, within="plan"
@@ -152,7 +168,7 @@ class ShardWriter:
             return Checked(index, b"", problem)
         name = self._images.names[index]
         try:
-            EncodedImage(data).rgb_reduced(1 / 8)
+            EncodedImage(data, self._decoding).rgb_reduced(1 / 8)
         except DecodeError as error:
             problem = f"{self._images.path}: {name}: not a readable image ({error})"
             return Checked(index, b"", problem)

@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 
 from epsilon_vae.data.array_records import ArrayRecords, allow_open_files
-from epsilon_vae.data.decode import MAX_FILE_BYTES, SUFFIXES, DataError, check_size, read_file
-from epsilon_vae.data.files import filesystem, hash_files, list_files
+from epsilon_vae.data.decode import MAX_FILE_BYTES, DataError, check_size, read_file
+from epsilon_vae.data.files import filesystem, find_image_files, hash_files, list_files
+from epsilon_vae.data.formats import SUFFIXES
 from epsilon_vae.data.records import Record, check_label
 from epsilon_vae.errors import reason
 
@@ -74,7 +75,8 @@ def _as_ppm(path: pathlib.Path) -> bytes:
 class Folder(Sequence[Record]):
     """All images below a folder, in the order of their paths; the class is the subfolder.
 
-    Images directly in the folder have no class. Names that begin with a dot are left out.
+    Images directly in the folder have no class. Names that begin with a dot are left out, and a
+    line is logged of all that is.
 
     Attributes:
       classes: names of the subfolders that hold images, sorted; a label is an index into them.
@@ -86,10 +88,10 @@ class Folder(Sequence[Record]):
     def __init__(self, path: str):
         self.path = path.rstrip("/")
         self._files, self._root = filesystem(path)
-        relative = list_files(self._files, self._root, path)
-        self._images = sorted(p for p in relative if p.lower().endswith(SUFFIXES))
+        entries = find_image_files(self._files, self._root, path)
+        self._images = list(entries)
         self._is_local = "file" in self._files.protocol
-        sizes = {p: relative[p].get("size") or 0 for p in self._images}
+        sizes = {name: entry.get("size") or 0 for name, entry in entries.items()}
         self._large = {p: size for p, size in sizes.items() if size > MAX_FILE_BYTES}
         if not self._images:
             raise DataError(f"{path}: no image in it; looked for {', '.join(SUFFIXES)}")

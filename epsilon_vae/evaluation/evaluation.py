@@ -106,6 +106,7 @@ def evaluate(
         resolutions=resolutions,
         steps=steps,
         crop=crop,
+        decoding=protocol.decoding(),
         seed=protocol.seed,
         batch_size=metrics.batch_size,
     )

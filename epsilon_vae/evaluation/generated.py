@@ -33,6 +33,8 @@ from epsilon_vae.versions import versions
 
 # Parts of the Inception Score, and neighbours of precision and recall.
 SPLITS, NEIGHBOURS = 10, 3
+# Of the protocol, what says something about images that are measured as they are.
+KEYS = ("name", "features", "crop", "profiles", "max_pixels")
 CHUNK = 1024  # of what works in float64
 
 FIXED = {
@@ -59,8 +61,8 @@ def evaluate_samples(
     Args:
       samples: folder or `.npz` file of generated images.
       reference: photos, as `CroppedImages` takes them, or an `.npz` file as `ImageSet`'s.
-      protocol: for its crop of the reference and its features; precision and recall are of the
-        first of them.
+      protocol: for its crop of the reference, how files are decoded, and its features; precision
+        and recall are of the first of them.
       output: folder.
       mesh: of one process or all.
 
@@ -68,8 +70,8 @@ def evaluate_samples(
       DataError: images or moments cannot be read, or are too few.
       WeightsError, OSError: weights that are missing, or a file that cannot be read or written.
     """
-    generated = ImageSet(samples)
-    real = _open_reference(reference, generated, protocol.crop)
+    generated = ImageSet(samples, protocol.decoding())
+    real = _open_reference(reference, generated, protocol)
     has_inception = "inception" in protocol.features
     moments = real.moments(inception.NUM_FEATURES) if has_inception else None
     given = None if moments is None else Gaussian(*moments)
@@ -77,7 +79,11 @@ def evaluate_samples(
     metrics = ReconstructionMetrics((), protocol.features, mesh)
     generated_features, samples_shown = _features(generated, metrics)
     real_features, reference_shown = _features(real, metrics)
-    row = {"samples": samples, "num_images": len(generated), "num_reference_images": len(real)}
+    row = {
+        "samples": str(generated.path),
+        "num_images": len(generated),
+        "num_reference_images": len(real),
+    }
     notes = []
     for name, features in generated_features.items():
         title = distance_name(name, "fid")
@@ -102,13 +108,14 @@ def evaluate_samples(
     hosts.barrier("samples measured")
 
 
-def _open_reference(path: str, generated: ImageSet, crop: str) -> ImageSet | CroppedImages:
-    if path.endswith(".npz"):
+def _open_reference(path: str, generated: ImageSet, protocol: Protocol) -> ImageSet | CroppedImages:
+    if path.endswith(".npz") and not pathlib.Path(path).is_dir():
         return ImageSet(path)
     height, width = generated.size()
     if height != width:
         raise DataError(f"{generated.path}: {width}x{height} pixels; photos are cropped to squares")
-    return CroppedImages(path, height, CROPS[crop])
+    crop = CROPS[protocol.crop]
+    return CroppedImages(path, height, crop=crop, decoding=protocol.decoding())
 
 
 def _check_numbers(
@@ -181,9 +188,7 @@ def _write(
 ) -> None:
     features = {distance_name(name, "fid"): DESCRIPTIONS[name] for name in protocol.features}
     found = {
-        "protocol": {"name": protocol.name, "features": protocol.features, "crop": protocol.crop}
-        | FIXED
-        | features,
+        "protocol": {key: getattr(protocol, key) for key in KEYS} | FIXED | features,
         "reference": reference,
         "versions": versions(),
         "rows": [row],

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from epsilon_vae.data.decode import ImageDecoding
 from epsilon_vae.data.named import open_data
 from epsilon_vae.data.pipeline import BadRecords, evaluation_batches
 from epsilon_vae.data.records import Record
@@ -41,6 +42,7 @@ def batches(
     batch_size: int,
     resolution: int,
     crop: str,
+    decoding: ImageDecoding,
     bad_records: BadRecords,
 ) -> Iterator[Batch]:
     """Some images of a source, in order. Processes share the reading, and all get all of it.
@@ -51,6 +53,7 @@ def batches(
       batch_size: a multiple of the number of processes.
       resolution: of the crops.
       crop: one of `transforms.EVALUATION_CROPS`.
+      decoding: of their files.
       bad_records: where records that cannot be used, which are left out, are reported.
 
     Raises:
@@ -62,6 +65,7 @@ def batches(
         batch_size,
         resolution=resolution,
         crop=crop,
+        decoding=decoding,
         bad_records=bad_records,
         local_indices=local_indices,
     )
@@ -84,13 +88,14 @@ class CroppedImages:
       path: a folder of them, 'photos', 'array_record:DIR' or 'tfds:NAME', of which 'train'.
       size: of the crops.
       crop: one of `transforms.EVALUATION_CROPS`.
+      decoding: of their files.
 
     Raises:
       DataError: they cannot be read.
     """
 
-    def __init__(self, path: str, size: int, crop: str):
-        self.path, self._size, self._crop = path, size, crop
+    def __init__(self, path: str, size: int, *, crop: str, decoding: ImageDecoding):
+        self.path, self._size, self._crop, self._decoding = path, size, crop, decoding
         self._source = open_data(path, "train").source
 
     def __len__(self) -> int:
@@ -109,6 +114,7 @@ class CroppedImages:
             batch_size=size,
             resolution=self._size,
             crop=self._crop,
+            decoding=self._decoding,
             bad_records=bad_records,
         ):
             yield batch.images[: batch.count]

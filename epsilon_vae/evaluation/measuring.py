@@ -227,6 +227,7 @@ def measure(
                 batch_size=metrics.batch_size,
                 resolution=resolution,
                 crop=crop,
+                decoding=protocol.decoding(),
                 bad_records=bad_records,
             )
             reconstructor.learn_deviation(
@@ -240,6 +241,7 @@ def measure(
         batch_size=metrics.batch_size,
         resolution=resolution,
         crop=crop,
+        decoding=protocol.decoding(),
         bad_records=bad_records,
     ):
         if keep:

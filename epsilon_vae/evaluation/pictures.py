@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from epsilon_vae.data.decode import ImageDecoding
 from epsilon_vae.data.pipeline import BadRecords
 from epsilon_vae.data.records import Record
 from epsilon_vae.data.sources import evenly_spaced
@@ -100,6 +101,7 @@ class ReportImages:
       resolutions: all that will be added.
       steps: NFEs.
       crop: one of `transforms.EVALUATION_CROPS`.
+      decoding: of the images' files.
       seed: of the noise; variation is over this one and those after it.
       batch_size: as in `measure`, so that what was compiled there serves here.
     """
@@ -112,11 +114,13 @@ class ReportImages:
         resolutions: Sequence[int],
         steps: Sequence[int],
         crop: str,
+        decoding: ImageDecoding,
         seed: int,
         batch_size: int,
     ):
         self._reconstructors, self._source, self._steps = reconstructors, source, steps
         self._crop, self._seed, self._batch_size = crop, seed, batch_size
+        self._decoding = decoding
         self._keys = [(s.name, nfe) for s in reconstructors for nfe in s.nfes(steps)]
         self._main_keys = [(s.name, main_nfe(s.nfes(steps))) for s in reconstructors]
         num_runs = sum(isinstance(reconstructor, Run) for reconstructor in reconstructors)
@@ -171,6 +175,7 @@ class ReportImages:
             batch_size=self._batch_size,
             resolution=resolution,
             crop=self._crop,
+            decoding=self._decoding,
             bad_records=unread,
         )
 

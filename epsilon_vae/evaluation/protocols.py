@@ -6,12 +6,14 @@ Every result carries the whole protocol, changes marked in its name.
 
 import dataclasses
 
+from epsilon_vae.data.decode import MAX_PIXELS, ImageDecoding
 from epsilon_vae.errors import UserError
 from epsilon_vae.evaluation.features import DESCRIPTIONS, FEATURES
 from epsilon_vae.pretrained.registry import REGISTRY
 
 CROPS = {"adm": "center_crop_adm", "bicubic": "center_crop_bicubic"}
 _NOISE = "_noise"
+PROFILES = ("srgb", "ignored")
 SPACINGS = ("run", "reversed_log", "uniform")
 
 # What is the same in all protocols, in the words that results carry.
@@ -47,6 +49,9 @@ class Protocol:
       spacing: of the decoder's times, 'reversed_log', 'uniform', or 'run': as the run's config.
       seed: of the noise that decoding starts from.
       num_images: evenly spaced over the data; 0 for all.
+      profiles: of image files, their ICC profiles: colors are converted to 'srgb', or they are
+        'ignored'.
+      max_pixels: of an image file.
       latent_noise: each tau adds a Fréchet distance of images decoded from `z + tau std(z) n`, n
         normal: how well a decoder bears the errors of a latent diffusion model.
     """
@@ -59,6 +64,13 @@ class Protocol:
     seed: int = 0
     num_images: int = 0
     latent_noise: tuple[float, ...] = ()
+    profiles: str = "srgb"
+    max_pixels: int = MAX_PIXELS
+
+    def decoding(self) -> ImageDecoding:
+        """How image files are decoded."""
+        is_srgb = self.profiles == "srgb"
+        return ImageDecoding(convert_profiles=is_srgb, max_pixels=self.max_pixels)
 
     def stamp(self) -> dict:
         """All of it, what its features are, and what is the same in all protocols, for JSON."""
@@ -167,6 +179,8 @@ _READERS = {
     "seed": _whole_number,
     "num_images": _whole_number,
     "latent_noise": _latent_noise,
+    "profiles": _one_of(*PROFILES),
+    "max_pixels": _whole_number,
 }
 
 

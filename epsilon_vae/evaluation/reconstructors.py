@@ -12,8 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from epsilon_vae.config import to_json
-from epsilon_vae.data.decode import SUFFIXES, DataError, list_images, read_image
-from epsilon_vae.data.files import hash_files
+from epsilon_vae.data.decode import DEFAULT, DataError, ImageDecoding, read_image
+from epsilon_vae.data.files import filesystem, hash_files, list_files, list_images
+from epsilon_vae.data.formats import SUFFIXES
 from epsilon_vae.data.transforms import check_finite, to_float, to_uint8
 from epsilon_vae.errors import UserError
 from epsilon_vae.evaluation.images import Batch
@@ -174,6 +175,7 @@ class PictureFolder(Reconstructor):
 
     Args:
       folder: of them.
+      decoding: of their files.
 
     Raises:
       DataError: no picture in it, or two of one name.
@@ -181,7 +183,7 @@ class PictureFolder(Reconstructor):
 
     decodes = False
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, decoding: ImageDecoding = DEFAULT):
         files = list_images(pathlib.Path(folder))
         if not files:
             raise DataError(f"{folder}: no picture in it; looked for {', '.join(SUFFIXES)}")
@@ -190,7 +192,7 @@ class PictureFolder(Reconstructor):
             if file.stem in self._files:
                 raise DataError(f"{file} and {self._files[file.stem]}: two pictures of one name")
             self._files[file.stem] = file
-        self._folder = folder
+        self._folder, self._decoding = folder, decoding
         self._owners: dict[pathlib.Path, int] = {}  # indices of the images that were given one
         self.name = _last_part(folder)
         entries = {str(f): {"size": f.stat().st_size, "mtime": f.stat().st_mtime} for f in files}
@@ -220,7 +222,7 @@ class PictureFolder(Reconstructor):
         pictures = []
         for original, index, name in zip(batch.images, batch.indices, batch.names, strict=True):
             file = self._file(index, name)
-            picture = read_image(file)
+            picture = read_image(file, self._decoding)
             if picture.shape != original.shape:
                 found, asked = ("x".join(map(str, x.shape[1::-1])) for x in (picture, original))
                 raise ReconstructorError(f"{file}: {found} pixels, its original's crop has {asked}")
@@ -376,7 +378,8 @@ def _open(path: str, step: int | None, protocol: Protocol, mesh: Mesh) -> Recons
     if path.startswith(DIFFUSERS):
         return DiffusersVAE(path.removeprefix(DIFFUSERS))
     folder = pathlib.Path(path)
-    is_run = (folder / "checkpoints").exists()
-    if not is_run and list_images(folder):
-        return PictureFolder(path)
+    if folder.is_dir() and not (folder / "checkpoints").exists():
+        files = list_files(*filesystem(path), path)
+        if any(name.lower().endswith(SUFFIXES) for name in files):
+            return PictureFolder(path, protocol.decoding())
     return Run(path, step, protocol=protocol, mesh=mesh)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from epsilon_vae.config import ConfigError
 from epsilon_vae.data.array_records import check_path, count_records
-from epsilon_vae.data.decode import DataError
+from epsilon_vae.data.decode import DataError, ImageDecoding
 from epsilon_vae.data.latents import (
     INDEX,
     UNFINISHED,
@@ -270,6 +270,7 @@ def _encode(
         size,
         resolution=plan["resolution"],
         crop=plan["crop"],
+        decoding=ImageDecoding.of(autoencoder.config.data),
         bad_records=bad_records,
         workers=workers,
     )

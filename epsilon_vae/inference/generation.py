@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from epsilon_vae.data.decode import list_images
+from epsilon_vae.data.files import list_images
 from epsilon_vae.data.image_set import ImageSet
 from epsilon_vae.data.shards import check_space
 from epsilon_vae.data.transforms import to_uint8

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from epsilon_vae.config import ConfigError
-from epsilon_vae.data.decode import DataError
+from epsilon_vae.data.decode import DataError, ImageDecoding
 from epsilon_vae.data.latents import LatentBatches, LatentMetadata, Latents
 from epsilon_vae.data.pipeline import BadRecords, Batch, TrainingBatches, evaluation_batches
 from epsilon_vae.data.records import Record
@@ -106,6 +106,7 @@ def open_images(config: ml_collections.ConfigDict, local_indices: np.ndarray) ->
         crop=data.crop,
         flip=data.flip,
         reduced_jpeg=data.reduced_jpeg,
+        decoding=ImageDecoding.of(data),
         bad_records=BadRecords(max_share, len(source)),
         permute_colors=data.permute_colors,
         workers=data.workers,
@@ -147,7 +148,7 @@ def _encoded_images(config: ml_collections.ConfigDict, local_indices: np.ndarray
     mesh = make_mesh(devices=jax.local_devices())
     group_size = min(IMAGES_PER_DEVICE, -(-len(local_indices) // jax.local_device_count()))
     autoencoder = restore_on(mesh, workdir, group_size=group_size)
-    metadata = _measure(autoencoder, workdir, _open_source(config), config.data.resolution)
+    metadata = _measure(autoencoder, workdir, _open_source(config), config.data)
     _check_metadata(config, metadata, config.data.path)
     return EncodedBatches(images, autoencoder, metadata)
 
@@ -158,7 +159,10 @@ def _open_source(config: ml_collections.ConfigDict) -> Sequence[Record]:
 
 
 def _measure(
-    autoencoder: Autoencoder, workdir: str, source: Sequence[Record], resolution: int
+    autoencoder: Autoencoder,
+    workdir: str,
+    source: Sequence[Record],
+    data: ml_collections.ConfigDict,
 ) -> LatentMetadata:
     """The metadata of a data set's latents, by some of its images; alike on all processes."""
     some = Subset(source, evenly_spaced(len(source), NORMALIZATION_IMAGES))
@@ -166,8 +170,9 @@ def _measure(
     image_batches = evaluation_batches(
         some,
         IMAGES_PER_DEVICE * jax.local_device_count(),
-        resolution=resolution,
+        resolution=data.resolution,
         crop="center_crop_adm",
+        decoding=ImageDecoding.of(data),
         bad_records=BadRecords(1, len(some)),
     )
     for batch in image_batches:

@@ -4,6 +4,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
+from epsilon_vae.data.decode import ImageDecoding
 from epsilon_vae.data.pipeline import BadRecords
 from epsilon_vae.data.sources import evenly_spaced, open_source
 from epsilon_vae.evaluation.images import Batch, batches
@@ -57,6 +58,7 @@ class HeldOutEvaluation:
                 batch_size=size,
                 resolution=data.resolution,
                 crop=config.eval.crop,
+                decoding=ImageDecoding.of(data),
                 bad_records=bad_records,
             )
         )

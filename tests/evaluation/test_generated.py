@@ -17,6 +17,7 @@ from epsilon_vae.evaluation.generated import _inception_score, evaluate_samples
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained import registry
+from tests.data.profiles import rgb_profile
 from tests.helpers import training_images
 
 
@@ -55,6 +56,25 @@ def test_a_folder_and_a_file_of_the_same_images_are_equal(images, tmp_path):
     assert row["notes"] == [results.notes_on_distance("fd_alexnet", 256, 24)[0]]
     assert (row["num_images"], row["num_reference_images"]) == (24, 24)
     assert "| samples |" in (tmp_path / "out" / "results.md").read_text()
+
+
+def test_profiles_of_samples_and_photos_are_converted_unless_they_are_ignored(images, tmp_path):
+    for name, profile in (("plain", None), ("wide", rgb_profile())):
+        (tmp_path / name).mkdir()
+        for index, image in enumerate(images[:12]):
+            file = tmp_path / name / f"{index:03d}.png"
+            Image.fromarray(image).save(file, icc_profile=profile)
+    wide, plain = str(tmp_path / "wide"), str(tmp_path / "plain")
+    ignored = "local,features=alexnet,profiles=ignored"
+    assert measure(wide, plain, tmp_path / "out")["fd_alexnet"] > 1e-3
+    for samples, reference, asked in (
+        (wide, plain, ignored),
+        (wide, wide, "local,features=alexnet"),
+    ):
+        row = measure(samples, reference, tmp_path / "out", asked)
+        assert row["fd_alexnet"] == pytest.approx(0, abs=1e-6)
+    stamp = json.loads((tmp_path / "out" / "results.json").read_text())["protocol"]
+    assert stamp["profiles"] == "srgb"
 
 
 def test_distance_is_that_of_the_definition(images, tmp_path):

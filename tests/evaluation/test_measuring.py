@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
-from epsilon_vae.data.decode import DataError
+from epsilon_vae.data.decode import DEFAULT, DataError
 from epsilon_vae.data.records import Record
 from epsilon_vae.data.sources import Photos
 from epsilon_vae.evaluation import measuring, protocols, results
@@ -117,6 +117,7 @@ def test_values_are_of_the_named_image(measured):
         batch_size=8,
         resolution=SIZE,
         crop="center_crop_adm",
+        decoding=DEFAULT,
         bad_records=measuring.BadRecords(0, 14),
     )
     original = batch.images[5]

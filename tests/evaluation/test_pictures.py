@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from epsilon_vae.data.decode import DEFAULT
 from epsilon_vae.data.sources import Photos
 from epsilon_vae.data.transforms import to_float
 from epsilon_vae.evaluation import measuring, pictures, protocols
@@ -70,6 +71,7 @@ def taken(tmp_path_factory):
             resolutions=(SIZE,),
             steps=STEPS,
             crop=CROP,
+            decoding=DEFAULT,
             seed=SEED,
             batch_size=size,
         )

@@ -2,6 +2,7 @@
 
 import pytest
 
+from epsilon_vae.data.decode import DEFAULT, ImageDecoding
 from epsilon_vae.evaluation import protocols
 from epsilon_vae.evaluation.protocols import ProtocolError
 
@@ -25,6 +26,14 @@ def test_changes_are_in_the_name_and_the_stamp():
     assert {"rounding", "reference", "psnr", "ssim", "ssim_range2", "weights"} <= stamp.keys()
 
 
+def test_how_files_are_decoded_is_in_the_stamp():
+    paper = protocols.parse("paper")
+    assert paper.stamp()["profiles"] == "srgb" and paper.decoding() == DEFAULT
+    other = protocols.parse("paper,profiles=ignored,max_pixels=100000000")
+    assert (other.stamp()["profiles"], other.stamp()["max_pixels"]) == ("ignored", 10**8)
+    assert other.decoding() == ImageDecoding(convert_profiles=False, max_pixels=10**8)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -32,6 +41,7 @@ def test_changes_are_in_the_name_and_the_stamp():
         ("paper,corp=adm", "no key 'corp'; crop, features"),
         ("paper,crop=center", "crop = 'center': expected adm or bicubic"),
         ("paper,features=alexnet+resnet", "no features 'resnet'; inception, alexnet"),
+        ("paper,profiles=p3", "profiles = 'p3': expected srgb or ignored"),
         ("paper,seed=-1", "seed = '-1': expected a whole number"),
         ("paper,seed", "seed = '': expected a whole number"),
         ("paper,latent_noise=0.1+0", "latent_noise = '0.1.0': expected numbers above 0, as 0.1"),

@@ -1,15 +1,19 @@
 """Files on disk or in a bucket, by paths that may be URLs, as gs://BUCKET/FOLDER."""
 
+import collections
 import hashlib
 import json
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import fsspec
+from absl import logging
 
-from epsilon_vae.data.decode import DataError, read_file
+from epsilon_vae.data.decode import SUFFIXES, DataError, read_file
 from epsilon_vae.errors import reason
+from epsilon_vae.names import printable
 
 # What tells that a file has changed, of local ones and those of buckets.
 _FILE_METADATA = ("size", "mtime", "updated", "LastModified")
@@ -37,6 +41,40 @@ def hash_files(entries: Mapping[str, Mapping[str, Any]]) -> str:
         path: [str(entry.get(key)) for key in _FILE_METADATA] for path, entry in entries.items()
     }
     return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()[:12]
+
+
+class LeftOut:
+    """Counts the files of an input that are not taken for images, and says so in one line."""
+
+    def __init__(self):
+        self._counts = collections.Counter()
+
+    def is_image(self, name: str, *, wanted: bool = True) -> bool:
+        """Whether a path is of an image, by its suffix, and not hidden; counts it if it is not.
+
+        Args:
+          name: the path.
+          wanted: whether images of this kind are taken.
+        """
+        if is_hidden(name):
+            self._counts["hidden"] += 1
+            return False
+        if not (wanted and name.lower().endswith(SUFFIXES)):
+            self._counts[pathlib.PurePosixPath(name).suffix.lower() or "without a suffix"] += 1
+            return False
+        return True
+
+    def log(self, path: str) -> None:
+        """Logs a line about the input `path`, if there is anything to say."""
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self._counts.most_common())
+        if kinds:
+            total = self._counts.total()
+            logging.warning("%s: %d left out (%s)", printable(path), total, printable(kinds))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a part of a path begins with a dot, as `._0.jpg` and `.ipynb_checkpoints` do."""
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def list_files(files: fsspec.AbstractFileSystem, root: str, path: str) -> dict[str, dict]:
@@ -73,7 +111,7 @@ def list_files(files: fsspec.AbstractFileSystem, root: str, path: str) -> dict[s
     except FileNotFoundError:
         raise DataError(
             f"{path}: no such folder; config.data.path needs the splits, train and val, as "
-            "subfolders, and config.data.val_split says if val has another name"
+            "subfolders, and config.data.val_split or train_split says if one has another name"
         ) from None
     except Exception as error:  # a cloud's client raises its own kinds
         raise DataError(f"{path}: cannot be read ({reason(error)}); check its rights") from error

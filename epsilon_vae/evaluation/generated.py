@@ -103,7 +103,7 @@ def evaluate_samples(
 
 
 def _open_reference(path: str, generated: ImageSet, crop: str) -> ImageSet | CroppedImages:
-    if path.endswith(".npz"):
+    if path.endswith((".npz", ".npy")):
         return ImageSet(path)
     height, width = generated.size()
     if height != width:

@@ -47,7 +47,6 @@ CROP, COLUMNS, ROWS = 128, 12, 8
 # Short sides in pixels, as training has its crops.
 RESOLUTIONS = (128, 256, 512)
 SHOWN = 10  # lines about broken files, and entries of a list
-_ORIENTATION = 0x0112
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +78,7 @@ def look_at(record: Record, *, is_shown: bool) -> Seen:
     traits = {}
     try:
         image = EncodedImage(record.data)
-        traits = _traits(record)
+        traits = _traits(image.header, record.name)
         pixels = image.rgb() if is_shown else image.rgb_reduced(1 / 8)[0]
         crop = center_crop_adm(pixels, CROP) if is_shown else None
     except DecodeError as error:
@@ -87,17 +86,14 @@ def look_at(record: Record, *, is_shown: bool) -> Seen:
     return Seen(size=image.size, traits=traits, label=record.label, crop=crop)
 
 
-def _traits(record: Record) -> dict[str, str]:
-    image = Image.open(io.BytesIO(record.data))
+def _traits(image: Image.Image, name: str) -> dict[str, str]:
     traits = {"formats": image.format, "modes": image.mode}
     profile = image.info.get("icc_profile")
     traits["profiles"] = _profile_name(profile) if profile else "none"
-    suffix = os.path.splitext(record.name)[1].lower()
+    suffix = os.path.splitext(name)[1].lower()
     named = Image.registered_extensions().get(suffix, image.format)
-    if named != image.format and {named, image.format} != {"JPEG", "MPO"}:
+    if named != image.format and image.format not in ("MPO", "PPM"):  # as cameras and `Photos` have
         traits["named otherwise"] = f"{image.format} called {suffix}"
-    if image.getexif().get(_ORIENTATION, 1) != 1:
-        traits["turned by EXIF"] = "yes"
     if image.has_transparency_data:
         traits["transparent"] = "yes"
     return traits
@@ -231,14 +227,20 @@ def open_sources(names: Sequence[str]) -> Iterator[tuple[str, Sequence[Record]]]
         if name == "photos" or name.partition(":")[0] in ("array_record", "tfds"):
             yield name, open_data(name, SPLIT.value or "train").source
         elif name not in files:
-            folders = (
-                sorted(e.path for e in os.scandir(name) if e.is_dir())
-                if os.path.isdir(name)
-                else []
-            )
-            splits = [folder for folder in folders if split_of(os.path.basename(folder))]
-            for folder in splits or [name]:
+            for folder in _splits(name) or [name]:
                 yield folder, find_images(folder, **keys)
+
+
+def _splits(name: str) -> list[str]:
+    """Subfolders of a folder that are splits; what else is in it is logged, if there are any."""
+    entries = sorted(os.listdir(name)) if os.path.isdir(name) else []
+    paths = [os.path.join(name, entry) for entry in entries]
+    splits = [x for x in paths if os.path.isdir(x) and split_of(os.path.basename(x))]
+    others = [path for path in paths if path not in splits]
+    if splits and others:
+        words = printable(f"{name}: not checked: {', '.join(others)}"[:500])
+        logging.warning("%s", words)
+    return splits
 
 
 def sheet_path() -> pathlib.Path:

@@ -102,6 +102,11 @@ class EncodedImage:
         self._jpeg = data if is_jpeg and upright and image.mode in ("RGB", "L") else None
         self.size = image.size
 
+    @property
+    def header(self) -> Image.Image:
+        """What PIL says of the file: its format, mode and info."""
+        return self._image
+
     def rgb(self) -> Image.Image:
         """8-bit RGB, decoded by PIL: 16 bits lose the lower eight, what is transparent is white.
 

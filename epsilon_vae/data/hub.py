@@ -39,13 +39,15 @@ def download(url: str, choose: Callable[[list[str]], list[str]]) -> list[str]:
             "and name the folder"
         ) from error
     repo, revision, inside = address.group("repo", "revision", "inside")
-    where = {"repo_type": "dataset", "revision": revision}
     try:
-        names = huggingface_hub.HfApi().list_repo_files(repo, **where)
+        found = huggingface_hub.HfApi().dataset_info(repo, revision=revision)
+        names = [file.rfilename for file in found.siblings]
         within = [name for name in names if not inside or name.startswith(f"{inside}/")]
         chosen = [inside] if inside in names else choose(within)
         patterns = [glob.escape(name) for name in chosen]
-        folder = huggingface_hub.snapshot_download(repo, allow_patterns=patterns, **where)
+        folder = huggingface_hub.snapshot_download(
+            repo, repo_type="dataset", revision=found.sha, allow_patterns=patterns
+        )
     except DataError:
         raise
     except Exception as error:  # the library's and the network's, of many kinds

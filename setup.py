@@ -57,10 +57,14 @@ setup(
             "sphinx-copybutton>=0.5",
         ],
         "gcs": ["gcsfs>=2025.3"],
+        "hub": ["huggingface_hub>=1.0"],
+        "parquet": ["pyarrow>=20"],
         "test": [
             "gcsfs>=2025.3",
+            "huggingface_hub>=1.0",
             "import-linter>=2.5",
             "jax[tpu]",  # the compiler, which needs no TPU
+            "pyarrow>=20",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.14",

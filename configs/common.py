@@ -22,7 +22,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.source = "photos"  # or folder, array_record, tfds
     config.data.path = ""  # folder of train and val, gs:// too; for tfds its data_dir
     config.data.tfds_name = ""  # as imagenet2012, coco/2017
+    config.data.train_split = "train"  # name of the split that is trained on; as train2017
     config.data.val_split = "val"  # name of the held-out split; validation in many TFDS sets
+    config.data.held_out = 0.05  # of a folder without splits, by the hash of names
     config.data.resolution = 128  # paper
     config.data.crop = "random"  # paper
     config.data.flip = True  # paper

@@ -125,8 +125,15 @@ def _check_source(flat: dict) -> None:
         raise ConfigError(
             f"config.data.path = '': source {source!r} needs the folder of train, val"
         )
-    if source == "photos" and flat.get("data.val_split", "val") != "val":
-        raise ConfigError(f"config.data.val_split = {flat['data.val_split']!r}: photos has 'val'")
+    splits = {key: flat[key] for key in ("data.train_split", "data.val_split") if key in flat}
+    if len(set(splits.values())) < len(splits):
+        raise ConfigError(
+            f"config.data.val_split = {flat['data.val_split']!r}: expected a split but train, "
+            "which is config.data.train_split"
+        )
+    for (key, value), known in zip(splits.items(), ("train", "val"), strict=False):
+        if source in ("photos", "latents") and value != known:
+            raise ConfigError(f"config.{key} = {value!r}: {source} has {known!r}")
     if source == "tfds" and not flat["data.tfds_name"]:
         raise ConfigError("config.data.tfds_name = '': source 'tfds' needs one, as imagenet2012")
 

@@ -15,6 +15,8 @@ from jax.sharding import Mesh
 
 from epsilon_vae import command_line
 from epsilon_vae.command_line import UsageError, exit_codes, exit_with, parse_flags
+from epsilon_vae.data.decode import DataError
+from epsilon_vae.data.image_set import ImageSet, is_array
 from epsilon_vae.data.named import open_data
 from epsilon_vae.evaluation import protocols
 from epsilon_vae.evaluation.evaluation import evaluate, held_out_data
@@ -43,9 +45,11 @@ STEPS = flags.DEFINE_list("steps", ["1", "3"], "Network evaluations (NFE) of the
 PROTOCOL = flags.DEFINE_string(
     "protocol", "paper", "paper or local; with changes, as paper,crop=bicubic,num_images=5000."
 )
-SAMPLES = flags.DEFINE_string("samples", None, "Generated images: a folder or an .npz file.")
+SAMPLES = flags.DEFINE_string(
+    "samples", None, "Generated images: a folder, an .npz or an .npy file."
+)
 REFERENCE = flags.DEFINE_string(
-    "reference", None, "What --samples are measured against: photos, as --data, or an .npz file."
+    "reference", None, "What --samples are measured against: photos, as --data, or such a file."
 )
 OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
 SAVE_IMAGES = flags.DEFINE_bool(
@@ -73,6 +77,15 @@ def check_flags() -> None:
         _check_flags_of_samples(asked)
 
 
+def _check_array(flag: flags.FlagHolder) -> None:
+    """Raises `UsageError` for a file of arrays that has no images."""
+    if is_array(flag.value):
+        try:
+            ImageSet(flag.value)
+        except DataError as error:
+            raise UsageError(f"--{flag.name}={error}") from error
+
+
 def _check_numbers(name: str, values: Sequence[str]) -> None:
     text = f"--{name}={','.join(values)}"
     if not all(x.isdecimal() and 0 < int(x) < 2**16 for x in values):
@@ -86,6 +99,8 @@ def _check_flags_of_samples(asked: Protocol) -> None:
     given = [f.name for f in (STEP, DATA, SPLIT, RESOLUTIONS, STEPS, SAVE_IMAGES) if f.present]
     if given:
         raise UsageError(f"--{given[0]}: not with --samples, which are measured as they are")
+    for flag in (SAMPLES, REFERENCE):
+        _check_array(flag)
     changes = [x for x in asked.name.split(",")[1:] if x.partition("=")[0] not in SAMPLES_KEYS]
     if changes:
         raise UsageError(

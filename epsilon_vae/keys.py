@@ -86,12 +86,28 @@ SHARED: dict[str, Key] = {
         "`init` says; `''` starts from random weights. A run that is resumed does not look at it."
     ),
     "data.path": _text(
-        "Folder, or URL as `gs://BUCKET/FOLDER`: of the splits, `train` and `data.val_split`, for "
-        "folder and array_record; TFDS's data_dir for tfds, where `''` is TFDS's own; what "
-        "`epsilon_vae.encode` wrote for latents. Photos need none."
+        "Folder, or URL as `gs://BUCKET/FOLDER`: of the splits, `data.train_split` and "
+        "`data.val_split`, for folder and array_record, or for folder of images without splits; "
+        "TFDS's data_dir for tfds, where `''` is TFDS's own; what `epsilon_vae.encode` wrote for "
+        "latents. Photos need none."
     ),
     "data.tfds_name": _text(
         "Name of the TFDS set, as imagenet2012 or coco/2017; `''` where `data.source` is not tfds."
+    ),
+    "data.train_split": Key(
+        str,
+        lambda value: value != "",
+        "a split",
+        "Name of the split that is trained on: a subfolder, as train2017, the beginning of shards' "
+        "names, or TFDS's name for it. Photos and latents have train.",
+    ),
+    "data.held_out": Key(
+        float,
+        lambda value: 0 < value < 1,
+        "a number between 0 and 1",
+        "Share of the images that is not trained on, and that evaluations measure, where "
+        "`data.source` is folder and `data.path` has no splits: those whose names have the least "
+        "hashes, which do not depend on the other images. At least one image.",
     ),
     "data.resolution": _integer(
         32,
@@ -226,8 +242,8 @@ AUTOENCODER: dict[str, Key] = {
     ),
     "data.val_split": Key(
         str,
-        lambda value: value not in ("", "train"),
-        "a split but train",
+        lambda value: value != "",
+        "a split",
         "Name of the held-out split, which evaluations measure: a subfolder, or TFDS's name for "
         "it, often validation. Photos have val.",
     ),
@@ -472,6 +488,8 @@ SINCE: dict[str, object] = {
     "data.permute_colors": False,
     "data.convert_profiles": False,
     "data.max_pixels": 89_478_485,
+    "data.train_split": "train",
+    "data.held_out": 0.05,
     "model.decoder.input_skip": False,
 }
 # What keys, and groups of keys, are called in configs of earlier versions.

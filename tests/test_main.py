@@ -5,8 +5,11 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
-from tests.processes import ROOT
+from epsilon_vae.data.sources import Photos
+from tests.helpers import FLOW_ALONE, QUICK_FLAGS, flags
+from tests.processes import ROOT, finish
 
 
 def test_dry_run_prints_config_parameters_and_flops(run_module):
@@ -153,3 +156,23 @@ def test_help_shows_this_commands_flags(run_module):
         "startup_timeout_seconds",
         "heartbeat_timeout_seconds",
     }
+
+
+def test_flat_folder_trains_and_says_what_it_holds_out(tmp_path, run_module):
+    """A folder of photos without splits, as people have them."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, path in enumerate(Photos("val").paths):
+        photo = Image.open(path).convert("RGB").resize((48, 40))
+        photo.save(folder / f"{number}.png")
+    process = run_module(
+        "epsilon_vae.main",
+        *flags(tmp_path / "run", *FLOW_ALONE),
+        "--config.num_steps=1",
+        "--config.data.source=folder",
+        f"--config.data.path={folder}",
+        **QUICK_FLAGS,
+    )
+    out, _ = finish(process)
+    assert f"{folder}: no splits in it; 2 images are train, and 1 the other part, by the" in out
+    assert "(config.data.held_out = 0.05)" in out and "step 1: held-out photos" in out

@@ -121,7 +121,7 @@ def _find_shards(
     if not shards:
         raise DataError(
             f"{path}: no *{split}*array_record*; epsilon_vae.data.prepare makes them, and "
-            "config.data.val_split says if val has another name"
+            "config.data.val_split or train_split says if one has another name"
         )
     return dict.fromkeys(shards), ()
 

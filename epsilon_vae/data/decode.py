@@ -125,6 +125,11 @@ class EncodedImage:
             self._profile = png.profile(data)
         self.size = image.size[::-1] if self._transpose in _SWAPPING else image.size
 
+    @property
+    def header(self) -> Image.Image:
+        """What PIL says of the file: its format, mode and info."""
+        return self._image
+
     def rgb(self) -> Image.Image:
         """8-bit sRGB, decoded by PIL: 16 bits lose the lower eight, what is transparent is white.
 

@@ -51,15 +51,24 @@ class LeftOut:
     def __init__(self):
         self._counts = collections.Counter()
 
-    def is_image(self, name: str) -> bool:
-        """Whether a path is of an image, by its suffix, and not hidden; counts it if it is not."""
+    def is_image(self, name: str, *, wanted: bool = True) -> bool:
+        """Whether a path is of an image, by its suffix, and not hidden; counts it if it is not.
+
+        Args:
+          name: the path.
+          wanted: whether images of this kind are taken.
+        """
         if is_hidden(name):
             self._counts["hidden"] += 1
             return False
-        if not name.lower().endswith(SUFFIXES):
+        if not (wanted and name.lower().endswith(SUFFIXES)):
             self._counts[pathlib.PurePosixPath(name).suffix.lower() or "without a suffix"] += 1
             return False
         return True
+
+    def images_of(self, entries: dict[str, dict]) -> dict[str, dict]:
+        """The entries whose names are of images, sorted by name; counts the others."""
+        return {name: entries[name] for name in sorted(entries) if self.is_image(name)}
 
     def log(self, path: str) -> None:
         """Logs a line about the input `path`, if there is anything to say."""
@@ -88,8 +97,7 @@ def find_image_files(files: fsspec.AbstractFileSystem, root: str, path: str) -> 
       DataError: as `list_files`.
     """
     left_out = LeftOut()
-    entries = list_files(files, root, path, left_out=left_out)
-    found = {name: entries[name] for name in sorted(entries) if left_out.is_image(name)}
+    found = left_out.images_of(list_files(files, root, path, left_out=left_out))
     left_out.log(path)
     return found
 
@@ -149,7 +157,7 @@ def list_files(
     except FileNotFoundError:
         raise DataError(
             f"{path}: no such folder; config.data.path needs the splits, train and val, as "
-            "subfolders, and config.data.val_split says if val has another name"
+            "subfolders, and config.data.val_split or train_split says if one has another name"
         ) from None
     except Exception as error:  # a cloud's client raises its own kinds
         raise DataError(f"{path}: cannot be read ({reason(error)}); check its rights") from error

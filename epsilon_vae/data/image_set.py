@@ -1,10 +1,12 @@
-"""Sets of images as ADM's suite has them: folders, or `.npz` files with `arr_0`, `mu`, `sigma`."""
+"""Sets of images as ADM's suite has them: folders, or arrays, also with `mu` and `sigma`."""
 
 import contextlib
+import io
 import math
 import pathlib
 import zipfile
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,11 +22,14 @@ from epsilon_vae.data.files import list_images
 from epsilon_vae.errors import reason
 
 MOMENTS = ("mu", "sigma")
-IMAGES = "arr_0.npy"
+ADM_IMAGES = "arr_0"
+_MAX_NAMED = 8  # of the arrays of a file, in a message
 
 
 class ImageSet:
-    """uint8 images of one size, in a folder and those in it, or in the `arr_0` of an `.npz` file.
+    """uint8 images of one size, in a folder and those in it, or an array of an `.npz` or `.npy`.
+
+    Of an `.npz` the array is `arr_0`, or the only one that is of uint8 and `[N, H, W, 3]`.
 
     Args:
       path: of it, or of a folder that `epsilon_vae.generate` wrote, of which its images are taken
@@ -45,17 +50,19 @@ class ImageSet:
         self._files: list[pathlib.Path] = []
         self._arrays: set[str] = set()
         self._shape: tuple[int, ...] = (0,)
-        if self.path.suffix == ".npz" and not self.path.is_dir():
+        self._key: str | None = None
+        if is_array(self.path):
             with _told(self.path):
                 check_regular(self.path)
-                with zipfile.ZipFile(self.path) as archive:
-                    self._arrays = {name.removesuffix(".npy") for name in archive.namelist()}
-                    if IMAGES in archive.namelist():
-                        self._shape = _images_shape(archive)
+                headers = _read_headers(self.path)
+            self._arrays = set(headers)
+            self._key = _find_images(headers, self.path)
+            if self._key is not None:
+                self._shape = headers[self._key].shape
         else:
             self._files = list_images(self.path)
         if not len(self) and not self._arrays & {*MOMENTS}:
-            raise DataError(f"{path}: no images in it; name a folder of them, or an .npz file")
+            raise DataError(f"{path}: no images in it; name a folder of them, an .npz or .npy file")
 
     def __len__(self) -> int:
         return len(self._files) or self._shape[0]
@@ -90,8 +97,12 @@ class ImageSet:
             return None
         if missing:
             raise DataError(f"{self.path}: {missing[0]} is missing, of {' and '.join(MOMENTS)}")
-        with _told(self.path), zipfile.ZipFile(self.path) as archive:
-            shapes = [_read_header(archive, f"{name}.npy", "f")[0] for name in MOMENTS]
+        with _told(self.path):
+            headers = _read_headers(self.path)
+        for name in MOMENTS:
+            if headers[name].dtype.kind != "f":
+                raise DataError(f"{self.path}: {name} is {headers[name].dtype}, not float")
+        shapes = [headers[name].shape for name in MOMENTS]
         if shapes != [(dim,), (dim, dim)]:
             raise DataError(
                 f"{self.path}: mu is {shapes[0]} and sigma {shapes[1]}, not ({dim},) and "
@@ -119,15 +130,20 @@ class ImageSet:
 
     def _stored_batches(self, size: int) -> Iterator[np.ndarray]:
         shape = self._shape[1:]
-        with zipfile.ZipFile(self.path) as archive, archive.open(IMAGES) as file:
-            np.lib.format.read_magic(file)
-            np.lib.format.read_array_header_1_0(file)
+        with _open_array(self.path, self._key) as file:
+            _read_header(file)
             for start in range(0, len(self), size):
                 count = min(size, len(self) - start)
                 with _told(self.path):  # not of what the caller does with the images
                     data = file.read(count * math.prod(shape))
                     images = np.frombuffer(data, np.uint8).reshape(count, *shape)
                 yield images
+
+
+def is_array(path: str | pathlib.Path) -> bool:
+    """Whether a path is of an `.npz` or `.npy` file; a folder may be called so too."""
+    path = pathlib.Path(path)
+    return path.suffix in (".npz", ".npy") and not path.is_dir()
 
 
 def _generated_images(path: pathlib.Path) -> pathlib.Path:
@@ -139,31 +155,94 @@ def _generated_images(path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def _images_shape(archive: zipfile.ZipFile) -> tuple[int, ...]:
-    """Shape of the images `[N, H, W, 3]`; raises `ValueError` for other arrays."""
-    shape, is_fortran = _read_header(archive, IMAGES, "u")
-    if is_fortran:
-        raise ValueError("arr_0 is in Fortran's order")
-    if len(shape) != 4 or shape[-1] != 3 or not 0 < shape[1] * shape[2] <= MAX_PIXELS:
-        raise ValueError(f"arr_0 is {shape}, not [N, H, W, 3]")
-    return shape
+class _Header(NamedTuple):
+    """What an array's header says of it, and whether as many bytes follow."""
+
+    shape: tuple[int, ...]
+    is_fortran: bool
+    dtype: np.dtype
+    is_whole: bool
+
+    def __str__(self) -> str:
+        whole = "" if self.is_whole else ", with more or fewer bytes"
+        return f"{self.shape} {self.dtype}{whole}"
+
+    def is_of_images(self) -> bool:
+        """Whether it is uint8 `[N, H, W, 3]`, in C's order."""
+        is_usable = self.is_whole and not self.is_fortran and self.dtype == np.uint8
+        shape = self.shape
+        return is_usable and _has_channels_last(shape) and 0 < shape[1] * shape[2] <= MAX_PIXELS
 
 
-def _read_header(archive: zipfile.ZipFile, name: str, kind: str) -> tuple[tuple[int, ...], bool]:
-    """Shape of an array of unsigned bytes ('u') or floats ('f'), and if it is in Fortran's order.
+def _has_channels_last(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 4 and shape[-1] == 3
 
-    Raises `ValueError` for one of another kind, or of more or fewer bytes than it declares.
+
+def _find_images(headers: dict[str, _Header], path: pathlib.Path) -> str | None:
+    """The name of the array of images; None where there are moments instead.
+
+    Raises:
+      DataError: no array is of images, or several could be; it says which there are.
     """
-    with archive.open(name) as file:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError(f"{name} is of a format that np.savez does not write")
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        stored = archive.getinfo(name).file_size - file.tell()
-    if dtype.kind != kind or (kind == "u" and dtype != np.uint8):
-        raise ValueError(f"{name} is {dtype}, not {'uint8' if kind == 'u' else 'float'}")
-    if min(shape, default=0) < 0 or stored != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{name} has {stored} bytes, which are not those of {dtype} {shape}")
-    return shape, is_fortran
+    likely = [name for name, header in headers.items() if header.is_of_images()]
+    if ADM_IMAGES in likely:
+        return ADM_IMAGES
+    if len(likely) == 1:
+        return likely[0]
+    if not likely and set(MOMENTS) & set(headers):
+        return None
+    there = ", ".join(f"{name or 'an array'} {headers[name]}" for name in [*headers][:_MAX_NAMED])
+    there += ", …" * (len(headers) > _MAX_NAMED)
+    if likely:
+        raise DataError(
+            f"{path}: has {there}; {' and '.join(likely)} could be the images: save them alone, or "
+            f"as {ADM_IMAGES}"
+        )
+    shapes = [header.shape for header in headers.values() if len(header.shape) == 4]
+    are_last = any(map(_has_channels_last, shapes)) or not any(x[1] == 3 for x in shapes)
+    order = "" if are_last else "; of [N, 3, H, W], np.transpose(x, (0, 2, 3, 1)) makes that"
+    raise DataError(
+        f"{path}: has {there or 'no array'}; expected images in uint8, 0 to 255, of "
+        f"[N, H, W, 3]{order}"
+    )
+
+
+def _read_headers(path: pathlib.Path) -> dict[str, _Header]:
+    """Headers of arrays by name; that of an `.npy` is ''."""
+    if path.suffix == ".npy":
+        names = {"": path.stat().st_size}
+    else:
+        with zipfile.ZipFile(path) as archive:
+            names = {
+                info.filename.removesuffix(".npy"): info.file_size
+                for info in archive.infolist()
+                if info.filename.endswith(".npy")
+            }
+    headers = {}
+    for name, size in names.items():
+        with _open_array(path, name) as file:
+            shape, is_fortran, dtype = _read_header(file)
+            stored = size - file.tell()
+        is_whole = min(shape, default=0) >= 0 and stored == math.prod(shape) * dtype.itemsize
+        headers[name] = _Header(shape, is_fortran, dtype, is_whole)
+    return headers
+
+
+@contextlib.contextmanager
+def _open_array(path: pathlib.Path, name: str) -> Iterator[io.BufferedIOBase]:
+    if path.suffix == ".npy":
+        with path.open("rb") as file:
+            yield file
+    else:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+            yield file
+
+
+def _read_header(file: io.BufferedIOBase) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether it is in Fortran's order, and type; the file is then at the first element."""
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("an array of a format that np.save does not write")
+    return np.lib.format.read_array_header_1_0(file)
 
 
 @contextlib.contextmanager

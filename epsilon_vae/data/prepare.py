@@ -1,8 +1,10 @@
-"""Makes a data set: `python -m epsilon_vae.data.prepare IN --output=DIR --split=train`.
+"""Makes a data set: `python -m epsilon_vae.data.prepare IN… --output=DIR --split=train`.
 
-IN is a folder, a tar, or one of ImageNet's tars. Writes shards of ArrayRecord, and prints the flags
-that train on them. Run the same command again to resume. Exit codes: 0 done; 1 stopped by Ctrl-C;
-2 something named on the command line cannot be used.
+IN is a folder of images; tars, as ImageNet's or WebDataset's shards; parquet files, as data sets of
+the Hugging Face Hub have them; a folder of tars or parquet files; or hf://datasets/OWNER/NAME.
+Writes shards of ArrayRecord, and prints the flags that train on them. Run the same command again
+to resume. Exit codes: 0 done; 1 stopped by Ctrl-C; 2 something named on the command line cannot be
+used.
 """
 
 import pathlib
@@ -12,14 +14,29 @@ from collections.abc import Sequence
 from absl import app, flags, logging
 
 from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
-from epsilon_vae.data.archives import find_images, label, read_devkit
+from epsilon_vae.data.archives import find_images
 from epsilon_vae.data.decode import DEFAULT, ImageDecoding
+from epsilon_vae.data.devkit import label, read_devkit
+from epsilon_vae.data.images import ChoiceError, ClassKeyError
 from epsilon_vae.data.shards import BadImageError, ShardWriter
+from epsilon_vae.data.splits import SplitError
 from epsilon_vae.names import printable
 from epsilon_vae.resumable import OtherPlanError
 
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the shards of both splits.")
 SPLIT = flags.DEFINE_enum("split", None, ["train", "val"], "Which one IN is.")
+IMAGE_KEY = flags.DEFINE_string(
+    "image_key",
+    "",
+    "Of several images in a row or sample: the column, or what follows the name's first dot, as "
+    "jpg.",
+)
+CLASS_KEY = flags.DEFINE_string(
+    "class_key",
+    "",
+    "Where the class is: a column of parquet, or a key of WebDataset's .json; else it is label, or "
+    "in .cls.",
+)
 DEVKIT = flags.DEFINE_string("devkit", None, "ILSVRC2012_devkit_t12.tar.gz, for labels of val.")
 ON_BAD_RECORD = flags.DEFINE_enum(
     "on_bad_record",
@@ -52,11 +69,16 @@ def main(argv: Sequence[str]) -> None:
     """Looks for images, writes what is missing, and says how to use it."""
     logging.set_verbosity(logging.WARNING)
     anew = f"name another --output, or remove {SPLIT.value}*.json there to write it anew"
-    bad_image = "replace it, or set --on_bad_record=skip"
-    hints = {OtherPlanError: anew, BadImageError: bad_image}
+    hints = {
+        OtherPlanError: anew,
+        BadImageError: "replace it, or set --on_bad_record=skip",
+        ChoiceError: "name one with --image_key",
+        ClassKeyError: f"--class_key={CLASS_KEY.value} must name one of these",
+        SplitError: f"name those files that are --split={SPLIT.value}",
+    }
     with exit_codes(OSError, hints=hints):
-        if len(argv) != 2:
-            raise UsageError(f"name one folder or tar, not {len(argv) - 1}: {' '.join(argv[1:])}")
+        if len(argv) < 2:
+            raise UsageError("name a folder, tars or parquet files")
         folder = pathlib.Path(OUTPUT.value)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -64,12 +86,15 @@ def main(argv: Sequence[str]) -> None:
             reason = f"cannot be made ({error.strerror}); name a folder of yours"
             raise UsageError(f"--output={folder}: {reason}") from error
         devkit = read_devkit(DEVKIT.value) if DEVKIT.value else None
-        images = find_images(argv[1])
+        images = find_images(
+            *argv[1:], split=SPLIT.value, image_key=IMAGE_KEY.value, class_key=CLASS_KEY.value
+        )
         if devkit:
             images = label(images, devkit)
-        print(
-            printable(f"{argv[1]}: {len(images)} images, {_in_words(images.classes)}"), flush=True
-        )
+        unlabelled = images.labels.count(None) if images.classes else 0
+        without = f", {unlabelled} images without one" if unlabelled else ""
+        words = f"{images.path}: {len(images)} images, {_in_words(images.classes)}{without}"
+        print(printable(words), flush=True)
         writer = ShardWriter(
             folder,
             SPLIT.value,

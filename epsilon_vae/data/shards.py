@@ -20,7 +20,6 @@ from absl import logging
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from tqdm import tqdm
 
-from epsilon_vae.data.archives import Images
 from epsilon_vae.data.array_records import check_list, check_names, check_path, count_records
 from epsilon_vae.data.decode import (
     DEFAULT,
@@ -30,6 +29,7 @@ from epsilon_vae.data.decode import (
     EncodedImage,
     ImageDecoding,
 )
+from epsilon_vae.data.images import Images
 from epsilon_vae.data.records import Record, pack
 from epsilon_vae.names import printable
 from epsilon_vae.output import replacing

@@ -5,8 +5,10 @@ gs://BUCKET/FOLDER (`pip install gcsfs`).
 """
 
 import functools
+import hashlib
 import importlib.metadata
 import io
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -18,6 +20,7 @@ from epsilon_vae.data.decode import MAX_FILE_BYTES, DataError, check_size, read_
 from epsilon_vae.data.files import filesystem, find_image_files, hash_files, list_files
 from epsilon_vae.data.formats import SUFFIXES
 from epsilon_vae.data.records import Record, check_label
+from epsilon_vae.data.splits import split_of
 from epsilon_vae.errors import reason
 
 PHOTOS = {
@@ -78,14 +81,20 @@ class Folder(Sequence[Record]):
     Images directly in the folder have no class. Names that begin with a dot are left out, and a
     line is logged of all that is.
 
+    Args:
+      path: of the folder.
+      part: 'train' or 'val' of a folder without splits, see `part_by_hash`; '' for all.
+      held_out: share of val.
+
     Attributes:
       classes: names of the subfolders that hold images, sorted; a label is an index into them.
+      num_others: images of the other part.
 
     Raises:
       DataError: no such folder, one that may not be read, or no image in it.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, *, part: str = "", held_out: float = 0.0):
         self.path = path.rstrip("/")
         self._files, self._root = filesystem(path)
         entries = find_image_files(self._files, self._root, path)
@@ -97,6 +106,12 @@ class Folder(Sequence[Record]):
             raise DataError(f"{path}: no image in it; looked for {', '.join(SUFFIXES)}")
         self.classes = tuple(sorted({p.split("/")[0] for p in self._images if "/" in p}))
         self._labels = {name: label for label, name in enumerate(self.classes)}
+        num_images = len(self._images)
+        if part:
+            if num_images < 2:
+                raise DataError(f"{path}: one image alone; to hold one out, there must be two")
+            self._images = part_by_hash(self._images, held_out)[part]
+        self.num_others = num_images - len(self._images)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -121,6 +136,50 @@ class Folder(Sequence[Record]):
         """`hash_files` of the images as they are now."""
         entries = list_files(self._files, self._root, self.path)
         return hash_files({image: entries[image] for image in self._images if image in entries})
+
+
+def part_by_hash(names: Sequence[str], held_out: float) -> dict[str, list[str]]:
+    """Names of 'train' and of 'val', which has those whose hash is small, and neither is empty.
+
+    Where a name belongs does not depend on the others, unless a part would be empty.
+
+    Args:
+      names: at least two.
+      held_out: share of val.
+    """
+    hashes = {name: hashlib.sha256(os.fsencode(name)).digest()[:8] for name in names}
+    least, *_, greatest = sorted(names, key=hashes.get)
+    limit = int(held_out * 2**64)
+    in_val = {name for name in names if int.from_bytes(hashes[name]) < limit}
+    in_val = (in_val | {least}) - {greatest}
+    parts = {"train": [], "val": []}
+    for name in names:
+        parts["val" if name in in_val else "train"].append(name)
+    return parts
+
+
+def has_splits(path: str, splits: Sequence[str]) -> bool:
+    """Whether a folder has one of the splits as a subfolder; else it is images alone.
+
+    Raises:
+      DataError: it has other splits, by their names.
+    """
+    files, root = filesystem(path)
+    try:
+        entries = files.ls(root, detail=True) if files.isdir(root) else []
+        folders = [e["name"].rstrip("/") for e in entries if files.isdir(e["name"])]
+    except Exception as error:  # a cloud's client raises its own kinds
+        raise DataError(f"{path}: cannot be read ({reason(error)}); check its rights") from error
+    names = sorted(name.rsplit("/", 1)[-1] for name in folders)
+    if not entries or set(names) & set(splits):
+        return True
+    others = [name for name in names if split_of(name)]
+    if others:
+        raise DataError(
+            f"{path}: no folder {splits[0]} in it, but {', '.join(others[:5])}; name them in "
+            "config.data.train_split and config.data.val_split"
+        )
+    return False
 
 
 class TFDS(Sequence[Record]):

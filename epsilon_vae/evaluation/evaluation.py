@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from PIL import Image
 from tqdm import tqdm
 
-from epsilon_vae.data.named import Data
-from epsilon_vae.data.sources import Subset, evenly_spaced, open_source
+from epsilon_vae.data.named import Data, open_part
+from epsilon_vae.data.sources import Subset, evenly_spaced
 from epsilon_vae.evaluation import plots, results
 from epsilon_vae.evaluation.images import Batch
 from epsilon_vae.evaluation.measuring import ORIGINALS, Key, measure
@@ -42,10 +42,7 @@ def held_out_data(config: ml_collections.ConfigDict) -> Data:
     Raises:
       DataError: they cannot be read.
     """
-    data = config.data
-    source = open_source(data.source, data.path, split=data.val_split, tfds_name=data.tfds_name)
-    name = " ".join(filter(None, (data.source, data.tfds_name, data.path, data.val_split)))
-    return Data(source, name)
+    return open_part(config.data, "val")
 
 
 def evaluate(

@@ -1,8 +1,8 @@
 """Generated images against a reference: Fréchet distance, Inception Score, precision and recall.
 
-As ADM's suite has it (Dhariwal & Nichol 2021): both are folders or `.npz` files, of images in
-`arr_0`, and a reference's may hold the moments of Inception's features, `mu` and `sigma`, as those
-that ADM published do, which then are what FID is taken to.
+As ADM's suite has it (Dhariwal & Nichol 2021): both are folders of images, or `.npz` or `.npy`
+files of them. A reference's may hold the moments of Inception's features, `mu` and `sigma`, as
+those that ADM published do, which then are what FID is taken to.
 """
 
 import pathlib
@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from epsilon_vae.data.decode import DataError
-from epsilon_vae.data.image_set import ImageSet
+from epsilon_vae.data.image_set import ImageSet, is_array
 from epsilon_vae.evaluation import results
 from epsilon_vae.evaluation.features import DESCRIPTIONS
 from epsilon_vae.evaluation.generated_report import Shown, shown_of, write_samples_report
@@ -109,7 +109,7 @@ def evaluate_samples(
 
 
 def _open_reference(path: str, generated: ImageSet, protocol: Protocol) -> ImageSet | CroppedImages:
-    if path.endswith(".npz") and not pathlib.Path(path).is_dir():
+    if is_array(path):
         return ImageSet(path)
     height, width = generated.size()
     if height != width:

@@ -11,12 +11,15 @@ import numpy as np
 from epsilon_vae.config import ConfigError
 from epsilon_vae.data.decode import DataError, ImageDecoding
 from epsilon_vae.data.latents import LatentBatches, LatentMetadata, Latents
+from epsilon_vae.data.named import open_part
 from epsilon_vae.data.pipeline import BadRecords, Batch, TrainingBatches, evaluation_batches
 from epsilon_vae.data.records import Record
-from epsilon_vae.data.sources import Subset, evenly_spaced, open_source
+from epsilon_vae.data.sources import Subset, evenly_spaced
 from epsilon_vae.inference.autoencoder import Autoencoder, restore_on
 from epsilon_vae.inference.encoding import ChannelStatistics
 from epsilon_vae.models.build import latents_shape
+from epsilon_vae.names import printable
+from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE
 from epsilon_vae.parallel.mesh import make_mesh
 
@@ -96,7 +99,9 @@ def open_images(config: ml_collections.ConfigDict, local_indices: np.ndarray) ->
       DataError: no such data, or it cannot be read.
     """
     data = config.data
-    source = _open_source(config)
+    source, _, note = open_part(data, "train")
+    if note and hosts.is_first():
+        print(printable(note), flush=True)
     max_share = data.max_bad_share if data.on_bad_record == "skip" else 0
     return TrainingBatches(
         source,
@@ -148,14 +153,9 @@ def _encoded_images(config: ml_collections.ConfigDict, local_indices: np.ndarray
     mesh = make_mesh(devices=jax.local_devices())
     group_size = min(IMAGES_PER_DEVICE, -(-len(local_indices) // jax.local_device_count()))
     autoencoder = restore_on(mesh, workdir, group_size=group_size)
-    metadata = _measure(autoencoder, workdir, _open_source(config), config.data)
+    metadata = _measure(autoencoder, workdir, open_part(config.data, "train").source, config.data)
     _check_metadata(config, metadata, config.data.path)
     return EncodedBatches(images, autoencoder, metadata)
-
-
-def _open_source(config: ml_collections.ConfigDict) -> Sequence[Record]:
-    data = config.data
-    return open_source(data.source, data.path, split="train", tfds_name=data.tfds_name)
 
 
 def _measure(

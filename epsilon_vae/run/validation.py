@@ -5,8 +5,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from epsilon_vae.data.decode import ImageDecoding
+from epsilon_vae.data.named import open_part
 from epsilon_vae.data.pipeline import BadRecords
-from epsilon_vae.data.sources import evenly_spaced, open_source
+from epsilon_vae.data.sources import evenly_spaced
 from epsilon_vae.evaluation.images import Batch, batches
 from epsilon_vae.evaluation.measuring import MetricAccumulator
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
@@ -46,7 +47,7 @@ class HeldOutEvaluation:
         self.names = self._measures.names
         self._mesh = mesh
         data = config.data
-        source = open_source(data.source, data.path, split=data.val_split, tfds_name=data.tfds_name)
+        source = open_part(data, "val").source
         indices = evenly_spaced(len(source), config.eval.num_images)
         max_share = data.max_bad_share if data.on_bad_record == "skip" else 0
         size, bad_records = self._measures.batch_size, BadRecords(max_share, len(indices))

@@ -87,13 +87,13 @@ def test_all_formats_are_read(folder):
 def test_tars_take_the_same_and_count(folder, warned, tmp_path):
     path = tmp_path / "in.tar"
     with tarfile.open(path, "w") as tar:
-        for name in [*FORMATS, "._0.jpg", ".x/0.jpg", "notes.txt", "0.cls"]:
+        for name in [*FORMATS, "._0.jpg", ".x/0.jpg", "notes.txt", "0.npy"]:
             data = encode(photo(), FORMATS.get(name, "PNG"))
             info = tarfile.TarInfo(f"class/{name}")
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     assert find_images(str(path)).names == [f"class/{name}" for name in FORMATS]
-    assert warned.messages == [f"{path}: 4 left out (2 hidden, 1 .cls, 1 .txt)"]
+    assert warned.messages == [f"{path}: 4 left out (2 hidden, 1 .npy, 1 .txt)"]
 
 
 def test_links_that_lead_to_each_other_end(tmp_path):

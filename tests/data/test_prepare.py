@@ -19,8 +19,9 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from epsilon_vae.data.archives import find_images, label, read_devkit
+from epsilon_vae.data.archives import find_images
 from epsilon_vae.data.decode import DataError
+from epsilon_vae.data.devkit import label, read_devkit
 from epsilon_vae.data.shards import ShardWriter, write_shard
 from epsilon_vae.data.sources import open_source
 from epsilon_vae.output import OutputError, write_whole
@@ -435,7 +436,7 @@ def test_wrong_devkits_are_named(tmp_path):
         (("docs", "--output=gs://bucket/x", "--split=val"), "gcloud storage cp -r it"),
         (("docs", "--split=val"), "--output is missing"),
         (("docs", "--output={}/out", "--split=test"), "should be one of <train|val>"),
-        (("--output={}/out", "--split=val"), "name one folder or tar"),
+        (("--output={}/out", "--split=val"), "name a folder, tars or parquet files"),
     ],
 )
 def test_refusal_is_one_line_and_code_2(run_module, tmp_path, arguments, words):

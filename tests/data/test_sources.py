@@ -15,9 +15,18 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
+from configs import common, latent_diffusion
 from epsilon_vae.data.decode import DataError, read_image
+from epsilon_vae.data.named import Data, open_part
 from epsilon_vae.data.records import Record, pack, unpack
-from epsilon_vae.data.sources import PHOTOS, Photos, Subset, evenly_spaced, open_source
+from epsilon_vae.data.sources import (
+    PHOTOS,
+    Photos,
+    Subset,
+    evenly_spaced,
+    open_source,
+    part_by_hash,
+)
 from tests.processes import ROOT
 
 
@@ -107,6 +116,61 @@ def test_missing_and_empty_folders_are_named(tmp_path):
     (tmp_path / "train").mkdir()
     with pytest.raises(DataError, match="train: no image in it"):
         open_source("folder", str(tmp_path), split="train")
+
+
+def open_parts(path, make_config=common.get_config, **changes) -> dict[str, Data]:
+    data = make_config().data
+    data.source, data.path = "folder", str(path)
+    data.update(changes)
+    return {part: open_part(data, part) for part in ("train", "val")}
+
+
+def names_of(data: Data) -> list[str]:
+    return [record.name for record in data.source]
+
+
+def test_splits_may_have_other_names(tmp_path):
+    """As COCO's folder."""
+    for split in ("train2017", "val2017", "annotations"):
+        write_image(tmp_path / split / "0.jpg")
+    splits = {"train_split": "train2017", "val_split": "val2017"}
+    for part, data in open_parts(tmp_path, **splits).items():
+        assert names_of(data) == [f"{tmp_path}/{part}2017/0.jpg"] and not data.note
+    words = "no folder train in it, but train2017, val2017; name them in config.data.train_split"
+    with pytest.raises(DataError, match=words):
+        open_parts(tmp_path)
+    with pytest.raises(DataError, match="val: no such folder; .*config.data.val_split or train_s"):
+        open_parts(tmp_path, train_split="train2017")
+
+
+def test_a_folder_without_splits_holds_some_out_by_names(tmp_path):
+    for number in range(60):
+        write_image(tmp_path / ("a", "b")[number % 2] / f"{number}.png")
+    for make_config in (common.get_config, latent_diffusion.get_config):
+        parts = open_parts(tmp_path, make_config, held_out=0.2)
+        train, val = names_of(parts["train"]), names_of(parts["val"])
+        assert len(train) + len(val) == len({*train, *val}) == 60 and 4 <= len(val) <= 20
+        assert parts["train"].source.classes == parts["val"].source.classes == ("a", "b")
+        assert parts["train"].note == (
+            f"{tmp_path}: no splits in it; {len(train)} images are train, and {len(val)} the other "
+            "part, by the hash of their names (config.data.held_out = 0.2)"
+        )
+    write_image(tmp_path / "b" / "new.png")  # moves none of the others
+    parts = open_parts(tmp_path, held_out=0.2)
+    assert {*train} <= {*names_of(parts["train"])} and {*val} <= {*names_of(parts["val"])}
+    assert parts["val"].metadata() != parts["train"].metadata()
+
+
+@pytest.mark.parametrize("held_out", [1e-9, 0.05, 0.999999])
+def test_no_part_is_empty(tmp_path, held_out):
+    names = ["a.jpg", "b.jpg", os.fsdecode(b"caf\xe9.jpg")]
+    for count in (2, 3):
+        parts = part_by_hash(names[:count], held_out)
+        assert sorted(parts["train"] + parts["val"]) == sorted(names[:count])
+        assert parts["train"] and parts["val"]
+    write_image(tmp_path / "a.png")
+    with pytest.raises(DataError, match="one image alone; to hold one out, there must be two"):
+        open_parts(tmp_path, held_out=held_out)
 
 
 def test_folder_and_file_without_permission_are_named(tmp_path_factory, request):

@@ -113,11 +113,67 @@ def test_what_cannot_be_read_is_named(images, tmp_path):
     with pytest.raises(DataError, match="no images in it"):
         ImageSet(str(tmp_path))
     floats = write_npz(tmp_path / "floats.npz", arr_0=images.astype(np.float32))
-    with pytest.raises(DataError, match="arr_0.npy is float32, not uint8"):
+    with pytest.raises(
+        DataError, match=r"arr_0 \(\d+, 32, 32, 3\) float32; expected images in uin"
+    ):
         ImageSet(floats)
     (tmp_path / "broken.npz").write_bytes(b"no archive")
     with pytest.raises(DataError, match=r"broken.npz: cannot be read"):
         ImageSet(str(tmp_path / "broken.npz"))
+
+
+@pytest.mark.parametrize("name", ["samples", "images", "x", "arr_0", ""])
+def test_images_under_another_name(images, tmp_path, name):
+    """Where there is no doubt which array they are; '' is an .npy, which has no names."""
+    if name:
+        others = {"labels": np.zeros(len(images), int), "masks": images[..., :1]}
+        others |= {"originals": images[:1]} if name == "arr_0" else {}
+        path = write_npz(tmp_path / "set.npz", **others, **{name: images})
+    else:
+        path = str(tmp_path / "set.npy")
+        np.save(path, images)
+    found = ImageSet(path)
+    assert len(found) == len(images) and found.size() == (32, 32)
+    np.testing.assert_array_equal(np.concatenate(list(found.batches(5))), images)
+
+
+OTHER_ARRAYS = {
+    r"has samples \(4, 3, 32, 32\) uint8, label .* int64; expected .*of \[N, 3, H, W\], np.tr": {
+        "samples": np.zeros((4, 3, 32, 32), np.uint8),
+        "label": np.zeros(4, int),
+    },
+    r"has x \(4, 32, 32, 3\) float32; expected images in uint8, 0 to 255, of \[N, H, W, 3\]$": {
+        "x": np.zeros((4, 32, 32, 3), np.float32)
+    },
+    r"has a \(4, 32, 32, 3\) uint8, b .*; a and b could be the images: save them alone, or": {
+        "a": np.zeros((4, 32, 32, 3), np.uint8),
+        "b": np.zeros((4, 32, 32, 3), np.uint8),
+    },
+    r"has x \(32, 32, 3\) uint8; expected": {"x": np.zeros((32, 32, 3), np.uint8)},
+    "has no array; expected": {},
+}
+
+
+@pytest.mark.parametrize("words", OTHER_ARRAYS)
+def test_arrays_that_are_not_images_are_named(tmp_path, words):
+    path = write_npz(tmp_path / "set.npz", **OTHER_ARRAYS[words])
+    with pytest.raises(DataError, match=f"set.npz: {words}"):
+        ImageSet(path)
+
+
+def test_flag_of_arrays_that_are_not_images_is_named(images, tmp_path, run_module):
+    good = write_npz(tmp_path / "good.npz", samples=images)
+    np.save(tmp_path / "nchw.npy", images.transpose(0, 3, 1, 2))
+    for flags in (
+        (f"--samples={good}", f"--reference={tmp_path}/nchw.npy"),
+        (f"--samples={tmp_path}/nchw.npy", f"--reference={good}"),
+    ):
+        arguments = (*flags, f"--output={tmp_path}/out")
+        process = run_module("epsilon_vae.evaluate", *arguments)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 2 and len(err.splitlines()) == 1
+        wrong = next(flag for flag in flags if "nchw" in flag)
+        assert err.startswith(f"epsilon_vae: {wrong}: has an array (") and "np.transpose(x" in err
 
 
 def test_damaged_images_are_named(images, tmp_path):
@@ -156,7 +212,7 @@ def test_statistics_that_do_not_fit_are_named(tmp_path):
     bad = {
         "sigma is missing": {"mu": np.zeros(3)},
         r"mu is \(2,\) and sigma \(3, 3\), not \(3,\)": {"mu": np.zeros(2), "sigma": np.eye(3)},
-        "mu.npy is complex128, not float": {"mu": np.zeros(3, complex), "sigma": np.eye(3)},
+        "mu is complex128, not float": {"mu": np.zeros(3, complex), "sigma": np.eye(3)},
         "not finite": {"mu": np.full(3, np.nan), "sigma": np.eye(3)},
     }
     for words, arrays in bad.items():

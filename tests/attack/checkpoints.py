@@ -31,8 +31,11 @@ def become_folder(path: Path, rng: np.random.Generator) -> None:
 
 
 def lose_folder(path: Path, rng: np.random.Generator) -> None:
-    """Removes the folder that a file is in."""
-    shutil.rmtree(path.parent)
+    """Removes the folder that a file is in, or the file, if that is the whole checkpoint."""
+    if path.parent.name.isdigit():
+        path.unlink()
+    else:
+        shutil.rmtree(path.parent)
 
 
 def change(path: Path, rng: np.random.Generator) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import safetensors.numpy
 
 from tests.attack.commands import Outcome, RunModule, run_watched
 from tests.attack.mutations import mutate_bytes
@@ -120,7 +121,7 @@ def attack(
 
 def _expected(
     run_module: RunModule, run: Path, readers: dict[str, Command], folder: Path
-) -> dict[str, tuple[bytes, bytes]]:
+) -> dict[str, tuple[dict, dict]]:
     """What `reconstruct` and `convert` write of the newest checkpoint, and of the one before."""
     found = {}
     for name in ("reconstruct", "convert"):
@@ -135,12 +136,16 @@ def _expected(
     return found
 
 
-def _written(folder: Path) -> bytes:
+def _written(folder: Path) -> dict[str, bytes]:
+    """The arrays of a file of weights, whose header's order is chance, or a picture."""
     (file,) = folder.glob("out.*")
-    return file.read_bytes()
+    data = file.read_bytes()
+    if file.suffix != ".safetensors":
+        return {file.name: data}
+    return {name: array.tobytes() for name, array in safetensors.numpy.load(data).items()}
 
 
-def _judged(outcome: Outcome, folder: Path, expected: tuple[bytes, bytes] | None) -> Outcome:
+def _judged(outcome: Outcome, folder: Path, expected: tuple[dict, dict] | None) -> Outcome:
     """The outcome, with a fault where a wrong checkpoint was taken in silence."""
     if outcome.fault or outcome.code or expected is None:
         return outcome

@@ -71,7 +71,7 @@ def commands(images: Path) -> dict[str, Command]:
         return "epsilon_vae.evaluate", f"--workdir={workdir}", protocol, *steps
 
     def init_from(workdir: Path, out: Path) -> tuple:
-        first = (f"--config.init.workdir={workdir}", "--config.num_steps=1")
+        first = (f"--config.init_from={workdir}", "--config.num_steps=1")
         return "epsilon_vae.main", *flags(out, *first)
 
     def resume(workdir: Path, out: Path) -> tuple:

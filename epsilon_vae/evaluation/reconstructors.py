@@ -15,7 +15,7 @@ from epsilon_vae.config import to_json
 from epsilon_vae.data.decode import SUFFIXES, DataError, list_images, read_image
 from epsilon_vae.data.files import hash_files
 from epsilon_vae.data.transforms import check_finite, to_float, to_uint8
-from epsilon_vae.errors import UserError
+from epsilon_vae.errors import UserError, reason
 from epsilon_vae.evaluation.images import Batch
 from epsilon_vae.evaluation.protocols import Protocol
 from epsilon_vae.inference.autoencoder import restore_on
@@ -295,8 +295,9 @@ class DiffusersVAE(Reconstructor):
         try:
             vae = AutoencoderKL.from_pretrained(path)
         except Exception as error:  # safetensors', torch's and diffusers' own
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ReconstructorError(f"{DIFFUSERS}{path}: cannot be loaded ({reason})") from error
+            raise ReconstructorError(
+                f"{DIFFUSERS}{path}: cannot be loaded ({reason(error)})"
+            ) from error
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._vae = vae.eval().to(self._device)
         self._torch = torch

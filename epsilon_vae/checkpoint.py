@@ -33,7 +33,7 @@ OTHER_RUN = "another workdir"
 
 
 class SaveError(FailedError):
-    """A checkpoint that could not be saved; the message says which, why, and the disk's room."""
+    """A checkpoint that could not be saved; the message says which, why, and how much is free."""
 
 
 class Restored(NamedTuple):
@@ -74,7 +74,7 @@ class Checkpointer:
             ) from error
         self._keep, self._saving, self._has_failed = keep, (0, 0), False
 
-    def check_room(self, state: Any, num_saves: int) -> None:
+    def check_space(self, state: Any, num_saves: int) -> None:
         """Sees that the disk holds what will be saved: a step is written before one is removed.
 
         Args:
@@ -88,11 +88,11 @@ class Checkpointer:
             return
         size = _size(state)
         count = max(1, min(num_saves, self._keep + 1 - len(self._manager.all_steps())))
-        room = shutil.disk_usage(self.directory).free
-        if not hosts.all_agree(room >= count * size):
+        free = shutil.disk_usage(self.directory).free
+        if not hosts.all_agree(free >= count * size):
             raise CheckpointError(
-                f"{self.directory}: no room for {count} checkpoints of {_in_words(size)}: "
-                f"they need {_in_words(count * size)}, the disk has {_in_words(room)} left"
+                f"{self.directory}: no space for {count} checkpoints of {_in_words(size)}: "
+                f"they need {_in_words(count * size)}, the disk has {_in_words(free)} left"
             )
 
     def save(self, step: int, state: Any, *, data: dict, config: ml_collections.ConfigDict) -> None:
@@ -277,8 +277,8 @@ def _why_not_saved(error: Exception, path: epath.Path, size: int) -> str:
             words = known
     if is_in_bucket(path):
         return words[:300]
-    room = shutil.disk_usage(path.parent).free
-    return f"{words[:300]}; it needs up to {_in_words(size)}, the disk has {_in_words(room)} left"
+    free = shutil.disk_usage(path.parent).free
+    return f"{words[:300]}; it needs up to {_in_words(size)}, the disk has {_in_words(free)} left"
 
 
 def _size(state: Any) -> int:

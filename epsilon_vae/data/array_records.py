@@ -18,7 +18,7 @@ from epsilon_vae.errors import reason
 
 # Shards that are opened at the same time, since those of a bucket answer slowly.
 _OPENING_THREADS = 64
-# Files that a process has open besides its shards, with room to spare.
+# Files that a process has open besides its shards, and some more.
 _OTHER_OPEN_FILES = 512
 
 

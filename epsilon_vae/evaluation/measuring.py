@@ -15,6 +15,7 @@ from absl import logging
 from epsilon_vae.data.pipeline import BadRecords
 from epsilon_vae.data.records import Record
 from epsilon_vae.data.sources import evenly_spaced
+from epsilon_vae.errors import reason
 from epsilon_vae.evaluation.images import Batch, batches
 from epsilon_vae.evaluation.protocols import CROPS, Protocol, noisy
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
@@ -151,8 +152,7 @@ class Progress:
             try:
                 return cls._read(path, keys, setting)
             except Exception as error:  # NumPy and zipfile raise many kinds for broken files
-                reason = type(error).__name__
-                logging.warning("%s: is damaged (%s); the pass starts anew", path, reason)
+                logging.warning("%s: is damaged (%s); the pass starts anew", path, reason(error))
                 path.unlink()
         return cls([], {key: MetricAccumulator() for key in keys}, setting)
 

@@ -16,7 +16,7 @@ from epsilon_vae.data.decode import DEFAULT, DataError, ImageDecoding, read_imag
 from epsilon_vae.data.files import filesystem, hash_files, list_files, list_images
 from epsilon_vae.data.formats import SUFFIXES
 from epsilon_vae.data.transforms import check_finite, to_float, to_uint8
-from epsilon_vae.errors import UserError
+from epsilon_vae.errors import UserError, reason
 from epsilon_vae.evaluation.images import Batch
 from epsilon_vae.evaluation.protocols import Protocol
 from epsilon_vae.inference.autoencoder import restore_on
@@ -297,8 +297,9 @@ class DiffusersVAE(Reconstructor):
         try:
             vae = AutoencoderKL.from_pretrained(path)
         except Exception as error:  # safetensors', torch's and diffusers' own
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ReconstructorError(f"{DIFFUSERS}{path}: cannot be loaded ({reason})") from error
+            raise ReconstructorError(
+                f"{DIFFUSERS}{path}: cannot be loaded ({reason(error)})"
+            ) from error
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._vae = vae.eval().to(self._device)
         self._torch = torch

@@ -80,7 +80,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
             batches.set_state(restored.data)
             window.resumed = _resumed_words(start_step, workdir)
         num_saves = -(-(config.num_steps - start_step) // config.checkpoint.every_steps)
-        checkpointer.check_room(state, num_saves)
+        checkpointer.check_space(state, num_saves)
 
         # The step, compiled at its first call, and where its numbers go.
         step_fn = jit_step(train_step, state, mesh)

@@ -14,7 +14,7 @@ import time
 
 from etils import epath
 
-from epsilon_vae.errors import FailedError, UserError
+from epsilon_vae.errors import FailedError, UserError, reason
 from epsilon_vae.output import is_in_bucket, is_seen, write_whole
 from epsilon_vae.parallel import hosts
 from epsilon_vae.step_folders import check_is_writable_name
@@ -202,9 +202,8 @@ def open_workdir(workdir: str) -> Heartbeat:
         except WorkdirError as error:
             problem = error
         except Exception as error:  # buckets raise kinds of their own
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
             problem = WorkdirError(
-                f"{workdir}: cannot be made or written to ({reason}); name a folder of yours"
+                f"{workdir}: cannot be made or written to ({reason(error)}); name a folder of yours"
             )
     if not hosts.all_agree(problem is None):
         raise problem or WorkdirError(f"{workdir}: cannot be used; process 0 says why")

@@ -2,7 +2,7 @@
 
 Kills a run N times at random moments; damages N × 5 checkpoints and N × 10 small inputs, and has
 commands read them. Prints each fault and a table; ends with 1 if there was a fault. N = 20, the
-default, takes about an hour of two CPU cores.
+default, takes a quarter of an hour of two CPU cores.
 """
 
 import argparse

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import safetensors.numpy
 
 from tests.attack.commands import Outcome, RunModule, run_watched
 from tests.attack.mutations import mutate_bytes
@@ -31,8 +32,11 @@ def become_folder(path: Path, rng: np.random.Generator) -> None:
 
 
 def lose_folder(path: Path, rng: np.random.Generator) -> None:
-    """Removes the folder that a file is in."""
-    shutil.rmtree(path.parent)
+    """Removes the folder that a file is in, or the file, if that is the whole checkpoint."""
+    if path.parent.name.isdigit():
+        path.unlink()
+    else:
+        shutil.rmtree(path.parent)
 
 
 def change(path: Path, rng: np.random.Generator) -> None:
@@ -67,7 +71,7 @@ def commands(images: Path) -> dict[str, Command]:
         return "epsilon_vae.evaluate", f"--workdir={workdir}", protocol, *steps
 
     def init_from(workdir: Path, out: Path) -> tuple:
-        first = (f"--config.init.workdir={workdir}", "--config.num_steps=1")
+        first = (f"--config.init_from={workdir}", "--config.num_steps=1")
         return "epsilon_vae.main", *flags(out, *first)
 
     def resume(workdir: Path, out: Path) -> tuple:
@@ -117,7 +121,7 @@ def attack(
 
 def _expected(
     run_module: RunModule, run: Path, readers: dict[str, Command], folder: Path
-) -> dict[str, tuple[bytes, bytes]]:
+) -> dict[str, tuple[dict, dict]]:
     """What `reconstruct` and `convert` write of the newest checkpoint, and of the one before."""
     found = {}
     for name in ("reconstruct", "convert"):
@@ -132,12 +136,16 @@ def _expected(
     return found
 
 
-def _written(folder: Path) -> bytes:
+def _written(folder: Path) -> dict[str, bytes]:
+    """The arrays of a file of weights, whose header's order is chance, or a picture."""
     (file,) = folder.glob("out.*")
-    return file.read_bytes()
+    data = file.read_bytes()
+    if file.suffix != ".safetensors":
+        return {file.name: data}
+    return {name: array.tobytes() for name, array in safetensors.numpy.load(data).items()}
 
 
-def _judged(outcome: Outcome, folder: Path, expected: tuple[bytes, bytes] | None) -> Outcome:
+def _judged(outcome: Outcome, folder: Path, expected: tuple[dict, dict] | None) -> Outcome:
     """The outcome, with a fault where a wrong checkpoint was taken in silence."""
     if outcome.fault or outcome.code or expected is None:
         return outcome

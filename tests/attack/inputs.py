@@ -24,7 +24,7 @@ class Target:
       name: of the kind.
       source: a good input, a file or a folder.
       pattern: the files in it that are damaged.
-      mutate: how.
+      mutate: how; files of JSON as such.
       command: (damaged copy, a path for outputs) → module and arguments.
     """
 
@@ -75,7 +75,8 @@ def attack(
             shutil.copy(target.source, copy)
         files = sorted(copy.rglob(target.pattern)) if copy.is_dir() else [copy]
         file = files[rng.integers(len(files))]
-        file.write_bytes(target.mutate(file.read_bytes(), rng))
+        mutate = mutations.mutate_json if file.suffix == ".json" else target.mutate
+        file.write_bytes(mutate(file.read_bytes(), rng))
         module, *arguments = target.command(copy, folder / "out")
         yield target, file.name, run_watched(run_module, module, *map(str, arguments))
 
@@ -133,13 +134,7 @@ def _records(run_module, folder: Path, run: Path, images: Path) -> list[Target]:
 
     return [
         Target(name="records", source=source, pattern="*.array_record", command=train),
-        Target(
-            name="split file",
-            source=source,
-            pattern="train.json",
-            mutate=mutations.mutate_json,
-            command=train,
-        ),
+        Target(name="split file", source=source, pattern="train.json", command=train),
     ]
 
 
@@ -162,13 +157,7 @@ def _latents(run_module, folder: Path, run: Path, images: Path) -> list[Target]:
 
     return [
         Target(name="latents", source=source, pattern="*.array_record", command=train),
-        Target(
-            name="latents.json",
-            source=source,
-            pattern="latents.json",
-            mutate=mutations.mutate_json,
-            command=train,
-        ),
+        Target(name="latents.json", source=source, pattern="latents.json", command=train),
     ]
 
 

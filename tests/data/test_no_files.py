@@ -27,7 +27,7 @@ def no_files(tmp_path) -> dict[str, str]:
     (folder / "zeros.png").symlink_to("/dev/zero")
     (folder / "lost.png").symlink_to("nowhere")
     with (folder / "large.png").open("wb") as file:
-        file.truncate(2**40)  # takes no room
+        file.truncate(2**40)  # takes no space
     (folder / "whole.png").write_bytes(encode(photo()))
     return {
         "fifo.png": "not a regular file",

@@ -158,7 +158,7 @@ def test_table_has_the_paper_under_the_run_and_marks_what_is_biased():
         == "| *paper, sd f 8, M, ImageNet* | *128* | *3* | *50000* | *1.58* | *–* | *–* | *–* |"
     )
     assert lines[-1] == "- [1] rfid is over 2048 features of 40 images"
-    assert "`paper`: 40 images of `photos`, crop adm, ema weights, seed 0" in lines[0]
+    assert "`paper`: 40 images of photos, crop adm, ema weights, seed 0" in lines[0]
 
 
 def test_results_are_strict_json(tmp_path):

@@ -234,7 +234,7 @@ def test_full_disk_is_said_before_the_first_step_or_at_the_save(run_module, smal
     process = run_module("epsilon_vae.main", *flags(small_disk(1), *more), **QUICK_FLAGS, **cache)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 2 and len(err.splitlines()) == 1
-    assert "no room for 3 checkpoints of" in err
+    assert "no space for 3 checkpoints of" in err
 
     disk = small_disk(100)
     process = run_module("epsilon_vae.main", *flags(disk, *more), **QUICK_FLAGS, **cache)

@@ -57,6 +57,7 @@ setup(
             "sphinx-copybutton>=0.5",
         ],
         "gcs": ["gcsfs>=2025.3"],
+        "hub": ["huggingface_hub>=1"],
         "test": [
             "gcsfs>=2025.3",
             "import-linter>=2.5",

@@ -146,7 +146,7 @@ def test_latent_diffusions_names_as_diffusers_converts_them(small_networks, tmp_
     """diffusers' own converter, which it has for Stable Diffusion's checkpoints."""
     network = theirs(diffusers.AutoencoderKL)
     network.save_pretrained(tmp_path / "theirs")
-    arrays, _ = read_weights(str(tmp_path / "theirs"))
+    arrays, *_ = read_weights(str(tmp_path / "theirs"))
     networks = build_networks(shrink(common.sd_vae()))
     shapes = jax.eval_shape(lambda key: networks.init(key, 32), jax.random.key(0))
     shapes = {k: x.shape for k, x in traverse_util.flatten_dict(shapes, sep="/").items()}

@@ -23,8 +23,8 @@ from epsilon_vae.output import replacing, write_whole
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained import dit_layouts, layouts
 from epsilon_vae.pretrained.layouts import check_shapes
-from epsilon_vae.pretrained.public_config import BY_CHANNEL, public_config, with_factors
-from epsilon_vae.pretrained.state_dicts import detect, outline
+from epsilon_vae.pretrained.public_config import public_config, with_factors
+from epsilon_vae.pretrained.state_dicts import detect
 from epsilon_vae.pretrained.weight_file import (
     DIFFUSERS_FILE,
     Weights,
@@ -108,8 +108,7 @@ def import_weights(
     checkpointer = Checkpointer(workdir)
     checkpointer.save(0, state, data=data, config=config)
     checkpointer.close()
-    besides = [name for name in BY_CHANNEL if weights.config.get(name)]
-    return Imported(title, config, outline(weights.left_out + besides))
+    return Imported(title, config, weights.left_out)
 
 
 def _own_config(path: str, metadata: dict[str, str]) -> ml_collections.ConfigDict | None:

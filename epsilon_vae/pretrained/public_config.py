@@ -9,12 +9,11 @@ from typing import Any
 import ml_collections
 
 from epsilon_vae.pretrained.layouts import LLAMAGEN, Arrays, Layout
+from epsilon_vae.pretrained.weight_file import BY_CHANNEL
 from epsilon_vae.pretrained.weights import WeightsError
 
 # Diffusers' AutoencoderKL has it where its config.json has none.
 DEFAULT_SCALING_FACTOR = 0.18215
-# Of config.json, in place of factors. They are not kept: such latents are measured.
-BY_CHANNEL = ("latents_mean", "latents_std")
 
 
 def public_config(layout: Layout, state: Arrays) -> ml_collections.ConfigDict:

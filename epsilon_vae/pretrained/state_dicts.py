@@ -5,6 +5,7 @@ with dots, in which an autoencoder's begin somewhere.
 """
 
 import collections
+import os
 import re
 from collections.abc import Iterable, Sequence
 
@@ -66,17 +67,18 @@ def _averages(prefix: str) -> int:
     return sum(bool(re.search(_AVERAGE, part)) for part in prefix.split("."))
 
 
-def outline(names: Sequence[str]) -> str:
-    """Names, by the part in which they first differ: 'discriminator.* (14), loss.* (1)'."""
+def outline(names: Sequence[str], taken: Iterable[str] = ()) -> str:
+    """Names in words, by what tells them from each other or from those that are `taken`.
+
+    As 'discriminator.* (14), loss.* (1)'.
+    """
     parts = [name.split(".") for name in names]
-    depth = 0
-    while len({tuple(x[: depth + 1]) for x in parts}) == 1 and all(
-        len(x) > depth + 1 for x in parts
-    ):
-        depth += 1
-    counts = collections.Counter(
-        ".".join(x[: depth + 1])[:_MAX_NAME] + (".*" if len(x) > depth + 1 else "") for x in parts
-    )
+    shared = [name.split(".") for name in taken] or [os.path.commonprefix(parts)]
+    heads = {tuple(x[:i]) for x in shared for i in range(1, len(x) + 1)}
+    counts: collections.Counter[str] = collections.Counter()
+    for x in parts:
+        depth = next((i for i in range(1, len(x)) if tuple(x[:i]) not in heads), len(x))
+        counts[".".join(x[:depth])[:_MAX_NAME] + (".*" if depth < len(x) else "")] += 1
     words = [f"{name} ({count})" if name.endswith(".*") else name for name, count in counts.items()]
     more = f" and {len(words) - 6} more" if len(words) > 6 else ""
     return ", ".join(words[:6]) + more

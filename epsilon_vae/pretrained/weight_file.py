@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from epsilon_vae.errors import reason
-from epsilon_vae.pretrained.state_dicts import select
+from epsilon_vae.pretrained.state_dicts import outline, select
 from epsilon_vae.pretrained.torch_file import read_torch_file
 from epsilon_vae.pretrained.weight_folder import find_weights
 from epsilon_vae.pretrained.weights import WeightsError, check_is_file
@@ -23,6 +23,8 @@ DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
 # In the metadata of our own files: the digest of all else that they hold.
 CHECKSUM = "epsilon_vae_sha256"
 DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
+# Of config.json, in place of factors. They are not kept: such latents are measured.
+BY_CHANNEL = ("latents_mean", "latents_std")
 MAX_NAME = 500
 START_BYTES = 1024
 # Begins of files that are taken for weights, in small letters.
@@ -43,13 +45,13 @@ class Weights(NamedTuple):
       arrays: by name, in the file's types.
       metadata: safetensors'.
       config: the `config.json` beside them, of diffusers; {} where there is none.
-      left_out: names of what the file has besides.
+      left_out: what there is besides, in words; '' for nothing.
     """
 
     arrays: dict[str, np.ndarray]
     metadata: dict[str, str]
     config: dict[str, Any]
-    left_out: list[str]
+    left_out: str
 
 
 def read_weights(path: str, parts: Sequence[str] = ("vae", "vqvae")) -> Weights:
@@ -82,7 +84,9 @@ def read_weights(path: str, parts: Sequence[str] = ("vae", "vqvae")) -> Weights:
     except ValueError as error:
         raise WeightsError(f"{path}: {reason(error)}") from error
     own = {name: arrays[file_name] for file_name, name in chosen.items()}
-    return Weights(own, metadata, config, [name for name in names if name not in chosen])
+    left_out = [outline([name for name in names if name not in chosen], chosen)]
+    left_out += [f"{name} of config.json" for name in BY_CHANNEL if config.get(name)]
+    return Weights(own, metadata, config, ", ".join(filter(None, left_out)))
 
 
 def _read_file(path: pathlib.Path, choose: Choose) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -60,6 +60,7 @@ setup(
         "hub": ["huggingface_hub>=1"],
         "test": [
             "gcsfs>=2025.3",
+            "huggingface_hub>=1",
             "import-linter>=2.5",
             "jax[tpu]",  # the compiler, which needs no TPU
             "pytest>=8",

@@ -217,7 +217,7 @@ def _to_parameters(
     except ValueError as error:
         raise WeightsError(
             f"{path} ({title}) does not fit the config: {error}; take the one of the network that "
-            "the file holds"
+            "the file holds, if there is one"
         ) from error
     _check_finite(path, flat)
     return title, traverse_util.unflatten_dict(flat, sep="/")

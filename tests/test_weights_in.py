@@ -309,6 +309,8 @@ BAD = {
     "wan.safetensors": (arrays(encoder__conv1__weight=(4, 3, 3, 3, 3)), "is a 3-D VAE, for video"),
     "lora.safetensors": (arrays(unet__a__lora_A__weight=(4, 4)), "is a LoRA"),
     "dit.safetensors": (arrays(x_embedder__proj__weight=(4, 4, 2, 2)), "configs/dit_xl_2.py"),
+    "levels.safetensors": (arrays(encoder__down__999999999__a=(1,)), "not the levels of a known"),
+    "no_levels.safetensors": (arrays(encoder__down__x=(1,)), "not the levels of a known encoder"),
     "other.pt": (
         lambda p: torch_file(p, {"state_dict": {"a": {"b": np.ones(1)}}, "c": {"d": np.ones(1)}}),
         "none of the known autoencoders: it has state_dict.* (1), c.* (1), and none of encoder",
@@ -332,6 +334,17 @@ def test_what_is_no_such_weights_is_called_what_it_is(name, tmp_path):
     message = str(error.value)
     assert words in message and name in message and "\n" not in message
     assert not (tmp_path / "run").exists()
+
+
+def test_of_a_pipeline_the_part_that_is_meant_is_taken(tmp_path):
+    """The transformer for a DiT's config; the file named itself, with its config.json."""
+    variant(tmp_path / "vae")
+    write(tmp_path / "transformer" / f"{WEIGHTS}.safetensors", {"a": np.ones(2)})
+    describe(tmp_path / "transformer", {"_class_name": "DiTTransformer2DModel"})
+    found = find_weights(str(tmp_path), ("transformer",))
+    assert found.files == [tmp_path / "transformer" / f"{WEIGHTS}.safetensors"]
+    file = tmp_path / "vae" / f"{WEIGHTS}.fp16.safetensors"
+    assert find_weights(str(file)) == find_weights(str(tmp_path)) == ([file], KL)
 
 
 def test_a_shard_that_is_missing_is_named(tmp_path):

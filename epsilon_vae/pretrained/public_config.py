@@ -14,6 +14,7 @@ from epsilon_vae.pretrained.weights import WeightsError
 
 # Diffusers' AutoencoderKL has it where its config.json has none.
 DEFAULT_SCALING_FACTOR = 0.18215
+MAX_LEVELS = 10
 
 
 def public_config(layout: Layout, state: Arrays) -> ml_collections.ConfigDict:
@@ -28,7 +29,9 @@ def public_config(layout: Layout, state: Arrays) -> ml_collections.ConfigDict:
     common = importlib.import_module("configs.common")
     found = [re.match(rf"{re.escape(layout.mark)}(\d+)\.(att)?", name) for name in state]
     attention = {int(x[1]) for x in found if x and x[2]}
-    last = max(int(x[1]) for x in found if x)
+    last = max((int(x[1]) for x in found if x), default=MAX_LEVELS)
+    if last >= MAX_LEVELS:
+        raise ValueError(f"{layout.mark}* are not the levels of a known encoder")
     network = "vqgan" if last in attention else "sd"
     overrides = {"model.encoder.name": network, "model.decoder.name": network}
     if "quantize.embedding.weight" in state:

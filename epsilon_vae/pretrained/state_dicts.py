@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 
+from epsilon_vae.names import printable
 from epsilon_vae.pretrained.layouts import DIT, LAYOUTS, Arrays, Layout
 
 # Modules that hold a network and nothing of their own: DataParallel's, torch.compile's, FSDP's.
@@ -81,7 +82,7 @@ def outline(names: Sequence[str], taken: Iterable[str] = ()) -> str:
         counts[".".join(x[:depth])[:_MAX_NAME] + (".*" if depth < len(x) else "")] += 1
     words = [f"{name} ({count})" if name.endswith(".*") else name for name, count in counts.items()]
     more = f" and {len(words) - 6} more" if len(words) > 6 else ""
-    return ", ".join(words[:6]) + more
+    return printable(", ".join(words[:6]) + more)
 
 
 def detect(state: Arrays) -> Layout:

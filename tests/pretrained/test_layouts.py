@@ -54,6 +54,27 @@ def test_names_and_shapes_are_theirs(name):
     assert ours == {own: theirs[name] for name, own in select(theirs).items()}
 
 
+def vq_f8():
+    config = common.vqgan(8)
+    config.model.encoder.n_z = config.model.bottleneck.vq_channels = 4
+    return config
+
+
+@pytest.mark.parametrize(
+    ("layout", "config"),
+    [
+        (DIFFUSERS, common.sd_vae(32)),
+        (LATENT_DIFFUSION, vq_f8()),
+        (LLAMAGEN, common.llamagen(8)),
+        (DIFFUSERS, common.asym_vae("xl")),
+    ],
+    ids=["sd_vae_f32", "vq_f8", "llamagen_vq8", "asym_vae_xl"],
+)
+def test_a_config_is_told_from_its_weights(layout, config):
+    state = layout.state_dict(zeros(config))
+    assert public_config(detect(state), state).to_dict() == config.to_dict()
+
+
 @pytest.mark.parametrize(
     ("layout", "names"),
     [

@@ -130,6 +130,7 @@ def test_objects_beside_weights_are_passed_over(protocol, monkeypatch):
         1j,
     ]
     tensor = tensor_pickle((2, 2), (1, 2), 4).removesuffix(b".")
+    tensor += b"Vdtype\nctorch\nfloat16\n"
     data = b"}(Vstate_dict\n" + tensor + b"Vbeside\n" + pickle.dumps(beside, protocol)[:-1] + b"u."
     arrays = read(zipped(data, **{"0": np.arange(4, dtype=np.float32).tobytes()}))
     np.testing.assert_array_equal(arrays.pop("state_dict.encoder.down.0"), [[0, 2], [1, 3]])

@@ -84,7 +84,10 @@ def test_autoencoder_kl(small_networks, tmp_path):
     network = theirs(diffusers.AutoencoderKL)
     network.save_pretrained(tmp_path / "theirs")
     config = shrink(common.sd_vae())
-    assert import_weights(str(tmp_path / "theirs"), str(tmp_path / "run"), config) == "diffusers"
+    imported = import_weights(str(tmp_path / "theirs"), str(tmp_path / "run"), config)
+    assert imported.title == "diffusers" and not imported.left_out
+    factor = imported.config.model.bottleneck.scaling_factor
+    assert factor == network.config.scaling_factor == 0.18215
     ours, x = restore(str(tmp_path / "run")), images()
     inputs = channels_first(x).requires_grad_()
     z = network.encode(inputs).latent_dist.mode()

@@ -48,6 +48,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.bottleneck.name = "none"  # paper; or kl, vq
     config.model.bottleneck.kl_weight = 1e-6  # latent-diffusion's
     config.model.bottleneck.kl_convs = True  # latent-diffusion's quant_conv and post_quant_conv
+    config.model.bottleneck.scaling_factor = 0.0  # of latents; 0 = as measured
+    config.model.bottleneck.shift_factor = 0.0
     config.model.bottleneck.vq_channels = 256  # between those and encoder and decoder, VQGAN's
     config.model.bottleneck.num_codes = 16384
     config.model.bottleneck.commitment = 0.25

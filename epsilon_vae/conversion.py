@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -21,7 +22,15 @@ from epsilon_vae.models.encoder import SDEncoder
 from epsilon_vae.output import replacing, write_whole
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained import dit_layouts, layouts
-from epsilon_vae.pretrained.weight_file import DIFFUSERS_FILE, read_weights, safetensors_bytes
+from epsilon_vae.pretrained.layouts import check_shapes
+from epsilon_vae.pretrained.public_config import public_config, with_factors
+from epsilon_vae.pretrained.state_dicts import detect
+from epsilon_vae.pretrained.weight_file import (
+    DIFFUSERS_FILE,
+    Weights,
+    read_weights,
+    safetensors_bytes,
+)
 from epsilon_vae.pretrained.weights import WeightsError
 from epsilon_vae.step_folders import check_is_writable_name, saved_steps
 from epsilon_vae.training.build import build_train_step
@@ -37,19 +46,33 @@ class NoConfigError(WeightsError):
     """Weights of which no config is known."""
 
 
-def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | None = None) -> str:
+class Imported(NamedTuple):
+    """What became a run.
+
+    Attributes:
+      title: what the file is, in words.
+      config: of the run.
+      left_out: what the file has besides, in words; '' for nothing.
+    """
+
+    title: str
+    config: ml_collections.ConfigDict
+    left_out: str
+
+
+def import_weights(
+    path: str, workdir: str, config: ml_collections.ConfigDict | None = None
+) -> Imported:
     """Makes a run of a file's weights: a checkpoint of step 0, as training would begin with.
 
     Encoder and decoder, or the latent diffusion model, and their EMA are the file's; the
     discriminator is new, from the seed. DiT's public weights are of SD-VAE's latents times 0.18215.
 
     Args:
-      path: of safetensors or of torch, in our own layout or one of `layouts`.
+      path: of weights in our own layout or one of `layouts`, as `find_weights` takes it.
       workdir: of the run, which is made.
-      config: of the run, whose `init_from` is not looked at; None for that of the file's metadata.
-
-    Returns:
-      What the file is, in words.
+      config: of the run, whose `init_from` is not looked at; None for that of the file's metadata,
+        or for that of `configs/` which has its network.
 
     Raises:
       WeightsError: the file cannot be used, or does not fit the config, or none is known.
@@ -60,26 +83,24 @@ def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | 
     check_is_writable_name(workdir)
     if steps := saved_steps(workdir):
         raise CheckpointError(f"{workdir}: has checkpoints already, of steps {steps}; name another")
-    arrays, metadata = read_weights(path)
-    is_ours = metadata.get("format") == OURS and "config" in metadata
+    wants_dit = config is not None and is_latent_diffusion(config)
+    weights = read_weights(path, ("transformer",) if wants_dit else ("vae", "vqvae"))
     if config is None:
-        if not is_ours:
-            raise NoConfigError(f"{path}: says no config")
-        config = _own_config(path, metadata["config"])
-    else:
-        check_values(config)
+        config = _own_config(path, weights.metadata) or _public_config(path, weights)
+    is_dit = is_latent_diffusion(config)
+    if not is_dit:
+        config = with_factors(config, weights.config)
+    check_values(config)
     train_step = build_train_step(config)
     mesh = make_mesh(devices=jax.local_devices()[:1])
     target = state_shapes(train_step, mesh)
     data = {"position": 0}
-    if is_latent_diffusion(config):
+    if is_dit:
         data["latents"] = _public_latents(config)._asdict()
-        title, params = _to_generator(path, arrays, config, target)
+        title, params = _to_generator(path, weights.arrays, config, target)
     else:
         networks = train_step.objective.networks
-        title, params = _to_parameters(
-            path, arrays, is_ours=is_ours, networks=networks, target=target
-        )
+        title, params = _to_parameters(path, weights, networks=networks, target=target)
     with jax.set_mesh(mesh):
         state = make_state(train_step, config.seed, target)
     params = jax.tree.map(lambda x, at: jax.device_put(x, at.sharding), params, target.params)
@@ -87,17 +108,29 @@ def import_weights(path: str, workdir: str, config: ml_collections.ConfigDict | 
     checkpointer = Checkpointer(workdir)
     checkpointer.save(0, state, data=data, config=config)
     checkpointer.close()
-    return title
+    return Imported(title, config, weights.left_out)
 
 
-def _own_config(path: str, text: str) -> ml_collections.ConfigDict:
-    """The config in a file's metadata; raises `NoConfigError` where it is none."""
+def _own_config(path: str, metadata: dict[str, str]) -> ml_collections.ConfigDict | None:
+    """The config in the metadata of a file of ours, None of others; raises `WeightsError`."""
+    if metadata.get("format") != OURS or "config" not in metadata:
+        return None
     try:
-        config = from_dict(json.loads(text))
+        config = from_dict(json.loads(metadata["config"]))
         check_values(config)
     except Exception as error:  # JSON of any type and depth
         raise NoConfigError(f"{path}: its config is none ({reason(error)})") from error
     return config
+
+
+def _public_config(path: str, weights: Weights) -> ml_collections.ConfigDict:
+    """The config of `configs/` that has the network of others' weights; raises `WeightsError`."""
+    try:
+        return public_config(detect(weights.arrays), weights.arrays)
+    except ModuleNotFoundError as error:
+        raise NoConfigError(f"{path}: says no config, and there is no configs/ here") from error
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from error
 
 
 def _public_latents(config: ml_collections.ConfigDict) -> LatentMetadata:
@@ -158,12 +191,7 @@ def _check_finite(path: str, flat: dict[str, np.ndarray]) -> None:
 
 
 def _to_parameters(
-    path: str,
-    arrays: dict[str, np.ndarray],
-    *,
-    is_ours: bool,
-    networks: AutoencoderModel,
-    target: TrainState,
+    path: str, weights: Weights, *, networks: AutoencoderModel, target: TrainState
 ) -> tuple[str, dict]:
     """Returns what the arrays are, in words, and `{'encoder': …, 'decoder': …}`, float32.
 
@@ -171,24 +199,25 @@ def _to_parameters(
       WeightsError: they do not fit.
       ConfigError: the layout is of other networks.
     """
-    try:
-        layout = None if is_ours else layouts.detect(arrays)
-    except ValueError as error:
-        raise WeightsError(f"{path}: {error}") from error
-    if layout is not None:
+    arrays, layout = weights.arrays, None
+    if weights.metadata.get("format") != OURS:
+        try:
+            layout = detect(arrays)
+        except ValueError as error:
+            raise WeightsError(f"{path}: {error}") from error
         _check_is_latent_diffusions(networks)
     title = layout.title if layout else OURS
     expected = traverse_util.flatten_dict(target.params, sep="/")
     try:
         if layout is None:
-            layouts.check_shapes(arrays, expected)
+            check_shapes(arrays, expected)
             flat = {name: array.astype(np.float32) for name, array in arrays.items()}
         else:
             flat = layout.parameters(arrays, {name: x.shape for name, x in expected.items()})
     except ValueError as error:
         raise WeightsError(
             f"{path} ({title}) does not fit the config: {error}; take the one of the network that "
-            "the file holds"
+            "the file holds, if there is one"
         ) from error
     _check_finite(path, flat)
     return title, traverse_util.unflatten_dict(flat, sep="/")
@@ -229,6 +258,9 @@ def export_weights(
         write_whole(path, safetensors_bytes(arrays, metadata))
         return vae
     theirs = diffusers_config(vae.networks) | {"sample_size": vae.config.data.resolution}
+    if vae.config.model.bottleneck.scaling_factor:
+        factors = ("scaling_factor", "shift_factor")
+        theirs |= {name: vae.config.model.bottleneck[name] for name in factors}
     content = safetensors_bytes(layouts.DIFFUSERS.state_dict(arrays), metadata | {"format": "pt"})
     with replacing(path) as partial:
         partial.mkdir()

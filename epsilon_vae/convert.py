@@ -1,28 +1,33 @@
 """Weights of other projects into runs, and weights of runs into files.
 
-`python -m epsilon_vae.convert --from=FILE --config=configs/sd_vae.py --workdir=DIR` makes a run of
-safetensors or a file of torch: diffusers' AutoencoderKL and VQModel, latent-diffusion's and
-taming-transformers' checkpoints, LlamaGen's, whole Stable Diffusion models, DiT's with a config of
-latent diffusion models, or what this command wrote, which needs no --config. The layout is told
-from names. DIR then has a checkpoint of step 0, from which all other commands start. `python -m
-epsilon_vae.convert --workdir=DIR --to=FILE` writes a run's EMA weights as safetensors, its config
-in the metadata; with --layout=diffusers, a folder for its from_pretrained. Exit codes: 0 done; 2
-something named on the command line cannot be used.
+`python -m epsilon_vae.convert --from=FILE --workdir=DIR` makes a run of safetensors or a file of
+torch, of a folder that has one, or of OWNER/NAME on the Hugging Face Hub: diffusers' AutoencoderKL
+and VQModel, latent-diffusion's and taming-transformers' checkpoints, LlamaGen's, whole Stable
+Diffusion models, or what this command wrote. Layout and network are told from the weights, factors
+of latents from config.json; DiT's weights need the --config of a latent diffusion model. DIR then
+has a checkpoint of step 0, from which all other commands start. `python -m epsilon_vae.convert
+--workdir=DIR --to=FILE` writes a run's EMA weights as safetensors, its config in the metadata; with
+--layout=diffusers, a folder for its from_pretrained. Exit codes: 0 done; 2 something named on the
+command line cannot be used.
 """
 
 from collections.abc import Sequence
 
+import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
+from epsilon_vae.config import is_latent_diffusion
 from epsilon_vae.conversion import OURS, NoConfigError, export_weights, import_weights
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "With --from: config of the network that FILE holds, as configs/sd_vae.py."
+    "config", None, "With --from: config of the run; by default what FILE is, as far as it says."
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, which --from makes.")
-FROM = flags.DEFINE_string("from", None, "File of weights to make a run of.")
+FROM = flags.DEFINE_string(
+    "from", None, "Weights to make a run of: a file, a folder, or OWNER/NAME on the Hub."
+)
 TO = flags.DEFINE_string("to", None, "File to write, or with --layout=diffusers a folder.")
 STEP = flags.DEFINE_integer("checkpoint_step", None, "Checkpoint for --to; the newest by default.")
 LAYOUT = flags.DEFINE_enum("layout", OURS, [OURS, "diffusers"], "With --to: how weights are named.")
@@ -49,11 +54,26 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     with exit_codes(OSError, hints={NoConfigError: "name one, as --config=configs/sd_vae.py"}):
         if FROM.value is not None:
-            title = import_weights(FROM.value, WORKDIR.value, CONFIG.value)
-            print(f"{FROM.value} ({title}) -> {WORKDIR.value}, step 0")
+            imported = import_weights(FROM.value, WORKDIR.value, CONFIG.value)
+            print(f"{FROM.value} ({imported.title}) -> {WORKDIR.value}, step 0")
+            if not is_latent_diffusion(imported.config):
+                print(_network(imported.config.model))
+            if imported.left_out:
+                print(f"left out: {imported.left_out}")
         else:
             vae = export_weights(WORKDIR.value, TO.value, step=STEP.value, layout=LAYOUT.value)
             print(f"{WORKDIR.value}, step {vae.step} -> {TO.value} ({LAYOUT.value})")
+
+
+def _network(model: ml_collections.ConfigDict) -> str:
+    """An autoencoder in words, and how its latents are normalized."""
+    encoder, bottleneck = model.encoder, model.bottleneck
+    scale, shift = bottleneck.scaling_factor, bottleneck.shift_factor
+    factors = f"scaling_factor {scale:g}, shift_factor {shift:g}" if scale else "as measured"
+    return (
+        f"network: encoder {encoder.name}, f {encoder.f}, n_z {encoder.n_z}, bottleneck "
+        f"{bottleneck.name}, decoder {model.decoder.name}; normalization of latents: {factors}"
+    )
 
 
 if __name__ == "__main__":

@@ -52,6 +52,10 @@ def _positive(description: str) -> Key:
     return Key(float, lambda value: 0 < value < math.inf, "a positive number", description)
 
 
+def _real(description: str) -> Key:
+    return Key(float, math.isfinite, "a finite number", description)
+
+
 def _text(description: str) -> Key:
     return Key(str, lambda value: True, "text", description)
 
@@ -283,6 +287,15 @@ AUTOENCODER: dict[str, Key] = {
         "Whether kl has latent-diffusion's 1×1 convolutions, behind the encoder (quant_conv) and, "
         "in the decoders sd, vqgan and asym, before the decoder (post_quant_conv)."
     ),
+    "model.bottleneck.scaling_factor": _number(
+        0,
+        "What diffusion models multiply latents by, less `shift_factor`, as diffusers' files say: "
+        "`encode` and latent diffusion normalize by it. 0 is by the latents' own mean and "
+        "deviation.",
+    ),
+    "model.bottleneck.shift_factor": _real(
+        "What diffusion models subtract from latents before they multiply by `scaling_factor`."
+    ),
     "model.bottleneck.vq_channels": _integer(
         1,
         "Channels of the encoder's output with vq, before a 1×1 convolution to a code's width. In "
@@ -490,6 +503,8 @@ SINCE: dict[str, object] = {
     "data.max_pixels": 89_478_485,
     "data.train_split": "train",
     "data.held_out": 0.05,
+    "model.bottleneck.scaling_factor": 0.0,
+    "model.bottleneck.shift_factor": 0.0,
     "model.decoder.input_skip": False,
 }
 # What keys, and groups of keys, are called in configs of earlier versions.

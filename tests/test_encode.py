@@ -1,5 +1,6 @@
 """Latents of a real run, by the command: what they are, kills, devices, processes, refusals."""
 
+import copy
 import json
 import os
 import shutil
@@ -188,6 +189,21 @@ def test_bfloat16(autoencoder, images, tmp_path):
         for found, z in zip(record[:2], expected, strict=True):
             assert found.dtype == jax.numpy.bfloat16
             np.testing.assert_array_equal(found, z.astype(jax.numpy.bfloat16))
+
+
+def test_factors_of_the_autoencoder_stand_for_mean_and_deviation(
+    autoencoder, images, tmp_path, monkeypatch
+):
+    """What its diffusion models take is (latents - shift) * scale."""
+    config = copy.deepcopy(autoencoder.config)
+    config.model.bottleneck.scaling_factor = 1.5305
+    config.model.bottleneck.shift_factor = 0.0609
+    monkeypatch.setattr(autoencoder, "config", config)
+    encode_here(autoencoder, images, tmp_path)
+    metadata = Latents(str(tmp_path)).metadata
+    latents = np.arange(3 * metadata.shape[-1], dtype=np.float32).reshape(3, -1)
+    expected = (latents - 0.0609) * 1.5305
+    np.testing.assert_allclose(metadata.normalize(latents), expected, rtol=1e-6)
 
 
 def test_latents_beyond_float16_are_refused(autoencoder, images, tmp_path):

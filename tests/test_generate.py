@@ -214,6 +214,24 @@ def test_images_encoded_as_they_come_are_latents_of_their_crops(finished_run, tm
     batches.close(), again.close()
 
 
+def test_images_encoded_as_they_come_have_the_factors_of_their_autoencoder(finished_run, tmp_path):
+    shutil.copytree(finished_run / "checkpoints", tmp_path / "run" / "checkpoints")
+    saved = find_step(str(tmp_path / "run")) / "config" / "metadata"
+    values = json.loads(saved.read_text())
+    values["model"]["bottleneck"] |= {"scaling_factor": 2.0, "shift_factor": 0.25}
+    saved.write_text(json.dumps(values))
+    checksums.write(saved.parent.parent)
+    changes = overrides(Path(), tmp_path / "run") | {
+        "data.source": "photos",
+        "data.path": "",
+        "model.latent_diffusion.num_classes": 0,
+        "eval.guidance": 1.0,
+    }
+    batches = open_latents(config_of(changes), np.arange(8))
+    assert (batches.metadata.mean, batches.metadata.std) == ([0.25] * 8, [0.5] * 8)
+    batches.close()
+
+
 def test_ddpm_with_a_variance_on_images_encoded_as_they_come(images, finished_run, tmp_path):
     """Two classes, guided; stopped and resumed."""
     (tmp_path / "data").mkdir()

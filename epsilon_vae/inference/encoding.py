@@ -36,6 +36,7 @@ from epsilon_vae.data.records import Record
 from epsilon_vae.data.shards import check_space, write_shard
 from epsilon_vae.data.sources import Subset
 from epsilon_vae.inference.autoencoder import Autoencoder
+from epsilon_vae.models.build import public_normalization
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE
 from epsilon_vae.resumable import OtherPlanError, ResumableFolder
@@ -143,10 +144,12 @@ def encode_data(
     for number, row in _write(autoencoder, data.source, folder, plan, own, missing, workers):
         table[number] = row
     found = _merge(_from_all(table))
+    measured = found.mean.tolist(), found.std().tolist()
+    mean, std = public_normalization(autoencoder.config) or measured
     index = plan | {
         "shards": {shard_name(i): len(shard) for i, shard in enumerate(shards)},
-        "mean": found.mean.tolist(),
-        "std": found.std().tolist(),
+        "mean": mean,
+        "std": std,
         "versions": versions(),
         "seconds": round(time.monotonic() - begin, 1),
     }

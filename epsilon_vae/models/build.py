@@ -232,3 +232,16 @@ def latents_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
     """`(h, w, n_z)` of what a latent diffusion model generates."""
     side = config.data.resolution // config.autoencoder.f
     return side, side, config.autoencoder.n_z
+
+
+def public_normalization(
+    config: ml_collections.ConfigDict,
+) -> tuple[list[float], list[float]] | None:
+    """Mean and deviation by channel that an autoencoder's own factors stand for.
+
+    None where it has none, and latents are to be measured.
+    """
+    bottleneck, n_z = config.model.bottleneck, config.model.encoder.n_z
+    if not bottleneck.scaling_factor:
+        return None
+    return [float(bottleneck.shift_factor)] * n_z, [1 / bottleneck.scaling_factor] * n_z

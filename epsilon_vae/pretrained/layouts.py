@@ -7,7 +7,7 @@ becomes of an array is a view of it, so that the way back is an assignment to vi
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -122,7 +122,6 @@ class Layout:
       reverses: levels on the way up are counted in the order of computing, the deepest first.
       has_conv_attention: attention's layers are 1×1 convolutions.
       old_names: rules that make today's names of older ones.
-      ignored: pattern of names that files have besides.
     """
 
     title: str
@@ -132,7 +131,6 @@ class Layout:
     reverses: bool = True
     has_conv_attention: bool = True
     old_names: Rules = ()
-    ignored: str = r"(?!)"
 
     def state_dict(self, params: Arrays) -> dict[str, np.ndarray]:
         """The state dict of an autoencoder; views of `params`.
@@ -180,6 +178,8 @@ class Layout:
     ) -> dict[str, np.ndarray]:
         """An autoencoder's parameters, float32, from its state dict.
 
+        Dense layers may be 1×1 convolutions there, and the other way round.
+
         Args:
           state: by name.
           shapes: of our parameters, by path.
@@ -187,13 +187,12 @@ class Layout:
         Raises:
           ValueError: weights are missing, unknown or of another shape; the message names some.
         """
-        state = {
-            _replaced(name, self.old_names): array
-            for name, array in state.items()
-            if not re.match(self.ignored, name)
-        }
+        state = {_replaced(name, self.old_names): array for name, array in state.items()}
         params = {path: np.empty(shape, np.float32) for path, shape in shapes.items()}
         views = self.state_dict(params)
+        for name in state.keys() & views.keys():
+            if _without_ones(state[name].shape) == _without_ones(views[name].shape):
+                state[name] = state[name].reshape(views[name].shape)
         check_shapes(state, views)
         for name, view in views.items():
             view[...] = state[name]
@@ -239,13 +238,11 @@ LATENT_DIFFUSION = Layout(
     mark="encoder.down.",
     rules={"encoder": _ldm("down"), "decoder": _ldm("up")},
     reverses=False,
-    ignored=r"(loss|model_ema)\.|colorize$",
 )
 LLAMAGEN = Layout(
     title="LlamaGen",
     mark="encoder.conv_blocks.",
     rules={"encoder": _LLAMAGEN, "decoder": _LLAMAGEN},
-    ignored=r"quantize\.codebook_used$",
 )
 LAYOUTS = (DIFFUSERS, LATENT_DIFFUSION, LLAMAGEN)  # of autoencoders
 DIT = Layout(
@@ -255,20 +252,6 @@ DIT = Layout(
     qkv=None,
     has_conv_attention=False,
 )
-
-
-def detect(names: Iterable[str]) -> Layout:
-    """The layout that weights of such names have.
-
-    Raises:
-      ValueError: none that is known.
-    """
-    names = list(names)
-    for layout in LAYOUTS:
-        if any(name.startswith(layout.mark) for name in names):
-            return layout
-    known = ", ".join(f"{layout.mark}* ({layout.title})" for layout in LAYOUTS)
-    raise ValueError(f"none of the known autoencoders: it has {_some(names)}, and none of {known}")
 
 
 def check_shapes(found: Arrays, expected: Arrays) -> None:
@@ -306,6 +289,11 @@ def torch_leaf(leaf: str, value: np.ndarray) -> tuple[str, np.ndarray]:
     if leaf == "kernel":
         value = value.transpose((3, 2, 0, 1) if value.ndim == 4 else (1, 0))
     return _TORCH_LEAVES[leaf], value
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """`[512, 512, 1, 1]` as `[512, 512]`."""
+    return shape[:2] if set(shape[2:]) <= {1} else shape
 
 
 def _replaced(name: str, rules: Rules) -> str:

@@ -10,7 +10,7 @@ import dataclasses
 import io
 import math
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 import ml_dtypes
@@ -23,6 +23,8 @@ MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
 # The description of 2 GB of weights takes less than one.
 MAX_PICKLE_BYTES = 64 * 2**20
+# The names of nested dictionaries; longer ones would be of no weights.
+MAX_PREFIX = 300
 # Complex numbers are left out: no weights have them.
 DTYPES = {
     "FloatStorage": np.dtype("<f4"),
@@ -77,15 +79,14 @@ class _Tensor:
 def read_torch_file(
     file: BinaryIO, choose: Callable[[Iterable[str]], Iterable[str]] = list
 ) -> dict[str, np.ndarray]:
-    """Arrays of the model that was saved, by name; not to be written.
+    """Arrays of what was saved, by name; not to be written.
 
-    The model is what the 'ema', 'model' or 'state_dict' of the saved dictionary holds, in this
-    order, if tensors are in it; else, the dictionary itself. What lies beside its tensors is not
-    looked at.
+    The names of dictionaries in the saved one, and of modules in a saved module, come before those
+    of the tensors in them: 'model.conv.weight'. What lies beside tensors is not looked at.
 
     Args:
       file: of torch.
-      choose: the model's names → those of the arrays to read.
+      choose: all names → those of the arrays to read.
 
     Raises:
       ValueError: it is cut short, is no such file, or asks for what no weights need; says which.
@@ -161,22 +162,35 @@ def _to_arrays(tensors: dict[str, _Tensor], numbers: dict[str, bytes]) -> dict[s
 
 
 def _chosen(saved: Any, choose: Callable) -> dict[str, _Tensor]:
-    """The model's tensors that `choose` names."""
-    checkpoint = entries_of(saved)
-    models = [entries_of(checkpoint.get(name)) for name in ("ema", "model", "state_dict")]
-    calls = next(filter(None, map(_calls, [*models, checkpoint])), None)
+    """The tensors that `choose` names."""
+    calls = dict(_calls(saved, "", set()))
     if not calls:
         raise ValueError("it holds no dictionary of tensors")
     return {name: _tensor(name, calls[name]) for name in choose(calls)}
 
 
-def _calls(model: dict[str, Any]) -> dict[str, Call]:
-    """The entries that torch would have made, which are tensors of whatever kind."""
-    return {
-        name: value
-        for name, value in model.items()
-        if isinstance(value, Call) and getattr(value.function, "module", "") == "torch._utils"
-    }
+def _calls(value: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Call]]:
+    """The calls of all dictionaries by which torch would have made tensors, of whatever kind.
+
+    A dictionary that is in several is looked at once: a small pickle may hold very many.
+    """
+    if id(value) in seen or len(prefix) > MAX_PREFIX:
+        return
+    seen.add(id(value))
+    for name, entry in _entries(value).items():
+        if isinstance(entry, Call) and getattr(entry.function, "module", "") == "torch._utils":
+            yield prefix + name, entry
+        else:
+            yield from _calls(entry, f"{prefix}{name}.", seen)
+
+
+def _entries(value: Any) -> dict[str, Any]:
+    """A dictionary's, or those of a module of torch that was saved whole."""
+    state = getattr(value, "state", None)
+    if isinstance(state, dict) and "_modules" in state:
+        kinds = ("_parameters", "_buffers", "_modules")
+        return {name: x for kind in kinds for name, x in entries_of(state.get(kind)).items()}
+    return entries_of(value)
 
 
 def _tensor(name: str, call: Call) -> _Tensor:

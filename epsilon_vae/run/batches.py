@@ -17,7 +17,7 @@ from epsilon_vae.data.records import Record
 from epsilon_vae.data.sources import Subset, evenly_spaced
 from epsilon_vae.inference.autoencoder import Autoencoder, restore_on
 from epsilon_vae.inference.encoding import ChannelStatistics
-from epsilon_vae.models.build import latents_shape
+from epsilon_vae.models.build import latents_shape, public_normalization
 from epsilon_vae.names import printable
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE
@@ -181,12 +181,14 @@ def _measure(
     if not statistics:
         raise DataError(f"none of {len(some)} images can be read; check config.data.path")
     found = functools.reduce(ChannelStatistics.merge, statistics)
+    measured = found.mean.tolist(), found.std().tolist()
+    mean, std = public_normalization(autoencoder.config) or measured
     provenance = autoencoder.provenance(workdir)
     classes = list(getattr(source, "classes", ()))
     return LatentMetadata(
         shape=list(latents.shape[1:]),
-        mean=found.mean.tolist(),
-        std=found.std().tolist(),
+        mean=mean,
+        std=std,
         classes=classes,
         provenance=provenance,
     )

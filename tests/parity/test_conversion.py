@@ -84,7 +84,10 @@ def test_autoencoder_kl(small_networks, tmp_path):
     network = theirs(diffusers.AutoencoderKL)
     network.save_pretrained(tmp_path / "theirs")
     config = shrink(common.sd_vae())
-    assert import_weights(str(tmp_path / "theirs"), str(tmp_path / "run"), config) == "diffusers"
+    imported = import_weights(str(tmp_path / "theirs"), str(tmp_path / "run"), config)
+    assert imported.title == "diffusers" and not imported.left_out
+    factor = imported.config.model.bottleneck.scaling_factor
+    assert factor == network.config.scaling_factor == 0.18215
     ours, x = restore(str(tmp_path / "run")), images()
     inputs = channels_first(x).requires_grad_()
     z = network.encode(inputs).latent_dist.mode()
@@ -146,7 +149,7 @@ def test_latent_diffusions_names_as_diffusers_converts_them(small_networks, tmp_
     """diffusers' own converter, which it has for Stable Diffusion's checkpoints."""
     network = theirs(diffusers.AutoencoderKL)
     network.save_pretrained(tmp_path / "theirs")
-    arrays, _ = read_weights(str(tmp_path / "theirs"))
+    arrays, *_ = read_weights(str(tmp_path / "theirs"))
     networks = build_networks(shrink(common.sd_vae()))
     shapes = jax.eval_shape(lambda key: networks.init(key, 32), jax.random.key(0))
     shapes = {k: x.shape for k, x in traverse_util.flatten_dict(shapes, sep="/").items()}

@@ -130,9 +130,10 @@ def test_objects_beside_weights_are_passed_over(protocol, monkeypatch):
         1j,
     ]
     tensor = tensor_pickle((2, 2), (1, 2), 4).removesuffix(b".")
+    tensor += b"Vdtype\nctorch\nfloat16\n"
     data = b"}(Vstate_dict\n" + tensor + b"Vbeside\n" + pickle.dumps(beside, protocol)[:-1] + b"u."
     arrays = read(zipped(data, **{"0": np.arange(4, dtype=np.float32).tobytes()}))
-    np.testing.assert_array_equal(arrays.pop("encoder.down.0"), [[0, 2], [1, 3]])
+    np.testing.assert_array_equal(arrays.pop("state_dict.encoder.down.0"), [[0, 2], [1, 3]])
     assert not arrays
 
 
@@ -140,7 +141,7 @@ def test_objects_beside_weights_are_passed_over(protocol, monkeypatch):
 def test_an_average_without_tensors_is_passed_over(average):
     tensor = tensor_pickle((4,), (1,), 4).removesuffix(b".")
     data = zipped(b"}(Vema\n" + average + b"Vmodel\n" + tensor + b"u.", **{"0": bytes(16)})
-    assert list(read(data)) == ["encoder.down.0"]
+    assert list(read(data)) == ["model.encoder.down.0"]
 
 
 def test_a_state_dict_of_python_2_is_read():
@@ -212,23 +213,48 @@ def test_other_files_are_refused(data):
 @pytest.mark.parametrize(
     ("name", "weight"),
     [
-        ("torch_checkpoint_llamagen.pt", "weight"),
-        ("torch_checkpoint_lightning.ckpt", "first_stage_model.weight"),
+        ("torch_checkpoint_llamagen.pt", "ema.weight"),
+        ("torch_checkpoint_lightning.ckpt", "state_dict.first_stage_model.weight"),
     ],
 )
-def test_the_model_alone_is_read_of_a_checkpoint(name, weight):
+def test_what_is_chosen_alone_is_read_of_a_checkpoint(name, weight):
     """Beside it lie an optimizer's tensors, arguments, a callback's class, NumPy's numbers."""
     data = (GOLDEN / name).read_bytes()
-    arrays = read(data, lambda names: [x for x in names if "w" in x])
+    arrays = read(data, lambda names: [x for x in names if x == weight])
     assert list(arrays) == [weight]
     np.testing.assert_array_equal(arrays[weight], np.arange(6).reshape(2, 3))
 
 
-def test_the_average_comes_before_the_model_and_bfloat16_is_read():
+def test_bfloat16_is_read():
     with (GOLDEN / "torch_checkpoint_llamagen.pt").open("rb") as file:
         arrays = read_torch_file(file)
-    assert sorted(arrays) == ["bias", "weight"] and arrays["bias"].dtype.name == "bfloat16"
-    np.testing.assert_array_equal(arrays["bias"].astype(np.float32), [0.5, -1.0])
+    assert sorted(arrays) == ["ema.bias", "ema.weight", "model.bias", "model.weight"]
+    assert arrays["ema.bias"].dtype.name == "bfloat16"
+    np.testing.assert_array_equal(arrays["ema.bias"].astype(np.float32), [0.5, -1.0])
+
+
+def test_dictionaries_in_dictionaries_are_read_once():
+    """In the first of many that name them: 40 levels of two would be 2^40 otherwise."""
+    tensor = tensor_pickle((4,), (1,), 4).removesuffix(b".")
+    levels = [b"}(Va\nh%cVb\nh%cuq%c" % (i, i, i + 1) for i in range(40)]
+    data = tensor + b"q\x00" + b"0".join([b"", *levels]) + b"."
+    [name] = read(zipped(data, **{"0": bytes(16)}))
+    assert name == "a." * 40 + "encoder.down.0"
+
+
+def test_dictionaries_without_end_have_no_tensors():
+    with pytest.raises(ValueError, match="no dictionary of tensors"):
+        read(zipped(b"}Va\n" * 10_000 + b"}" + b"s" * 10_000 + b"."))
+    with pytest.raises(ValueError, match="no dictionary of tensors"):
+        read(zipped(b"}q\x00Va\nh\x00s."))
+
+
+def test_a_module_that_was_saved_whole_is_read():
+    """By its parameters and the modules in it; nothing is made of it."""
+    tensor = tensor_pickle((4,), (1,), 4).removesuffix(b".")
+    inner = b"cvae\nDecoder\n)\x81}(V_parameters\n" + tensor + b"V_modules\n}ub"
+    outer = b"cvae\nVAE\n)\x81}(V_parameters\n}V_modules\n}Vmid\n" + inner + b"sub."
+    assert list(read(zipped(b"\x80\x02" + outer, **{"0": bytes(16)}))) == ["mid.encoder.down.0"]
 
 
 @pytest.mark.parametrize("wrap", [zipped, legacy])

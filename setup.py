@@ -57,6 +57,9 @@ setup(
             "sphinx-copybutton>=0.5",
         ],
         "gcs": ["gcsfs>=2025.3"],
+        "hub": ["huggingface_hub>=1"],
+        # Later ones want an orbax-checkpoint that is older than what checkpoints need.
+        "onnx": ["jax2onnx==0.13.0"],
         "test": [
             "gcsfs>=2025.3",
             "import-linter>=2.5",

@@ -94,9 +94,9 @@ def _text(value: Any) -> str:
     """A value of JSON as Markdown; numbers to four digits after the point."""
     if isinstance(value, float):
         return f"{value:.4f}"
-    if isinstance(value, list):
+    if isinstance(value, list) and value:
         return ", ".join(map(_text, value))
-    return "–" if value is None else markdown(str(value))
+    return "–" if value in (None, "", []) else markdown(str(value))
 
 
 def _numbers(evaluation: str, config: ml_collections.ConfigDict, step: int | None) -> str:

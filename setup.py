@@ -58,6 +58,8 @@ setup(
         ],
         "gcs": ["gcsfs>=2025.3"],
         "hub": ["huggingface_hub>=1.0"],
+        # Later ones want an orbax-checkpoint that is older than what checkpoints need.
+        "onnx": ["jax2onnx==0.13.0"],
         "parquet": ["pyarrow>=20"],
         "test": [
             "gcsfs>=2025.3",

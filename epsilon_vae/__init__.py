@@ -32,3 +32,24 @@ def restore(workdir: str, step: int | None = None, space: int = 1):
     from epsilon_vae.inference import autoencoder
 
     return autoencoder.restore(workdir, step, space)
+
+
+def from_pretrained(name: str, *, revision: str | None = None, space: int = 1):
+    """Loads a trained autoencoder from a folder of `save_pretrained`, or from the Hugging Face Hub.
+
+    Args:
+      name: of the folder; or, where there is no such folder, of a repository, as OWNER/NAME, which
+        is fetched by `huggingface_hub` (`pip install -e '.[hub]'`).
+      revision: of the repository: a branch, tag or commit; None for its newest.
+      space: devices that the rows of an image are spread over, for images too large for one.
+
+    Returns:
+      An `epsilon_vae.inference.autoencoder.Autoencoder`, as `restore` gives it.
+
+    Raises:
+      WeightsError: neither is there, it cannot be fetched, or it is broken.
+      ConfigError: fewer devices than `space`, or the config of a latent diffusion model.
+    """
+    from epsilon_vae.inference import autoencoder
+
+    return autoencoder.from_pretrained(name, revision=revision, space=space)

@@ -10,9 +10,10 @@ import numpy as np
 from flax import traverse_util
 
 from epsilon_vae.checkpoint import Checkpointer, CheckpointError
-from epsilon_vae.config import ConfigError, check_values, from_dict, is_latent_diffusion, to_json
+from epsilon_vae.config import ConfigError, check_values, from_dict, is_latent_diffusion
 from epsilon_vae.data.latents import LatentMetadata
 from epsilon_vae.errors import reason
+from epsilon_vae.inference import sharing
 from epsilon_vae.inference.autoencoder import Autoencoder, restore
 from epsilon_vae.models.autoencoder_model import AutoencoderModel
 from epsilon_vae.models.bottleneck import KLBottleneck, VQBottleneck
@@ -36,10 +37,9 @@ from epsilon_vae.step_folders import check_is_writable_name, saved_steps
 from epsilon_vae.training.build import build_train_step
 from epsilon_vae.training.sharded import make_state, state_shapes
 from epsilon_vae.training.state import TrainState
-from epsilon_vae.versions import versions
 
 LATENT_SCALE = 0.18215  # latent-diffusion's, of SD-VAE's latents
-OURS = "epsilon_vae"  # layout of our paths, and the format that its files' metadata name
+OURS = sharing.FORMAT  # the layout of our paths too
 
 
 class NoConfigError(WeightsError):
@@ -247,21 +247,16 @@ def export_weights(
     if path.exists():
         raise WeightsError(f"{target}: is there already; name another")
     vae = restore(workdir, step)
-    metadata = {
-        "format": OURS,
-        "config": to_json(vae.config),
-        "step": str(vae.step),
-        "versions": json.dumps(versions()),
-    }
-    arrays = traverse_util.flatten_dict(jax.device_get(vae.params), sep="/")
     if layout == OURS:
-        write_whole(path, safetensors_bytes(arrays, metadata))
+        write_whole(path, sharing.weights_bytes(vae.params, vae.config, step=vae.step))
         return vae
+    arrays = traverse_util.flatten_dict(jax.device_get(vae.params), sep="/")
     theirs = diffusers_config(vae.networks) | {"sample_size": vae.config.data.resolution}
     if vae.config.model.bottleneck.scaling_factor:
         factors = ("scaling_factor", "shift_factor")
         theirs |= {name: vae.config.model.bottleneck[name] for name in factors}
-    content = safetensors_bytes(layouts.DIFFUSERS.state_dict(arrays), metadata | {"format": "pt"})
+    metadata = sharing.metadata(vae.config, vae.step) | {"format": "pt"}
+    content = safetensors_bytes(layouts.DIFFUSERS.state_dict(arrays), metadata)
     with replacing(path) as partial:
         partial.mkdir()
         (partial / "config.json").write_text(json.dumps(theirs, indent=2) + "\n")

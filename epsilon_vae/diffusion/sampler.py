@@ -1,5 +1,6 @@
 """Sampling: from noise at t = 1 to an image at t = 0, along given times."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -28,7 +29,26 @@ def sample(
       key: random key of the noise, or keys `[B]`.
       shape: of the result.
     """
-    start, step = _start_and_step(process, predict, times, key, shape)
+    draw = functools.partial(_draw, key, shape)
+    return sample_from(process, predict, times=times, draw=draw, shape=shape)
+
+
+def sample_from(
+    process: Process,
+    predict: Callable[[jax.Array, jax.Array], jax.Array],
+    *,
+    times: jax.Array,
+    draw: Callable[[jax.Array], jax.Array],
+    shape: tuple[int, int, int, int],
+) -> jax.Array:
+    """Images as `sample`'s, from standard normal noise that the caller gives.
+
+    Args:
+      process, predict, times, shape: as `sample`'s.
+      draw: i → noise `[B, H, W, C]` or `[1, H, W, C]`: at 0 what all begins with, at i that of
+        step i - 1.
+    """
+    start, step = _start_and_step(process, predict, times, draw, shape)
     x = jax.lax.fori_loop(0, len(times) - 1, lambda i, x: step(i, x)[0], start)
     return process.unscale(x)
 
@@ -55,7 +75,8 @@ def trajectory(
       x_t at each of the times, `[nfe + 1, B, H, W, C]`, and the estimates of x0 at all of them but
       the last, `[nfe, B, H, W, C]`.
     """
-    start, step = _start_and_step(process, predict, times, key, shape)
+    draw = functools.partial(_draw, key, shape)
+    start, step = _start_and_step(process, predict, times, draw, shape)
 
     def keep(x: jax.Array, i: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         x, estimate = step(i, x)
@@ -65,16 +86,17 @@ def trajectory(
     return jnp.concatenate([start[None], states]), estimates
 
 
-def _start_and_step(process, predict, times, key, shape):
+def _draw(key: jax.Array, shape: tuple[int, int, int, int], i: jax.Array) -> jax.Array:
+    """Noise of step i - 1; at 0 what all begins with."""
+    if key.ndim:
+        fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+        return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(fold(key, i))
+    return jax.random.normal(jax.random.fold_in(key, i), (1, *shape[1:]))
+
+
+def _start_and_step(process, predict, times, draw, shape):
     """Noise, and the step from `times[i]` to the next, which also gives the estimate of x0."""
     times = jnp.asarray(times, jnp.float32)
-
-    def draw(i: jax.Array) -> jax.Array:
-        """Noise of step i - 1; at 0 what all begins with."""
-        if key.ndim:
-            fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-            return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(fold(key, i))
-        return jax.random.normal(jax.random.fold_in(key, i), (1, *shape[1:]))
 
     def step(i: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         t = jnp.broadcast_to(times[i], shape[:1])

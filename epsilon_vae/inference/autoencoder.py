@@ -18,6 +18,7 @@ from epsilon_vae.config import ConfigError, check_kind
 from epsilon_vae.data.transforms import check_finite, to_float, to_uint8
 from epsilon_vae.diffusion.path import Direct, Process
 from epsilon_vae.diffusion.time import SPACINGS
+from epsilon_vae.inference import sharing
 from epsilon_vae.models.autoencoder_model import AutoencoderModel
 from epsilon_vae.models.build import build_networks, build_process
 from epsilon_vae.parallel.batch import in_chunks, share_images
@@ -175,6 +176,68 @@ class Autoencoder:
             "encoder_sha256": fingerprint,
         }
 
+    def save_pretrained(
+        self,
+        folder: str,
+        *,
+        dtype: str = "float32",
+        evaluation: str | None = None,
+        license: str | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Writes a folder for `epsilon_vae.from_pretrained`: config, weights and a model card.
+
+        Args:
+          folder: is made, unless it is there.
+          dtype: of the weights: 'float32', or 'bfloat16' for half the size and rounded weights.
+          evaluation: `results.json` of an evaluation of this model, or its folder; the card has its
+            numbers, and without one says that nothing was measured.
+          license: of the weights, as the Hub knows it, as 'apache-2.0'; without one the card says
+            that it is not stated.
+          overwrite: replaces `config.json`, `model.safetensors` and `README.md`.
+
+        Raises:
+          WeightsError: these files are there.
+          ValueError: no config, another dtype, no license's name, or an evaluation of another
+            model.
+          OutputError: the folder cannot be written.
+        """
+        name = "path/to/this/folder"
+        files = self._files(name, dtype=dtype, evaluation=evaluation, license=license)
+        sharing.save(folder, files, overwrite=overwrite)
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        private: bool = False,
+        dtype: str = "float32",
+        evaluation: str | None = None,
+        license: str | None = None,
+        overwrite: bool = False,
+    ) -> str:
+        """Commits what `save_pretrained` writes to a repository of the Hugging Face Hub.
+
+        Args:
+          name: of the repository, as OWNER/NAME; it is made, unless it is there.
+          private: a repository that is made is for its owner alone.
+          dtype, evaluation, license, overwrite: as `save_pretrained`'s.
+
+        Returns:
+          The address of the repository.
+
+        Raises:
+          WeightsError: `huggingface_hub` is not installed, these files are there, or the Hub
+            refuses.
+          ValueError: as `save_pretrained`.
+        """
+        hub = sharing.Hub(name)
+        files = self._files(name, dtype=dtype, evaluation=evaluation, license=license)
+        return hub.upload(files, private=private, overwrite=overwrite)
+
+    def _files(self, name: str, **card: str | None) -> dict[str, bytes]:
+        return sharing.files_of(self.params, self.config, step=self.step, name=name, **card)
+
     def _times(self, steps: int) -> np.ndarray:
         return SPACINGS[self.spacing](self.nfe(steps))
 
@@ -241,6 +304,35 @@ def restore(workdir: str, step: int | None = None, space: int = 1) -> Autoencode
     return restore_on(_local_mesh(space), workdir, step=step)
 
 
+def from_pretrained(name: str, *, revision: str | None = None, space: int = 1) -> Autoencoder:
+    """The autoencoder in a folder of `save_pretrained`, or in a repository of the Hub.
+
+    Args:
+      name: of the folder; or, where there is none, OWNER/NAME.
+      revision: of the repository: a branch, tag or commit.
+      space: devices that the rows of an image are spread over.
+
+    Raises:
+      WeightsError: neither is there, it cannot be fetched, or it is broken.
+      ConfigError: fewer devices than `space`, or the config of a latent diffusion model.
+    """
+    mesh = _local_mesh(space)
+    folder = sharing.find(name, revision)
+    config = sharing.load_config(folder)
+    networks = build_networks(config)
+    params, step = sharing.load_params(folder, _shapes(networks, config))
+    return Autoencoder(
+        networks,
+        build_process(config),
+        spacing=config.flow.spacing,
+        params=jax.device_put(params, replicated(mesh)),
+        config=config,
+        step=step,
+        mesh=mesh,
+        origin=name,
+    )
+
+
 def restore_on(
     mesh: Mesh,
     workdir: str,
@@ -271,10 +363,9 @@ def restore_on(
         config = checkpoint.load_config(step_directory)
         check_kind(config, workdir, latent_diffusion=False)
         networks = build_networks(config)
-        key = jax.random.key(0)
-        shapes = jax.eval_shape(lambda k: networks.init(k, config.data.resolution), key)
         target = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
+            _shapes(networks, config),
         )
         field = {"ema": "ema", "raw": "params"}[weights]
         return Autoencoder(
@@ -303,6 +394,10 @@ def step_that_made(latents: Mapping[str, Any], workdir: str) -> int | None:
     """
     is_same = workdir.rstrip("/") == latents["workdir"].rstrip("/")
     return latents["step"] if is_same else None
+
+
+def _shapes(networks: AutoencoderModel, config: ml_collections.ConfigDict) -> dict:
+    return jax.eval_shape(lambda k: networks.init(k, config.data.resolution), jax.random.key(0))
 
 
 def _local_mesh(space: int) -> Mesh:

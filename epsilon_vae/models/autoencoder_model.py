@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from epsilon_vae.diffusion.path import Process
-from epsilon_vae.diffusion.sampler import sample, trajectory
+from epsilon_vae.diffusion.sampler import sample, sample_from, trajectory
 from epsilon_vae.models.bottleneck import KLBottleneck, TrainingLatents, VQBottleneck
 
 
@@ -119,6 +119,30 @@ class AutoencoderModel:
         """
         predict, shape = self._denoiser(params, latents)
         return jnp.clip(sample(process, predict, times=times, key=key, shape=shape), -1, 1)
+
+    def decode_noise(
+        self,
+        params: dict,
+        process: Process,
+        *,
+        latents: jax.Array,
+        times: jax.Array,
+        noise: jax.Array,
+    ) -> jax.Array:
+        """Images as `decode`'s, from noise that the caller gives.
+
+        Args:
+          params, process, latents, times: as `decode`'s.
+          noise: standard normal, `[1, f h, f w, 3]` that all begins with; `[nfe + 1, f h, f w, 3]`
+            for a process whose steps draw noise too.
+        """
+        predict, shape = self._denoiser(params, latents)
+
+        def draw(i: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_index_in_dim(noise, i) if len(noise) > 1 else noise
+
+        images = sample_from(process, predict, times=times, draw=draw, shape=shape)
+        return jnp.clip(images, -1, 1)
 
     def trajectory(
         self,

@@ -1,0 +1,258 @@
+"""A trained autoencoder as a folder that others can load, here or on the Hugging Face Hub.
+
+It holds `config.json` (the config as a run has it), `model.safetensors` (the parameters by path,
+with a checksum) and `README.md`, the model card.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from flax import traverse_util
+
+from epsilon_vae.config import check_kind, check_values, from_dict, to_json
+from epsilon_vae.errors import reason
+from epsilon_vae.inference.model_card import model_card
+from epsilon_vae.names import encode
+from epsilon_vae.output import write_whole
+from epsilon_vae.pretrained.layouts import check_shapes
+from epsilon_vae.pretrained.weight_file import read_weights, safetensors_bytes
+from epsilon_vae.pretrained.weights import WeightsError, check_is_file
+from epsilon_vae.versions import versions
+
+FORMAT = "epsilon_vae"  # that the metadata of our own files of weights name
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+DTYPES = ("float32", "bfloat16")
+
+
+class Hub:
+    """The Hugging Face Hub, by `huggingface_hub`, which is an extra.
+
+    Args:
+      name: of a repository, as OWNER/NAME.
+
+    Raises:
+      WeightsError: the package is not installed.
+    """
+
+    def __init__(self, name: str):
+        try:
+            import huggingface_hub
+        except ImportError as error:
+            raise WeightsError(
+                f"{name}: the Hugging Face Hub needs huggingface_hub, which is not installed; "
+                "pip install -e '.[hub]'"
+            ) from error
+        self._name, self._hub = name, huggingface_hub
+
+    def download(self, revision: str | None = None) -> pathlib.Path:
+        """Fetches weights and config, unless they are here, and returns their folder.
+
+        Raises:
+          WeightsError: they cannot be fetched.
+        """
+        patterns = [CONFIG, WEIGHTS]
+        fetch = self._hub.snapshot_download
+        return pathlib.Path(
+            self._attempt(fetch, self._name, revision=revision, allow_patterns=patterns)
+        )
+
+    def upload(self, files: Mapping[str, bytes], *, private: bool, overwrite: bool) -> str:
+        """Makes the repository, unless it is there, commits the files, and returns its address.
+
+        Args:
+          files: by name.
+          private: nobody else sees a repository that is made.
+          overwrite: files of these names may be there.
+
+        Raises:
+          WeightsError: they are there, or the Hub refuses.
+        """
+        api = self._hub.HfApi()
+        address = self._attempt(api.create_repo, self._name, private=private, exist_ok=True)
+        there = self._attempt(api.list_repo_files, self._name)
+        _check_is_free(self._name, set(there) & set(files), overwrite=overwrite)
+        adding = [
+            self._hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
+            for name, content in files.items()
+        ]
+        message = "Autoencoder of epsilon_vae"
+        self._attempt(api.create_commit, self._name, adding, commit_message=message)
+        return str(address)
+
+    def _attempt(self, function: Any, *arguments: Any, **more: Any) -> Any:
+        try:
+            return function(*arguments, **more)
+        except Exception as error:  # of HTTP, of the Hub, of files
+            raise WeightsError(
+                f"{self._name}: the Hugging Face Hub did not do it ({reason(error)}); check the "
+                "name, the network and, for what is not public, hf auth login"
+            ) from error
+
+
+def save(folder: str, files: Mapping[str, bytes], *, overwrite: bool) -> None:
+    """Writes files into a folder, each whole or not at all, and touches no other.
+
+    Args:
+      folder: is made, unless it is there.
+      files: by name.
+      overwrite: files of these names may be there.
+
+    Raises:
+      WeightsError: they are there.
+      OutputError: they cannot be written.
+    """
+    path = pathlib.Path(folder)
+    if path.exists() and not path.is_dir():
+        raise WeightsError(f"{folder}: is no folder; name another")
+    there = {name for name in files if (path / name).exists()}
+    _check_is_free(folder, there, overwrite=overwrite)
+    for name, content in files.items():
+        write_whole(path / name, content)
+
+
+def _check_is_free(place: str, taken: set[str], *, overwrite: bool) -> None:
+    if taken and not overwrite:
+        raise WeightsError(
+            f"{place}: has {', '.join(sorted(taken))} already; name another, or replace them with "
+            "overwrite=True"
+        )
+
+
+def metadata(config: ml_collections.ConfigDict, step: int | None) -> dict[str, str]:
+    """What our files of weights say of them, besides the checksum."""
+    known = {"format": FORMAT, "config": to_json(config), "versions": json.dumps(versions())}
+    return known if step is None else known | {"step": str(step)}
+
+
+def weights_bytes(
+    params: dict,
+    config: ml_collections.ConfigDict,
+    *,
+    step: int | None,
+    dtype: str = "float32",
+) -> bytes:
+    """The content of a safetensors file of parameters.
+
+    Args:
+      params: `{'encoder', 'decoder'}`.
+      config: that they were trained with.
+      step: of the checkpoint, if it is of one.
+      dtype: one of `DTYPES`.
+    """
+    flat = traverse_util.flatten_dict(jax.device_get(params), sep="/")
+    arrays = {name: np.asarray(array).astype(dtype) for name, array in flat.items()}
+    return safetensors_bytes(arrays, metadata(config, step))
+
+
+def files_of(
+    params: dict,
+    config: ml_collections.ConfigDict | None,
+    *,
+    step: int | None,
+    name: str,
+    dtype: str,
+    evaluation: str | None,
+    license: str | None,
+) -> dict[str, bytes]:
+    """The files of a folder by name, the weights first.
+
+    Args:
+      params: `{'encoder', 'decoder'}`.
+      config: that they were trained with.
+      step: of the checkpoint, if it is of one.
+      name: by which the folder is loaded, for the card.
+      dtype: of the weights, one of `DTYPES`.
+      evaluation: `results.json` of an evaluation, or its folder; None for no numbers.
+      license: of the weights, as the Hub knows it ('apache-2.0'); None if it is not known.
+
+    Raises:
+      ValueError: no config, another dtype, no license's name, or an evaluation of another model.
+    """
+    if config is None:
+        raise ValueError("this autoencoder has no config, which a folder must have")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype = {dtype!r}: expected {' or '.join(DTYPES)}")
+    card = model_card(
+        config, step=step, name=name, dtype=dtype, evaluation=evaluation, license=license
+    )
+    return {
+        WEIGHTS: weights_bytes(params, config, step=step, dtype=dtype),
+        CONFIG: encode(to_json(config)),
+        CARD: encode(card),
+    }
+
+
+def find(name: str, revision: str | None) -> pathlib.Path:
+    """The folder itself, or that of a repository of the Hub, which is fetched.
+
+    Args:
+      name: of a folder; or, where there is none, OWNER/NAME.
+      revision: of the repository: a branch, tag or commit.
+
+    Raises:
+      WeightsError: neither is there.
+    """
+    folder = pathlib.Path(name)
+    if folder.is_dir():
+        return folder
+    is_here = folder.exists() or folder.parent.is_dir()
+    if is_here or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+        raise WeightsError(f"{name}: no such folder; on the Hub, names are OWNER/NAME")
+    return Hub(name).download(revision)
+
+
+def load_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
+    """The config in a folder.
+
+    Raises:
+      WeightsError: it has none, or a broken one.
+      ConfigError: it is of a latent diffusion model.
+    """
+    path = folder / CONFIG
+    check_is_file(path)
+    try:
+        config = from_dict(json.loads(path.read_bytes()))
+        check_values(config)
+    except FileNotFoundError as error:
+        raise WeightsError(
+            f"{folder}: has no {CONFIG}; name a folder that save_pretrained made, or for weights "
+            "of other projects python -m epsilon_vae.convert"
+        ) from error
+    except Exception as error:  # JSON of any type and depth
+        raise WeightsError(
+            f"{path}: is no config of epsilon_vae ({reason(error)}); weights of other projects "
+            "become a run by python -m epsilon_vae.convert"
+        ) from error
+    check_kind(config, str(folder), latent_diffusion=False)
+    return config
+
+
+def load_params(folder: pathlib.Path, shapes: dict) -> tuple[dict, int | None]:
+    """The parameters in a folder, float32, and the step of their checkpoint, if they say it.
+
+    Args:
+      folder: that has them.
+      shapes: of the networks' parameters.
+
+    Raises:
+      WeightsError: there are none, or broken ones, or they do not fit the config.
+    """
+    path = folder / WEIGHTS
+    try:
+        arrays, known = read_weights(str(path))
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({reason(error)})") from error
+    expected = traverse_util.flatten_dict(shapes, sep="/")
+    try:
+        check_shapes(arrays, expected)
+    except ValueError as error:
+        raise WeightsError(f"{path} does not fit {CONFIG} beside it: {error}") from error
+    flat = {name: array.astype(np.float32) for name, array in arrays.items()}
+    step = known.get("step", "")
+    return traverse_util.unflatten_dict(flat, sep="/"), int(step) if step.isdecimal() else None

@@ -245,14 +245,14 @@ def load_params(folder: pathlib.Path, shapes: dict) -> tuple[dict, int | None]:
     """
     path = folder / WEIGHTS
     try:
-        arrays, known = read_weights(str(path))
+        weights = read_weights(str(path))
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({reason(error)})") from error
     expected = traverse_util.flatten_dict(shapes, sep="/")
     try:
-        check_shapes(arrays, expected)
+        check_shapes(weights.arrays, expected)
     except ValueError as error:
         raise WeightsError(f"{path} does not fit {CONFIG} beside it: {error}") from error
-    flat = {name: array.astype(np.float32) for name, array in arrays.items()}
-    step = known.get("step", "")
+    flat = {name: array.astype(np.float32) for name, array in weights.arrays.items()}
+    step = weights.metadata.get("step", "")
     return traverse_util.unflatten_dict(flat, sep="/"), int(step) if step.isdecimal() else None

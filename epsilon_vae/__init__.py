@@ -47,7 +47,8 @@ def from_pretrained(name: str, *, revision: str | None = None, space: int = 1):
       An `epsilon_vae.inference.autoencoder.Autoencoder`, as `restore` gives it.
 
     Raises:
-      WeightsError: neither is there, it cannot be fetched, or it is broken.
+      WeightsError: neither is there, or it is broken.
+      HubError: the Hub does not give it, or huggingface_hub is not installed.
       ConfigError: fewer devices than `space`, or the config of a latent diffusion model.
     """
     from epsilon_vae.inference import autoencoder

@@ -1,14 +1,12 @@
 """Weights as people have them, and what becomes of each; the table of docs/guides/weights.md."""
 
 import functools
-import http.server
 import importlib.util
 import json
 import os
 import pathlib
 import subprocess
 import sys
-import threading
 
 import jax
 import numpy as np
@@ -17,6 +15,7 @@ from flax import traverse_util
 
 from configs import common
 from epsilon_vae.conversion import export_weights, import_weights
+from epsilon_vae.hub import HubError
 from epsilon_vae.models.build import ENCODERS, build_networks
 from epsilon_vae.models.decoder import SD_SIZES
 from epsilon_vae.models.encoder import SDEncoder
@@ -26,6 +25,7 @@ from epsilon_vae.pretrained.state_dicts import detect
 from epsilon_vae.pretrained.weight_file import read_weights, safetensors_bytes
 from epsilon_vae.pretrained.weight_folder import find_weights
 from epsilon_vae.pretrained.weights import WeightsError
+from tests.hub_server import serve
 from tests.pretrained.files import zipped
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -415,64 +415,28 @@ def test_a_pointer_is_one_line_and_code_2(run_module, tmp_path):
 
 def test_without_huggingface_hub_a_line_says_how(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    words = r"owner/name: no such file or folder; .*'\.\[hub\]'\), .*hf download owner/name --local"
+    words = r"owner/name: taken for .*'\.\[hub\]', .*`hf download owner/name --local-dir DIR`"
     for name in ("owner/name", "hf://owner/name"):
-        with pytest.raises(WeightsError, match=words):
+        with pytest.raises(HubError, match=words):
             find_weights(name)
     with pytest.raises(FileNotFoundError):
         read_weights("nowhere/vae.safetensors")
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    """The few requests of huggingface_hub for a repository that is `folder`."""
-
-    folder: pathlib.Path
-
-    def do_GET(self):
-        path = self.path.partition("?")[0]
-        names = [x.relative_to(self.folder).as_posix() for x in self.folder.rglob("*.*")]
-        name = path.removeprefix("/owner/name/resolve/main/")
-        if path in ("/api/models/owner/name", "/api/models/owner/name/revision/main"):
-            siblings = [{"rfilename": name} for name in names]
-            content = json.dumps({"id": "owner/name", "sha": "0" * 40, "siblings": siblings})
-            self._answer(200, content.encode())
-        else:
-            is_there = name in names
-            content = (self.folder / name).read_bytes() if is_there else b"none"
-            self._answer(200 if is_there else 404, content)
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def _answer(self, status: int, content: bytes):
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("ETag", '"0123"' if len(content) < 1000 else '"4567"')
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.mark.skipif(not importlib.util.find_spec("huggingface_hub"), reason="needs the extra hub")
 def test_a_name_on_the_hub_is_fetched(tmp_path):
     """By huggingface_hub itself, of a server that answers as the Hub does."""
-    Hub.folder = tmp_path / "repository"
-    pipeline(Hub.folder)
+    folder = tmp_path / "hub" / "owner" / "name"
+    pipeline(folder)
     script = (
+        "from epsilon_vae.hub import HubError\n"
         "from epsilon_vae.pretrained.weight_folder import find_weights as find\n"
-        "from epsilon_vae.pretrained.weights import WeightsError\n"
         "found = find('owner/name')\n"
         "print(found.files[0], found.config)\n"
         "try:\n  find('hf://owner/other')\n"
-        "except WeightsError as error:\n  print(error)\n"
+        "except HubError as error:\n  print(error)\n"
     )
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        endpoint = f"http://127.0.0.1:{server.server_port}"
-        environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home")}
+    with serve(tmp_path / "hub", tmp_path / "home") as environment:
         done = subprocess.run(
             [sys.executable, "-c", script],
             env=os.environ | environment,
@@ -481,12 +445,11 @@ def test_a_name_on_the_hub_is_fetched(tmp_path):
             timeout=300,
             check=False,
         )
-        server.shutdown()
     assert done.returncode == 0, done.stderr
     fetched, other = done.stdout.splitlines()
     path, _, config = fetched.partition(" ")
     assert config == str(KL) and path.endswith(f"vae/{WEIGHTS}.fp16.safetensors")
-    expected = Hub.folder / "vae" / f"{WEIGHTS}.fp16.safetensors"
+    expected = folder / "vae" / f"{WEIGHTS}.fp16.safetensors"
     assert pathlib.Path(path).read_bytes() == expected.read_bytes()
     assert not list((tmp_path / "home").rglob("unet"))  # what is not needed
-    assert other.startswith("owner/other: no such file or folder, and not fetched")
+    assert other.startswith("owner/other: taken for a repository of the Hugging Face Hub")

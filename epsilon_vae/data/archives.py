@@ -2,11 +2,11 @@
 
 import collections
 import os
+import re
 
 import numpy as np
 from absl import logging
 
-from epsilon_vae.data import hub
 from epsilon_vae.data.decode import DataError, read_file
 from epsilon_vae.data.files import LeftOut, filesystem, list_files
 from epsilon_vae.data.formats import SUFFIXES
@@ -14,7 +14,13 @@ from epsilon_vae.data.images import Images, reading, to_labels
 from epsilon_vae.data.parquet import PARQUET_SUFFIX, is_parquet, parquet_images
 from epsilon_vae.data.splits import of_split, split_of
 from epsilon_vae.data.tars import TAR_SUFFIXES, tar_images
+from epsilon_vae.hub import PREFIX, Repository
 from epsilon_vae.names import printable
+
+_ADDRESS = re.compile(
+    r"hf://datasets/(?P<name>[^/@]+/[^/@]+)"
+    r"(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?(?:/(?P<inside>.+))?"
+)
 
 
 def find_images(*paths: str, split: str = "", image_key: str = "", class_key: str = "") -> Images:
@@ -32,10 +38,12 @@ def find_images(*paths: str, split: str = "", image_key: str = "", class_key: st
 
     Raises:
       DataError: there is no such input, it is none of these, cannot be read, or holds no image.
+      HubError: the Hub does not give it, or huggingface_hub is not installed.
     """
     path = paths[0] if len(paths) == 1 else os.path.commonpath(list(map(os.path.abspath, paths)))
-    if len(paths) == 1 and paths[0].startswith(hub.HUB):
-        files = hub.download(path, lambda names: _archives(path, names, split))
+    if len(paths) == 1 and paths[0].startswith(PREFIX):
+        path = paths[0]
+        files = _download(path, split)
     elif len(paths) == 1 and os.path.isdir(paths[0]):
         left_out = LeftOut()
         with reading(path):
@@ -84,6 +92,27 @@ def _archives(path: str, names: list[str], split: str) -> list[str]:
             "several sets perhaps; name one folder, or the files"
         )
     return found
+
+
+def _download(url: str, split: str) -> list[str]:
+    """Brings a data set's files of a split from the Hub, and returns their paths.
+
+    Raises:
+      DataError: another address, or no tars or parquet files there.
+      HubError: as `Repository.files`.
+    """
+    address = _ADDRESS.fullmatch(url.rstrip("/").replace("%2F", "/"))
+    if not address:
+        raise DataError(
+            f"{url}: no data set; name one as hf://datasets/OWNER/NAME, with @REVISION and the "
+            "path of a folder or file where need be"
+        )
+    name, revision, inside = address.group("name", "revision", "inside")
+    names, repository = Repository(name=name, kind="dataset", revision=revision).files()
+    within = [name for name in names if not inside or name.startswith(f"{inside}/")]
+    chosen = [inside] if inside in names else _archives(url, within, split)
+    folder = repository.download(chosen)
+    return [str(folder / name) for name in chosen]
 
 
 def _folder_images(path: str, entries: dict[str, dict]) -> Images:

@@ -18,6 +18,7 @@ from epsilon_vae.config import ConfigError, check_kind
 from epsilon_vae.data.transforms import check_finite, to_float, to_uint8
 from epsilon_vae.diffusion.path import Direct, Process
 from epsilon_vae.diffusion.time import SPACINGS
+from epsilon_vae.hub import Repository
 from epsilon_vae.inference import sharing
 from epsilon_vae.models.autoencoder_model import AutoencoderModel
 from epsilon_vae.models.build import build_networks, build_process
@@ -227,13 +228,14 @@ class Autoencoder:
           The address of the repository.
 
         Raises:
-          WeightsError: `huggingface_hub` is not installed, these files are there, or the Hub
-            refuses.
+          HubError: `huggingface_hub` is not installed, these files are there, or the Hub refuses.
           ValueError: as `save_pretrained`.
         """
-        hub = sharing.Hub(name)
         files = self._files(name, dtype=dtype, evaluation=evaluation, license=license)
-        return hub.upload(files, private=private, overwrite=overwrite)
+        message = "Autoencoder of epsilon_vae"
+        return Repository(name=name).upload(
+            files, message=message, private=private, overwrite=overwrite
+        )
 
     def _files(self, name: str, **card: str | None) -> dict[str, bytes]:
         return sharing.files_of(self.params, self.config, step=self.step, name=name, **card)
@@ -313,7 +315,8 @@ def from_pretrained(name: str, *, revision: str | None = None, space: int = 1) -
       space: devices that the rows of an image are spread over.
 
     Raises:
-      WeightsError: neither is there, it cannot be fetched, or it is broken.
+      WeightsError: neither is there, or it is broken.
+      HubError: the Hub does not give it, or huggingface_hub is not installed.
       ConfigError: fewer devices than `space`, or the config of a latent diffusion model.
     """
     mesh = _local_mesh(space)

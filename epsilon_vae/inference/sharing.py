@@ -6,9 +6,7 @@ with a checksum) and `README.md`, the model card.
 
 import json
 import pathlib
-import re
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import ml_collections
@@ -17,6 +15,7 @@ from flax import traverse_util
 
 from epsilon_vae.config import check_kind, check_values, from_dict, to_json
 from epsilon_vae.errors import reason
+from epsilon_vae.hub import Repository, is_name
 from epsilon_vae.inference.model_card import model_card
 from epsilon_vae.names import encode
 from epsilon_vae.output import write_whole
@@ -28,71 +27,6 @@ from epsilon_vae.versions import versions
 FORMAT = "epsilon_vae"  # that the metadata of our own files of weights name
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 DTYPES = ("float32", "bfloat16")
-
-
-class Hub:
-    """The Hugging Face Hub, by `huggingface_hub`, which is an extra.
-
-    Args:
-      name: of a repository, as OWNER/NAME.
-
-    Raises:
-      WeightsError: the package is not installed.
-    """
-
-    def __init__(self, name: str):
-        try:
-            import huggingface_hub
-        except ImportError as error:
-            raise WeightsError(
-                f"{name}: the Hugging Face Hub needs huggingface_hub, which is not installed; "
-                "pip install -e '.[hub]'"
-            ) from error
-        self._name, self._hub = name, huggingface_hub
-
-    def download(self, revision: str | None = None) -> pathlib.Path:
-        """Fetches weights and config, unless they are here, and returns their folder.
-
-        Raises:
-          WeightsError: they cannot be fetched.
-        """
-        patterns = [CONFIG, WEIGHTS]
-        fetch = self._hub.snapshot_download
-        return pathlib.Path(
-            self._attempt(fetch, self._name, revision=revision, allow_patterns=patterns)
-        )
-
-    def upload(self, files: Mapping[str, bytes], *, private: bool, overwrite: bool) -> str:
-        """Makes the repository, unless it is there, commits the files, and returns its address.
-
-        Args:
-          files: by name.
-          private: nobody else sees a repository that is made.
-          overwrite: files of these names may be there.
-
-        Raises:
-          WeightsError: they are there, or the Hub refuses.
-        """
-        api = self._hub.HfApi()
-        address = self._attempt(api.create_repo, self._name, private=private, exist_ok=True)
-        there = self._attempt(api.list_repo_files, self._name)
-        _check_is_free(self._name, set(there) & set(files), overwrite=overwrite)
-        adding = [
-            self._hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
-            for name, content in files.items()
-        ]
-        message = "Autoencoder of epsilon_vae"
-        self._attempt(api.create_commit, self._name, adding, commit_message=message)
-        return str(address)
-
-    def _attempt(self, function: Any, *arguments: Any, **more: Any) -> Any:
-        try:
-            return function(*arguments, **more)
-        except Exception as error:  # of HTTP, of the Hub, of files
-            raise WeightsError(
-                f"{self._name}: the Hugging Face Hub did not do it ({reason(error)}); check the "
-                "name, the network and, for what is not public, hf auth login"
-            ) from error
 
 
 def save(folder: str, files: Mapping[str, bytes], *, overwrite: bool) -> None:
@@ -111,17 +45,13 @@ def save(folder: str, files: Mapping[str, bytes], *, overwrite: bool) -> None:
     if path.exists() and not path.is_dir():
         raise WeightsError(f"{folder}: is no folder; name another")
     there = {name for name in files if (path / name).exists()}
-    _check_is_free(folder, there, overwrite=overwrite)
-    for name, content in files.items():
-        write_whole(path / name, content)
-
-
-def _check_is_free(place: str, taken: set[str], *, overwrite: bool) -> None:
-    if taken and not overwrite:
+    if there and not overwrite:
         raise WeightsError(
-            f"{place}: has {', '.join(sorted(taken))} already; name another, or replace them with "
+            f"{folder}: has {', '.join(sorted(there))} already; name another, or replace them with "
             "overwrite=True"
         )
+    for name, content in files.items():
+        write_whole(path / name, content)
 
 
 def metadata(config: ml_collections.ConfigDict, step: int | None) -> dict[str, str]:
@@ -197,14 +127,14 @@ def find(name: str, revision: str | None) -> pathlib.Path:
 
     Raises:
       WeightsError: neither is there.
+      HubError: the Hub does not give it, or huggingface_hub is not installed.
     """
     folder = pathlib.Path(name)
     if folder.is_dir():
         return folder
-    is_here = folder.exists() or folder.parent.is_dir()
-    if is_here or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+    if folder.exists() or folder.parent.is_dir() or not is_name(name):
         raise WeightsError(f"{name}: no such folder; on the Hub, names are OWNER/NAME")
-    return Hub(name).download(revision)
+    return Repository(name=name, revision=revision).download([CONFIG, WEIGHTS])
 
 
 def load_config(folder: pathlib.Path) -> ml_collections.ConfigDict:

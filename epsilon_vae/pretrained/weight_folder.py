@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from epsilon_vae.errors import reason
+from epsilon_vae.hub import PREFIX, Repository, is_name
 from epsilon_vae.pretrained.weights import WeightsError, check_is_file
 
-HUB = "hf://"
 _SHARD = r".*-\d+-of-\d+\.\w+"
 _STEM = r"(diffusion_pytorch_model|pytorch_model|model)"
 # What is taken of a folder, the first that is there: all of float32 before half of it.
@@ -53,6 +53,7 @@ def find_weights(path: str, parts: Sequence[str] = ("vae", "vqvae")) -> Found:
 
     Raises:
       WeightsError: nothing there can be used, or more than one thing could be meant.
+      HubError: the Hub does not give it, or huggingface_hub is not installed.
       OSError: no such file.
     """
     local = pathlib.Path(path)
@@ -60,10 +61,10 @@ def find_weights(path: str, parts: Sequence[str] = ("vae", "vqvae")) -> Found:
         root = _snapshot(local)
         names = [x.relative_to(root).as_posix() for x in (*root.glob("*"), *root.glob("*/*"))]
         return _found(path, names, parts, lambda name: root / name)
-    is_hubs = re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not local.parent.exists()
-    if path.startswith(HUB) or (is_hubs and local.suffix not in _SUFFIXES):
-        names, fetch = _open_hub(path.removeprefix(HUB))
-        return _found(path, names, parts, fetch)
+    is_hubs = is_name(path) and not local.parent.exists() and local.suffix not in _SUFFIXES
+    if is_hubs or path.startswith(PREFIX):
+        names, repository = Repository(name=path.removeprefix(PREFIX)).files()
+        return _found(path, names, parts, lambda name: repository.download([name]) / name)
     beside = local.with_name("config.json")
     is_diffusers = local.name.startswith("diffusion_pytorch_model.") and beside.is_file()
     return Found([local], _read_config(beside) if is_diffusers else {})
@@ -143,29 +144,3 @@ def _read_json(file: pathlib.Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         problem = reason(error)
     raise WeightsError(f"{file}: cannot be read as JSON ({problem}); take another copy")
-
-
-def _open_hub(name: str) -> tuple[list[str], Callable[[str], pathlib.Path]]:
-    """The names of a repository's files, and what fetches one."""
-    way = f"or download it, as `hf download {name} --local-dir DIR`, and name DIR"
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise WeightsError(
-            f"{name}: no such file or folder; if it is on the Hugging Face Hub, install "
-            f"huggingface_hub (pip install -e '.[hub]'), {way}"
-        ) from error
-
-    def attempt(function: Callable, *arguments: str) -> Any:
-        try:
-            return function(name, *arguments)
-        except Exception as error:  # of HTTP, of the Hub, of files
-            raise WeightsError(
-                f"{name}: no such file or folder, and not fetched from the Hugging Face Hub "
-                f"({reason(error)}); check the name and the network, {way}"
-            ) from error
-
-    files = attempt(huggingface_hub.HfApi().model_info).siblings or ()
-    return [file.rfilename for file in files], lambda file: pathlib.Path(
-        attempt(huggingface_hub.hf_hub_download, file)
-    )

@@ -1,11 +1,8 @@
 """WebDataset's shards, parquet files and data sets of the Hub, as people have them, as shards."""
 
-import http.server
 import io
 import json
-import re
 import tarfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from epsilon_vae.data.images import ClassKeyError, Images
 from epsilon_vae.data.shards import ShardWriter
 from epsilon_vae.data.splits import SplitError, of_split, split_of
 from tests.data.test_prepare import PREPARE, read, shards
+from tests.hub_server import serve
 from tests.processes import ROOT, start_alone
 
 
@@ -340,87 +338,44 @@ def test_splits_by_names():
         of_split(["train-0.tar"], "val", "in")
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    """What the Hub answers about the data set me/set, whose files are those of a folder."""
-
-    folder: Path
-    sha = "0123456789" * 4
-
-    def do_HEAD(self) -> None:  # noqa: N802
-        self.answer(body=False)
-
-    def do_GET(self) -> None:  # noqa: N802
-        self.answer(body=True)
-
-    def answer(self, *, body: bool) -> None:
-        files = {str(p.relative_to(self.folder)): p for p in self.folder.rglob("*") if p.is_file()}
-        path = self.path.partition("?")[0]
-        data, code = b"{}", 404
-        if re.fullmatch("/api/datasets/me/set(/revision/[^/]+)?", path):
-            siblings = [{"rfilename": name} for name in files]
-            data, code = json.dumps({"id": "me/set", "sha": self.sha, "siblings": siblings}), 200
-        elif path == f"/api/datasets/me/set/tree/{self.sha}":
-            tree = [
-                {"type": "file", "path": name, "size": p.stat().st_size, "oid": f"{i:040d}"}
-                for i, (name, p) in enumerate(files.items())
-            ]
-            data, code = json.dumps(tree), 200
-        elif path.startswith(f"/datasets/me/set/resolve/{self.sha}/"):
-            data, code = files[path.split(self.sha)[1][1:]].read_bytes(), 200
-        data = data if isinstance(data, bytes) else data.encode()
-        self.send_response(code)
-        self.send_header("Content-Length", str(len(data)))
-        self.send_header("ETag", f'"{abs(hash(path)):040d}"')
-        self.send_header("X-Repo-Commit", self.sha)
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, *arguments) -> None:
-        pass
-
-
 @pytest.fixture
 def hub(tmp_path) -> Iterator[dict[str, str]]:
-    """The environment in which a server of this machine is the Hub."""
-    Hub.folder = tmp_path / "hub"
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
-        "HF_HOME": f"{tmp_path}/home",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
-    server.shutdown()
-    server.server_close()
+    """The environment in which a server of this machine is the Hub, with `tmp_path / 'hub'`."""
+    with serve(tmp_path / "hub", tmp_path / "home") as environment:
+        yield environment
 
 
 def test_data_set_of_the_hub(tmp_path, run_module, hub):
     rows = rows_of_images(3)
-    write_parquet(Hub.folder / "data" / "train-00000-of-00001.parquet", rows, NAMES)
-    write_parquet(Hub.folder / "data" / "validation-00000-of-00001.parquet", rows[:1], NAMES)
-    (Hub.folder / "README.md").write_text("card")
+    folder = tmp_path / "hub" / "me" / "set"
+    write_parquet(folder / "data" / "train-00000-of-00001.parquet", rows, NAMES)
+    write_parquet(folder / "data" / "validation-00000-of-00001.parquet", rows[:1], NAMES)
+    (folder / "README.md").write_text("card")
     flags = ("--split=train", f"--output={tmp_path}/out")
     process = run_module(PREPARE, "hf://datasets/me/set", *flags, **hub)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "hf://datasets/me/set: 3 images, 2 classes (cat, dog)" in out
     assert [record[1] for record in read(tmp_path / "out")] == contents(
-        find_images(f"{Hub.folder}/data", split="train")
+        find_images(f"{folder}/data", split="train")
     )
     fetched = {path.name for path in (tmp_path / "home").rglob("*.parquet")}
     assert fetched == {"train-00000-of-00001.parquet"}
     process = run_module(PREPARE, "hf://datasets/me/other", *flags, **hub)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2 and len(err.splitlines()) == 1
-    assert "hf://datasets/me/other: cannot be downloaded (" in err and "hf auth login" in err
+    assert "me/other: taken for a repository of the Hugging Face Hub" in err
+    assert "hf auth login" in err
 
 
 @pytest.mark.parametrize(
     ("url", "module", "words"),
     [
-        ("hf://datasets/me/set", "huggingface_hub", "pip install -e '.[hub]'; or download it"),
+        (
+            "hf://datasets/me/set",
+            "huggingface_hub",
+            "pip install -e '.[hub]', or elsewhere `hf download me/set",
+        ),
         ("{}/a.parquet", "pyarrow", "needs pyarrow, pip install -e '.[parquet]'"),
     ],
 )

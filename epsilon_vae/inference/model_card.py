@@ -79,9 +79,11 @@ def model_card(
 def _data(data: ml_collections.ConfigDict) -> dict[str, Any]:
     """What the config says of the data; of paths of a machine the last part alone."""
     names = [data.source, data.tfds_name, pathlib.PurePath(data.path).name]
+    is_folder = data.source == "folder"
     return {
         "source": " ".join(filter(None, names)),
-        "held out": data.val_split,
+        "trained on": data.train_split,
+        "held out": data.val_split + (f", or {data.held_out} of one folder" if is_folder else ""),
         "crops": f"{data.crop}, {data.resolution} px",
     }
 

@@ -2,14 +2,18 @@
 
 import dataclasses
 import io
+import json
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 from PIL import Image
 
+from epsilon_vae import restore
 from tests.attack import mutations
 from tests.attack.commands import Outcome, RunModule, run_watched
 from tests.helpers import FLOW_ALONE, STEPS, flags
@@ -44,7 +48,7 @@ def make_targets(run_module: RunModule, folder: Path, *, run: Path, images: Path
       run: a finished run of `tests/micro.py`; not written to.
       images: a folder of images.
     """
-    makers = (_images, _tar, _records, _latents, _weights, _samples, _run_files)
+    makers = (_images, _tars, _parquet, _records, _latents, _weights, _samples, _run_files)
     paths = (folder, run, images)
     return [target for make in makers for target in make(run_module, *paths)]
 
@@ -88,7 +92,7 @@ def _prepare(source: Path, out: Path) -> tuple[str, ...]:
 def _images(run_module, folder: Path, run: Path, images: Path) -> list[Target]:
     picture = Image.open(next(images.rglob("*.png"))).convert("RGB")
     targets = []
-    for kind in ("png", "jpeg", "webp", "bmp", "gif"):
+    for kind in ("png", "jpeg", "webp", "bmp", "gif", "tiff"):
         source = folder / kind
         source.mkdir()
         picture.save(source / f"image.{kind}")
@@ -99,7 +103,7 @@ def _images(run_module, folder: Path, run: Path, images: Path) -> list[Target]:
     return targets
 
 
-def _tar(run_module, folder: Path, run: Path, images: Path) -> list[Target]:
+def _tars(run_module, folder: Path, run: Path, images: Path) -> list[Target]:
     source = folder / "images.tar"
     with tarfile.open(source, "w") as archive:
         for path in sorted(images.rglob("*.png"))[:4]:
@@ -107,19 +111,42 @@ def _tar(run_module, folder: Path, run: Path, images: Path) -> list[Target]:
     packed = folder / "images.tar.gz"
     with tarfile.open(packed, "w:gz") as archive:
         data = next(images.rglob("*.png")).read_bytes()
-        info = tarfile.TarInfo("cat/a.png")
-        info.size = len(data)
-        archive.addfile(info, io.BytesIO(data))
+        _add(archive, "cat/a.png", data)
+    dataset = folder / "webdataset.tar"
+    with tarfile.open(dataset, "w") as archive:
+        for name in "abc":
+            _add(archive, f"{name}.png", data)
+            _add(archive, f"{name}.cls", b"1")
+            _add(archive, f"{name}.json", b'{"wnid": "n01"}')
+
+    def prepare_json(copy: Path, out: Path) -> tuple[str, ...]:
+        return (*_prepare(copy, out), "--class_key=wnid")
+
+    kinds = {"pattern": "*", "mutate": mutations.mutate_tar}
     return [
-        Target(
-            name="tar",
-            source=source,
-            pattern="*",
-            mutate=mutations.mutate_tar,
-            command=_prepare,
-        ),
+        Target(name="tar", source=source, command=_prepare, **kinds),
         Target(name="tar.gz", source=packed, pattern="*", command=_prepare),
+        Target(name="WebDataset", source=dataset, command=_prepare, **kinds),
+        Target(name="WebDataset's json", source=dataset, command=prepare_json, **kinds),
     ]
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    archive.addfile(info, io.BytesIO(data))
+
+
+def _parquet(run_module, folder: Path, run: Path, images: Path) -> list[Target]:
+    source = folder / "train.parquet"
+    paths = sorted(images.rglob("*.png"))[:6]
+    rows = [{"bytes": path.read_bytes(), "path": path.name} for path in paths]
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["a", "b"]}}
+    table = pyarrow.table({"image": rows, "label": [0, 1] * 3})
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    table = table.replace_schema_metadata(metadata)
+    pyarrow.parquet.write_table(table, source, row_group_size=2)
+    return [Target(name="parquet", source=source, pattern="*", command=_prepare)]
 
 
 def _records(run_module, folder: Path, run: Path, images: Path) -> list[Target]:
@@ -168,7 +195,12 @@ def _weights(run_module, folder: Path, run: Path, images: Path) -> list[Target]:
     def convert(copy: Path, out: Path) -> tuple[str, ...]:
         return ("epsilon_vae.convert", f"--from={copy}", f"--workdir={out}")
 
-    return [Target(name="weights", source=source, pattern="*", command=convert)]
+    shared = folder / "shared"
+    restore(str(run)).save_pretrained(str(shared))
+    return [
+        Target(name="weights", source=source, pattern="*", command=convert),
+        Target(name="shared folder", source=shared, pattern="*.json", command=convert),
+    ]
 
 
 def _samples(run_module, folder: Path, run: Path, images: Path) -> list[Target]:

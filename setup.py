@@ -20,6 +20,7 @@ setup(
         "array-record>=0.8,<0.9",
         "clu>=0.0.12,<0.1",
         "etils[epath]>=1.12",
+        "filelock>=3.16",
         "flax>=0.12,<0.13",
         "fsspec>=2025.3",
         "grain>=0.2.18,<0.3",

@@ -1,7 +1,10 @@
 """Fixtures that files of tests share."""
 
+import os
+import tempfile
 from pathlib import Path
 
+import jax
 import pytest
 
 from tests import micro
@@ -15,6 +18,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Commands share compiled programs with each other, not with those of the user.
+    jax.config.update("jax_enable_compilation_cache", False)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        programs = tempfile.TemporaryDirectory()
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = programs.name
+        config.add_cleanup(programs.cleanup)
     if config.getoption("costs"):
         config.pluginmanager.register(Costs(config))
 

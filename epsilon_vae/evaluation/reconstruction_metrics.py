@@ -8,7 +8,7 @@ from epsilon_vae.data.transforms import to_float
 from epsilon_vae.evaluation.features import FEATURES
 from epsilon_vae.losses.perceptual import LPIPS
 from epsilon_vae.metrics.psnr_ssim import psnr, ssim
-from epsilon_vae.parallel.batch import in_chunks, num_data_shards, share_images
+from epsilon_vae.parallel.batch import num_data_shards, share_images
 from epsilon_vae.parallel.mesh import replicated
 from epsilon_vae.pretrained import registry
 
@@ -52,8 +52,8 @@ class ReconstructionMetrics:
         def extract(params: dict, images: jax.Array) -> dict[str, jax.Array]:
             return {name: FEATURES[name](params[name], images) for name in features}
 
-        self._compare = share_images(in_chunks(compare, GROUP_SIZE), mesh, GROUP_SIZE)
-        self._extract = share_images(in_chunks(extract, GROUP_SIZE), mesh, GROUP_SIZE)
+        self._compare = share_images(compare, mesh, GROUP_SIZE)
+        self._extract = share_images(extract, mesh, GROUP_SIZE)
         # LPIPS's weights hold those of the network whose features these are.
         params = {name: registry.load(name) for name in {*lpips_nets, *features}}
         self._params = jax.device_put(params, replicated(mesh))

@@ -22,7 +22,7 @@ from epsilon_vae.hub import Repository
 from epsilon_vae.inference import sharing
 from epsilon_vae.models.autoencoder_model import AutoencoderModel
 from epsilon_vae.models.build import build_networks, build_process
-from epsilon_vae.parallel.batch import in_chunks, share_images
+from epsilon_vae.parallel.batch import share_images
 from epsilon_vae.parallel.mesh import make_mesh, replicated
 from epsilon_vae.step_folders import load
 
@@ -67,8 +67,7 @@ class Autoencoder:
         encode = functools.partial(encode_images, networks=networks)
         decode = functools.partial(decode_latents, networks=networks, process=process)
         self._encode, self._decode = (
-            share_images(in_chunks(function, group_size), mesh, group_size)
-            for function in (encode, decode)
+            share_images(function, mesh, group_size) for function in (encode, decode)
         )
         self._follow = jax.jit(
             functools.partial(decode_trajectory, networks=networks, process=process)

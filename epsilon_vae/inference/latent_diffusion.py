@@ -14,7 +14,7 @@ from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.diffusion.time import SPACINGS
 from epsilon_vae.models.build import build_latent_diffusion, latents_shape
 from epsilon_vae.models.latent_diffusion import LatentDiffusion
-from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE, in_chunks, share_images
+from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE, share_images
 from epsilon_vae.parallel.mesh import replicated
 from epsilon_vae.step_folders import load
 
@@ -61,8 +61,7 @@ class LatentSampler:
                 guidance=guidance,
             )
 
-        grouped = in_chunks(generate, images_per_device)
-        self._generate = share_images(grouped, mesh, images_per_device)
+        self._generate = share_images(generate, mesh, images_per_device)
 
     def __call__(
         self, params: dict, indices: np.ndarray, *, labels: np.ndarray, seed: int = 0

@@ -9,6 +9,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from epsilon_vae.parallel.mesh import replicated
+from epsilon_vae.parallel.programs import keep_programs
 from epsilon_vae.parallel.sharding import BATCH_AXES
 
 # Images that a device encodes, generates or decodes in one call when a command goes through many:
@@ -51,10 +52,9 @@ def num_data_shards(mesh: Mesh) -> int:
 
 
 def in_chunks(function: Callable[..., Any], size: int) -> Callable[..., Any]:
-    """`function(whole, *batches)`, given `size` images at a time, one group after the other.
+    """`function(whole, *batches)`, given `size` images at a time, in one program for all of them.
 
-    What it gives for an image then is the same to the bit, however many images there are in all and
-    on however many devices: another number in a convolution may change the last digit.
+    What it gives for an image is what `share_images` gives, which needs no program for each number.
     """
 
     def call(whole: Any, *batches: jax.Array) -> Any:
@@ -70,25 +70,36 @@ def share_images(
 ) -> Callable[..., Any]:
     """`jit_shared(function, mesh)`, from NumPy arrays of any number of images to NumPy results.
 
+    Each device is given a group of images, filled up, then the next: one program, compiled or kept
+    (`keep_programs`), does any number of images, of which no more than a group take memory. What it
+    gives for an image is the same to the bit, however many there are and on however many devices:
+    another number in a convolution may change the last digit.
+
     All processes give the same batches, and all get the results.
 
     Args:
       function: as `jit_shared`'s.
       mesh: as `jit_shared`'s.
-      group_size: the number of images on a device is a multiple of this.
+      group_size: images that a device works on together.
     """
+    keep_programs()
     compiled = jit_shared(function, mesh)
     images_at = NamedSharding(mesh, P(BATCH_AXES))
+    per_call = group_size * num_data_shards(mesh)
 
-    def call(whole: Any, *batches: np.ndarray) -> Any:
+    def call_once(whole: Any, batches: list[np.ndarray]) -> Any:
         size = len(batches[0])
-        missing = -size % (group_size * num_data_shards(mesh))
-        padded = [np.concatenate([x, x[:1].repeat(missing, 0)]) for x in batches]
+        filled = [np.concatenate([x, x[:1].repeat(per_call - size, 0)]) for x in batches]
         placed = [
             jax.make_array_from_callback(x.shape, images_at, lambda part, x=x: x[part])
-            for x in padded
+            for x in filled
         ]
         with jax.set_mesh(mesh):
             return jax.tree.map(lambda x: np.asarray(x)[:size], compiled(whole, *placed))
+
+    def call(whole: Any, *batches: np.ndarray) -> Any:
+        starts = range(0, len(batches[0]), per_call)
+        parts = [call_once(whole, [x[at : at + per_call] for x in batches]) for at in starts]
+        return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
     return call

@@ -16,6 +16,7 @@ from epsilon_vae.checkpoint import Checkpointer, Restored, load_config
 from epsilon_vae.config import differences
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import batch_sharding, make_mesh, replicated
+from epsilon_vae.parallel.programs import keep_programs
 from epsilon_vae.parallel.sharding import global_batch, local_batch_indices
 from epsilon_vae.run.initialize import restore_or_init
 from epsilon_vae.run.kinds import kind_of
@@ -59,7 +60,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
     with jax.set_mesh(mesh), StopSignal() as stop, contextlib.ExitStack() as to_close:
         heartbeat = open_workdir(workdir)
         to_close.callback(heartbeat.close)
-        _use_compilation_cache(workdir)
+        keep_programs(absolute(workdir))
 
         # The parts, and the state: restored, or new.
         kind = kind_of(config)
@@ -191,13 +192,6 @@ def _is_finished(config: ml_collections.ConfigDict, workdir: str) -> bool:
             flush=True,
         )
     return is_finished
-
-
-def _use_compilation_cache(workdir: str) -> None:
-    """Compiled programs go to the user's cache (JAX_COMPILATION_CACHE_DIR), or the workdir's."""
-    if not jax.config.jax_compilation_cache_dir:
-        cache = absolute(workdir) / "compilation_cache"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
 def _columns(

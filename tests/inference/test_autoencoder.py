@@ -85,6 +85,18 @@ def test_batch_has_no_influence_on_an_image(vae, images):
         np.testing.assert_array_equal(vae.reconstruct(to_float(image), 3, 1), expected)
 
 
+def test_one_program_does_any_number_of_images(vae, images, caplog):
+    with jax.log_compiles():
+        vae.reconstruct(np.concatenate([images, images]), 1)
+        caplog.clear()
+        for count in (1, 2, 3, 5):
+            vae.reconstruct(np.concatenate([images, images])[:count], 1)
+    assert "Compiling" not in caplog.text
+    with jax.log_compiles():
+        vae.reconstruct(np.zeros((32, 44, 3), np.uint8), 1)
+    assert "Compiling" in caplog.text
+
+
 @pytest.mark.parametrize("size", [(37, 50), (5, 64), (32, 33)])
 def test_any_size_comes_back(vae, size):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)

@@ -30,6 +30,8 @@ from epsilon_vae.step_folders import (
 )
 
 OTHER_RUN = "another workdir"
+# Fields of the state that a step has which was made of a file of weights.
+WEIGHTS = ("params", "ema")
 
 
 class SaveError(FailedError):
@@ -37,7 +39,10 @@ class SaveError(FailedError):
 
 
 class Restored(NamedTuple):
-    """A checkpoint: the state's tree, the data iterator's state, the config, its step."""
+    """A checkpoint: the state's tree, the data iterator's state, the config, its step.
+
+    Where it `holds_weights_alone`, the state is a dictionary of these fields.
+    """
 
     state: Any
     data: dict
@@ -289,7 +294,14 @@ def _in_words(size: int) -> str:
     return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
 
 
+def holds_weights_alone(step_directory: epath.Path) -> bool:
+    """Whether a step has neither optimizers nor a discriminator: training makes them."""
+    return {path.split("/")[0] for path in _saved_shapes(step_directory)} <= set(WEIGHTS)
+
+
 def _restore(step_directory: epath.Path, target: Any) -> Restored:
+    if holds_weights_alone(step_directory):
+        target = {name: getattr(target, name) for name in WEIGHTS}
     _check_fits(step_directory, target, ("",), OTHER_RUN)
     restored = _read(
         step_directory,
@@ -373,7 +385,7 @@ def _check_fits(
 
     Leaves that only the checkpoint has count where their path starts with one of `within`.
     """
-    saved = _shapes(ocp.PyTreeCheckpointHandler().metadata(step_directory / "state").tree)
+    saved = _saved_shapes(step_directory)
     wanted = _shapes(target)
     problems = []
     for path in sorted(wanted.keys() | {path for path in saved if path.startswith(within)}):
@@ -389,6 +401,10 @@ def _check_fits(
             f"checkpoint {step_directory} does not fit the config, in "
             f"{len(problems)} parameters (take its own config, or {hint}):\n  {lines}"
         )
+
+
+def _saved_shapes(step_directory: epath.Path) -> dict[str, tuple[int, ...]]:
+    return _shapes(ocp.PyTreeCheckpointHandler().metadata(step_directory / "state").tree)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 from flax import traverse_util
 
-from epsilon_vae.checkpoint import Checkpointer, CheckpointError
+from epsilon_vae.checkpoint import WEIGHTS, Checkpointer, CheckpointError
 from epsilon_vae.config import ConfigError, check_values, from_dict, is_latent_diffusion
 from epsilon_vae.data.latents import LatentMetadata
 from epsilon_vae.errors import reason
@@ -21,7 +21,6 @@ from epsilon_vae.models.build import latents_shape
 from epsilon_vae.models.decoder import SDDecoder
 from epsilon_vae.models.encoder import SDEncoder
 from epsilon_vae.output import replacing, write_whole
-from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained import dit_layouts, layouts
 from epsilon_vae.pretrained.layouts import check_shapes
 from epsilon_vae.pretrained.public_config import public_config, with_factors
@@ -34,9 +33,7 @@ from epsilon_vae.pretrained.weight_file import (
 )
 from epsilon_vae.pretrained.weights import WeightsError
 from epsilon_vae.step_folders import check_is_writable_name, saved_steps
-from epsilon_vae.training.build import build_train_step
-from epsilon_vae.training.sharded import make_state, state_shapes
-from epsilon_vae.training.state import TrainState
+from epsilon_vae.training.build import build_objective
 
 LATENT_SCALE = 0.18215  # latent-diffusion's, of SD-VAE's latents
 OURS = sharing.FORMAT  # the layout of our paths too
@@ -63,10 +60,11 @@ class Imported(NamedTuple):
 def import_weights(
     path: str, workdir: str, config: ml_collections.ConfigDict | None = None
 ) -> Imported:
-    """Makes a run of a file's weights: a checkpoint of step 0, as training would begin with.
+    """Makes a run of a file's weights: a checkpoint of step 0, from which training starts.
 
-    Encoder and decoder, or the latent diffusion model, and their EMA are the file's; the
-    discriminator is new, from the seed. DiT's public weights are of SD-VAE's latents times 0.18215.
+    It holds encoder and decoder, or the latent diffusion model, and the same as their EMA. Training
+    makes the rest from the seed: nothing is compiled here. DiT's public weights are of SD-VAE's
+    latents times 0.18215.
 
     Args:
       path: of weights in our own layout or one of `layouts`, as `find_weights` takes it.
@@ -91,22 +89,18 @@ def import_weights(
     if not is_dit:
         config = with_factors(config, weights.config)
     check_values(config)
-    train_step = build_train_step(config)
-    mesh = make_mesh(devices=jax.local_devices()[:1])
-    target = state_shapes(train_step, mesh)
+    objective = build_objective(config)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    shapes, _ = jax.eval_shape(objective.init, key)
     data = {"position": 0}
     if is_dit:
         data["latents"] = _public_latents(config)._asdict()
-        title, params = _to_generator(path, weights.arrays, config, target)
+        title, params = _to_generator(path, weights.arrays, config, shapes)
     else:
-        networks = train_step.objective.networks
-        title, params = _to_parameters(path, weights, networks=networks, target=target)
-    with jax.set_mesh(mesh):
-        state = make_state(train_step, config.seed, target)
-    params = jax.tree.map(lambda x, at: jax.device_put(x, at.sharding), params, target.params)
-    state = state.replace(params=params, ema=jax.tree.map(jax.numpy.copy, params))
+        title, params = _to_parameters(path, weights, networks=objective.networks, shapes=shapes)
+    params = jax.device_put(params, jax.local_devices()[0])
     checkpointer = Checkpointer(workdir)
-    checkpointer.save(0, state, data=data, config=config)
+    checkpointer.save(0, dict.fromkeys(WEIGHTS, params), data=data, config=config)
     checkpointer.close()
     return Imported(title, config, weights.left_out)
 
@@ -161,19 +155,21 @@ def _public_latents(config: ml_collections.ConfigDict) -> LatentMetadata:
 
 
 def _to_generator(
-    path: str, arrays: dict[str, np.ndarray], config: ml_collections.ConfigDict, target: TrainState
+    path: str, arrays: dict[str, np.ndarray], config: ml_collections.ConfigDict, shapes: dict
 ) -> tuple[str, dict]:
     """Returns what the arrays are, in words, and `{'generator': …}`, float32.
 
     Raises:
       WeightsError: they do not fit.
     """
-    shapes = traverse_util.flatten_dict(target.params["generator"], sep="/")
-    shapes = {name: x.shape for name, x in shapes.items()}
+    flat_shapes = traverse_util.flatten_dict(shapes["generator"], sep="/")
     try:
         layout = dit_layouts.detect(arrays)
         flat = dit_layouts.parameters(
-            layout, arrays, shapes=shapes, patch=config.model.latent_diffusion.patch
+            layout,
+            arrays,
+            shapes={name: x.shape for name, x in flat_shapes.items()},
+            patch=config.model.latent_diffusion.patch,
         )
     except ValueError as error:
         raise WeightsError(
@@ -191,7 +187,7 @@ def _check_finite(path: str, flat: dict[str, np.ndarray]) -> None:
 
 
 def _to_parameters(
-    path: str, weights: Weights, *, networks: AutoencoderModel, target: TrainState
+    path: str, weights: Weights, *, networks: AutoencoderModel, shapes: dict
 ) -> tuple[str, dict]:
     """Returns what the arrays are, in words, and `{'encoder': …, 'decoder': …}`, float32.
 
@@ -207,7 +203,7 @@ def _to_parameters(
             raise WeightsError(f"{path}: {error}") from error
         _check_is_latent_diffusions(networks)
     title = layout.title if layout else OURS
-    expected = traverse_util.flatten_dict(target.params, sep="/")
+    expected = traverse_util.flatten_dict(shapes, sep="/")
     try:
         if layout is None:
             check_shapes(arrays, expected)

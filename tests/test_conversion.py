@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import pickle
+import re
 import sys
 
 import jax
@@ -15,7 +16,7 @@ import safetensors
 from flax import traverse_util
 
 from configs import common, dit_xl_2
-from epsilon_vae.checkpoint import Checkpointer, CheckpointError
+from epsilon_vae.checkpoint import Checkpointer, CheckpointError, load_config
 from epsilon_vae.config import ConfigError, to_json
 from epsilon_vae.conversion import (
     NoConfigError,
@@ -34,12 +35,14 @@ from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.pretrained import dit_layouts, layouts
 from epsilon_vae.pretrained.weight_file import read_weights, safetensors_bytes
 from epsilon_vae.pretrained.weights import WeightsError
+from epsilon_vae.run.initialize import load_init_weights, restore_or_init
+from epsilon_vae.step_folders import find_step
 from epsilon_vae.training.build import build_train_step
 from tests import micro
-from tests.helpers import state_shapes
+from tests.helpers import flags, state_shapes
 from tests.pretrained.files import tensor_pickle, zipped
 from tests.pretrained.test_torch_file import Evil
-from tests.processes import start_alone
+from tests.processes import finish, start_alone
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,15 @@ def assert_equal(params: dict, expected: dict[str, np.ndarray]) -> None:
         np.testing.assert_array_equal(array, expected[path], err_msg=path)
 
 
+def assert_is_from_seed(discriminator: dict, config) -> None:
+    """To the bit, but for zeros that a still step has moved."""
+    _, key = jax.random.split(jax.random.key(config.seed))
+    adversary = build_train_step(config).objective.adversary
+    fresh = jax.jit(adversary.init, static_argnums=1)(key, 32)
+    for found, expected in zip(*map(jax.tree.leaves, (discriminator, fresh)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-20)
+
+
 def test_own_files_go_in_and_out_to_the_bit(tmp_path):
     """ε-VAE's; the config comes from the file."""
     config, workdir = micro.get_config(), str(tmp_path / "run")
@@ -118,18 +130,38 @@ def test_own_files_go_in_and_out_to_the_bit(tmp_path):
 
 def test_a_run_begins_with_them_as_training_would(small_sd, params, imported):
     """At step 0 and the first image; discriminator and moments as from the seed."""
-    restored = Checkpointer(imported).restore_newest(state_shapes(small_sd))
-    state = restored.state
+    mesh = make_mesh(devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        state, restored = restore_or_init(
+            small_sd,
+            build_train_step(small_sd),
+            checkpointer=Checkpointer(imported),
+            mesh=mesh,
+        )
     assert (restored.step, int(state.step), restored.data) == (0, 0, {"position": 0})
     assert restored.config.to_dict() == small_sd.to_dict()
     assert_equal(state.params, params)
     assert_equal(state.ema, params)
     assert all(not np.any(x) for x in jax.tree.leaves(state.opt_state))
-    _, key = jax.random.split(jax.random.key(small_sd.seed))
-    adversary = build_train_step(small_sd).objective.adversary
-    fresh = jax.jit(adversary.init, static_argnums=1)(key, 32)
-    leaves = map(jax.tree.leaves, (state.discriminator, fresh))
-    assert all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
+    assert_is_from_seed(state.discriminator, small_sd)
+
+
+def test_another_run_may_start_from_them(small_sd, params, imported):
+    """It has a discriminator of its own, also where it asks for the other's, as by default."""
+    loaded = load_init_weights(state_shapes(small_sd), imported, **small_sd.init)
+    assert small_sd.init.discriminator == "raw" and sorted(loaded) == ["ema", "params"]
+    assert_equal(loaded["params"], params)
+
+
+def test_nothing_is_compiled_to_bring_weights_in_or_out(small_sd, params, tmp_path, caplog):
+    file = write(tmp_path / "a.safetensors", layouts.DIFFUSERS.state_dict(params))
+    jax.clear_caches()
+    with jax.log_compiles():
+        import_weights(file, str(tmp_path / "run"), small_sd)
+        export_weights(str(tmp_path / "run"), str(tmp_path / "b.safetensors"))
+    # What Orbax and a random key do with one number takes milliseconds.
+    compiled = set(re.findall(r"Compiling jit\((\w+)\)", caplog.text))
+    assert compiled <= {"stage", "_threefry_seed"}
 
 
 def test_a_run_is_never_overwritten(imported):
@@ -343,3 +375,23 @@ def test_dits_weights_become_a_generator_of_the_autoencoders_latents(dit_config,
     np.testing.assert_allclose(trained.metadata.denormalize(np.full((1, 4), 0.18215)), 1, rtol=1e-6)
     sampler = trained.sampler(2, Guidance(), mesh)
     assert sampler(trained.params, np.arange(2), labels=np.arange(2)).shape == (2, 4, 4, 4)
+
+
+def test_training_starts_from_weights_that_came_in(finished_run, run_module, tmp_path):
+    """The networks are the file's, discriminator and moments new, as from the seed."""
+    file, workdir = str(tmp_path / "a.safetensors"), tmp_path / "run"
+    export_weights(str(finished_run), file)
+    finish(run_module("epsilon_vae.convert", f"--from={file}", f"--workdir={workdir}"))
+    # A step that moves nothing.
+    still = (
+        "--config.num_steps=1",
+        "--config.optim.lr=1e-30",
+        "--config.optim.discriminator_lr=1e-30",
+    )
+    out, _ = finish(run_module("epsilon_vae.main", *flags(workdir, *still)))
+    assert "Resuming from step 0 of 1" in out
+    config = load_config(find_step(str(workdir), 1))
+    state = Checkpointer(str(workdir)).restore_newest(state_shapes(config)).state
+    assert (int(state.step), int(state.opt_state[0].count)) == (1, 1)
+    assert_equal(state.params, read_weights(file).arrays)
+    assert_is_from_seed(state.discriminator, config)

@@ -38,11 +38,11 @@ def keep_programs(workdir: epath.Path | None = None) -> None:
 
 
 def user_folder() -> pathlib.Path:
-    """`~/.cache/epsilon_vae`, or in XDG_CACHE_HOME, which counts if it is absolute."""
+    """`~/.cache/epsilon_vae/programs`, or in XDG_CACHE_HOME, which counts if it is absolute."""
     caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not caches.is_absolute():
         caches = pathlib.Path.home() / ".cache"
-    return caches / "epsilon_vae"
+    return caches / "epsilon_vae" / "programs"
 
 
 def _remove_unfinished(folder: pathlib.Path) -> None:

@@ -5,7 +5,13 @@ import ml_collections
 from etils import epath
 from jax.sharding import Mesh
 
-from epsilon_vae.checkpoint import OTHER_RUN, Checkpointer, Restored, load_parts
+from epsilon_vae.checkpoint import (
+    OTHER_RUN,
+    Checkpointer,
+    Restored,
+    holds_weights_alone,
+    load_parts,
+)
 from epsilon_vae.checksums import DamagedError
 from epsilon_vae.step_folders import load
 from epsilon_vae.training.sharded import make_state, state_shapes
@@ -26,6 +32,7 @@ def restore_or_init(
     """The newest good checkpoint's state and what else it held; or a new state, and None.
 
     One that holds NaN or infinite numbers, from which no step would be better, counts as damaged.
+    One that holds weights alone has them in a new state.
 
     Args:
       config: of the run.
@@ -37,16 +44,19 @@ def restore_or_init(
       CheckpointError: what is there, or in `config.init_from`, does not fit the config.
     """
     target = state_shapes(train_step, mesh)
-    restored = checkpointer.restore_newest(target, check=_check_finite)
+    restored, loaded = checkpointer.restore_newest(target, check=_check_finite), {}
     if restored is not None:
-        return restored.state, restored
-    loaded = load_init_weights(target, config.init_from, **config.init) if config.init_from else {}
+        if isinstance(restored.state, TrainState):
+            return restored.state, restored
+        loaded = restored.state
+    elif config.init_from:
+        loaded = load_init_weights(target, config.init_from, **config.init)
     state = make_state(train_step, config.seed, target)
     weights = {field: getattr(state, field) | networks for field, networks in loaded.items()}
-    return state.replace(**weights), None
+    return state.replace(**weights), restored
 
 
-def _check_finite(state: TrainState) -> None:
+def _check_finite(state: TrainState | dict) -> None:
     if fields := non_finite_fields(state):
         raise DamagedError(f"NaN or infinite numbers in {', '.join(fields)}")
 
@@ -59,7 +69,8 @@ def load_init_weights(
     Args:
       target: shapes with shardings.
       workdir: of the other run.
-      discriminator: 'raw' or 'none'; left out also where `target` has none.
+      discriminator: 'raw' or 'none'; left out also where `target` has none, or the other run holds
+        weights alone.
       networks: by name, 'ema' or 'raw' weights, for `params` and `ema` both; 'none' leaves it out.
 
     Raises:
@@ -77,7 +88,8 @@ def load_init_weights(
                 field, tree = {"ema": "ema", "raw": "params"}[weights], PARAMETERS.get(name, name)
                 params |= read_network(name, f"{field}/{tree}", target.params[tree])[field]
         fields = {"params": params, "ema": jax.tree.map(jax.numpy.copy, params)}
-        if discriminator != "none" and target.discriminator:
+        has_one = target.discriminator and not holds_weights_alone(step_directory)
+        if discriminator != "none" and has_one:
             fields |= read_network("discriminator", "discriminator", target.discriminator)
         return fields
 

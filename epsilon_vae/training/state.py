@@ -29,15 +29,16 @@ class TrainState:
     discriminator_opt_state: optax.OptState
 
 
-def non_finite_fields(state: TrainState) -> list[str]:
+def non_finite_fields(state: TrainState | dict) -> list[str]:
     """Fields that hold NaN or infinite numbers, of what this process alone holds of them.
 
     On the host, to which a save copies the state anyway: hundreds of reductions would take longer
     to compile than all saves of a run to copy.
     """
+    fields = state if isinstance(state, dict) else vars(state)
     return [
         name
-        for name, field in vars(state).items()
+        for name, field in fields.items()
         if not all(_is_finite(array) for array in jax.tree.leaves(field))
     ]
 

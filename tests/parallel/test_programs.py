@@ -31,13 +31,13 @@ def reconstruct(finished_run, run_module, tmp_path):
 
 
 def test_the_next_process_loads_them(reconstruct, tmp_path):
-    folder = tmp_path / "caches" / "epsilon_vae"
-    first, err = reconstruct(str(folder.parent))
+    folder = tmp_path / "caches" / "epsilon_vae" / "programs"
+    first, err = reconstruct(str(tmp_path / "caches"))
     assert not err and folder.stat().st_mode & 0o777 == 0o700
     programs = {path: path.read_bytes() for path in folder.glob("*-cache")}
     assert sum(path.name.startswith("jit_on_mesh-") for path in programs) == 2
     used = {path: path.read_bytes() for path in folder.glob("*-atime")}
-    again, err = reconstruct(str(folder.parent))
+    again, err = reconstruct(str(tmp_path / "caches"))
     assert not err
     np.testing.assert_array_equal(again, first)
     assert {path: path.read_bytes() for path in folder.glob("*-cache")} == programs
@@ -47,7 +47,7 @@ def test_the_next_process_loads_them(reconstruct, tmp_path):
     broken = next(folder.glob("jit_on_mesh-*-cache"))
     broken.write_bytes(programs[broken][:100])
     broken.with_name(broken.name.replace("-cache", "-atime")).unlink()
-    again, err = reconstruct(str(folder.parent))
+    again, err = reconstruct(str(tmp_path / "caches"))
     assert not err and len(broken.read_bytes()) > 100
     np.testing.assert_array_equal(again, first)
 
@@ -87,4 +87,4 @@ def test_the_folder_is_xdgs(monkeypatch):
     monkeypatch.setenv("HOME", "/home/a")
     for caches, expected in (("/c", "/c"), ("", "/home/a/.cache"), ("c", "/home/a/.cache")):
         monkeypatch.setenv("XDG_CACHE_HOME", caches)
-        assert str(user_folder()) == f"{expected}/epsilon_vae"
+        assert str(user_folder()) == f"{expected}/epsilon_vae/programs"

@@ -96,8 +96,8 @@ class Checkpointer:
         free = shutil.disk_usage(self.directory).free
         if not hosts.all_agree(free >= count * size):
             raise CheckpointError(
-                f"{self.directory}: no space for {count} checkpoints of {_in_words(size)}: "
-                f"they need {_in_words(count * size)}, the disk has {_in_words(free)} left"
+                f"{self.directory}: no space for {count} checkpoints of {in_words(size)}: "
+                f"they need {in_words(count * size)}, the disk has {in_words(free)} left"
             )
 
     def save(self, step: int, state: Any, *, data: dict, config: ml_collections.ConfigDict) -> None:
@@ -283,14 +283,15 @@ def _why_not_saved(error: Exception, path: epath.Path, size: int) -> str:
     if is_in_bucket(path):
         return words[:300]
     free = shutil.disk_usage(path.parent).free
-    return f"{words[:300]}; it needs up to {_in_words(size)}, the disk has {_in_words(free)} left"
+    return f"{words[:300]}; it needs up to {in_words(size)}, the disk has {in_words(free)} left"
 
 
 def _size(state: Any) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
 
-def _in_words(size: int) -> str:
+def in_words(size: int) -> str:
+    """A size in bytes, as '31 MiB' or '6.3 GiB'."""
     return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
 
 

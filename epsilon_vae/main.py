@@ -22,6 +22,7 @@ from epsilon_vae.command_line import PREEMPTED, UsageError, exit_codes, parse_fl
 from epsilon_vae.config import ConfigError, check, to_json
 from epsilon_vae.parallel import hosts
 from epsilon_vae.run import loop
+from epsilon_vae.run.forecast import forecast
 from epsilon_vae.training.build import build_objective, build_train_step, frozen_inputs
 from epsilon_vae.training.flops import parameter_counts, step_flops
 
@@ -30,7 +31,8 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics 
 DRY_RUN = flags.DEFINE_bool(
     "dry_run",
     default=False,
-    help="Print the resolved config, parameter counts and FLOPs a step, and exit.",
+    help="Print the resolved config, parameter counts, FLOPs a step, memory, disk and, where "
+    "--workdir has timed a step, hours, and exit.",
 )
 HOSTS = command_line.HostFlags()
 
@@ -69,7 +71,7 @@ def train(config: ml_collections.ConfigDict) -> signal.Signals | None:
 
 
 def dry_run(config) -> None:
-    """Prints the resolved config, the parameter counts and the FLOPs of a step."""
+    """Prints the resolved config, and what the run will need as far as it is known."""
     step = build_train_step(config)
     print(to_json(config), end="")
     for name, count in parameter_counts(step.objective).items():
@@ -77,6 +79,8 @@ def dry_run(config) -> None:
     frozen = frozen_inputs(config)
     flops = step_flops(step, frozen, config.batch_size)
     print(f"FLOPs a step: {flops:.4g} ({flops / config.batch_size:.4g} an image)")
+    for line in forecast(config, step, WORKDIR.value):
+        print(line)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,9 @@ CONVERT_PROFILES = flags.DEFINE_bool(
 )
 MAX_PIXELS = flags.DEFINE_integer("max_pixels", DEFAULT.max_pixels, "Of the largest picture.", 1)
 
+# Pictures of more pixels may take minutes: what is done is said before.
+LARGE_PIXELS = 512 * 512
+
 # What pictures may be written as: with all their colors.
 OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -125,6 +128,9 @@ def reconstruct_file(
         image = np.asarray(encoded.rgb())
     except (OSError, DecodeError) as error:
         raise DataError(f"{source}: not a readable image ({error})") from error
+    if image.shape[0] * image.shape[1] > LARGE_PIXELS:
+        words = work_in_words(autoencoder, *image.shape[:2], STEPS.value)
+        tqdm.write(printable(f"{source}: {words}"), file=sys.stderr)
     reconstruction = autoencoder.reconstruct(image, STEPS.value, SEED.value)
     file_format = Image.registered_extensions()[written.suffix.lower()]
     with replacing(written) as partial:
@@ -133,6 +139,14 @@ def reconstruct_file(
     kind = "" if is_named_as(source.name, encoded.format) else f" (is {encoded.format})"
     tqdm.write(printable(f"{source}{kind} -> {written}") + f"  PSNR {score:.2f} dB")
     return score
+
+
+def work_in_words(autoencoder: Autoencoder, height: int, width: int, steps: int) -> str:
+    """What reconstructing a picture of this size in `steps` takes: it is not cut into tiles."""
+    multiple, f = autoencoder.networks.multiple, autoencoder.networks.f
+    rows, columns = (-(-side // multiple) * multiple // f for side in (height, width))
+    nfe = autoencoder.nfe(steps)
+    return f"{width} x {height} px in one piece, {columns} x {rows} latents, NFE {nfe}"
 
 
 def main(argv: Sequence[str]) -> None:

@@ -10,7 +10,8 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.sources import Photos
-from epsilon_vae.reconstruct import find_pictures
+from epsilon_vae.inference.autoencoder import restore
+from epsilon_vae.reconstruct import find_pictures, work_in_words
 from tests.data.profiles import in_srgb, rgb_profile
 from tests.processes import finish, start_alone
 
@@ -42,6 +43,16 @@ def test_folder(finished_run, run_module, pictures, tmp_path):
     expected = peak_signal_noise_ratio(original, np.asarray(written))
     assert printed[0] == pytest.approx(expected, abs=0.01)
     assert f"mean PSNR of 2 images: {np.mean(printed):.1f}"[:-1] in out
+
+
+def test_what_a_large_picture_takes_is_said(finished_run):
+    vae = restore(str(finished_run))
+    words = work_in_words(vae, 1000, 1501, steps=3)
+    assert words == f"1501 x 1000 px in one piece, {columns_of(vae, 1501)} x 250 latents, NFE 3"
+
+
+def columns_of(vae, width: int) -> int:
+    return vae.encode(np.zeros((8, width, 3), np.uint8)).shape[1]
 
 
 def test_bad_files_are_named_and_the_others_reconstructed(finished_run, run_module, pictures):

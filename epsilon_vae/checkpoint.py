@@ -32,6 +32,18 @@ from epsilon_vae.step_folders import (
 OTHER_RUN = "another workdir"
 
 
+class OtherNetworkError(CheckpointError):
+    """A checkpoint of other networks.
+
+    Attributes:
+      step_directory: of the checkpoint.
+    """
+
+    def __init__(self, message: str, step_directory: epath.Path):
+        super().__init__(message)
+        self.step_directory = step_directory
+
+
 class SaveError(FailedError):
     """A checkpoint that could not be saved; the message says which, why, and how much is free."""
 
@@ -384,10 +396,11 @@ def _check_fits(
         elif saved[path] != wanted[path]:
             problems.append(f"{path} is {saved[path]} in the checkpoint, {wanted[path]} here")
     if problems:
-        lines = "\n  ".join(problems)
-        raise CheckpointError(
-            f"checkpoint {step_directory} does not fit the config, in "
-            f"{len(problems)} parameters (take its own config, or {hint}):\n  {lines}"
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise OtherNetworkError(
+            f"checkpoint {step_directory} does not fit the config, in {len(problems)} parameters: "
+            f"{'; '.join(problems[:3])}{more}; take its own config, or {hint}",
+            step_directory,
         )
 
 

@@ -6,6 +6,8 @@ there is overwritten, but for earlier outputs with --overwrite. Exit codes: 0 do
 could not be read; 2 something named on the command line cannot be used.
 """
 
+from __future__ import annotations
+
 import os
 import pathlib
 import sys
@@ -13,10 +15,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from absl import app, flags, logging
+from etils import epy
 from PIL import Image
 from tqdm import tqdm
 
-from epsilon_vae.command_line import UsageError, exit_codes, exit_with, parse_flags
+from epsilon_vae.command_line import UsageError, check_folder, exit_codes, exit_with, parse_flags
 from epsilon_vae.data.decode import (
     DEFAULT,
     DataError,
@@ -27,10 +30,12 @@ from epsilon_vae.data.decode import (
 )
 from epsilon_vae.data.files import list_images
 from epsilon_vae.data.formats import SUFFIXES, is_named_as
-from epsilon_vae.inference.autoencoder import Autoencoder, restore
-from epsilon_vae.metrics.psnr_ssim import psnr
 from epsilon_vae.names import printable
 from epsilon_vae.output import replacing
+
+with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
+    from epsilon_vae.inference import autoencoder
+    from epsilon_vae.metrics import psnr_ssim
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
 OUTPUT = flags.DEFINE_string("output", None, "Image file or folder to write.")
@@ -56,6 +61,7 @@ def check_flags() -> None:
     """Raises `UsageError` for flags that are missing."""
     if WORKDIR.value is None:
         raise UsageError("--workdir is missing: name the folder of a run")
+    check_folder(WORKDIR)
     if OUTPUT.value is None:
         raise UsageError("--output is missing: name an image file or a folder to write")
 
@@ -111,7 +117,7 @@ def _check_outputs(
 
 
 def reconstruct_file(
-    autoencoder: Autoencoder, source: pathlib.Path, written: pathlib.Path
+    vae: autoencoder.Autoencoder, source: pathlib.Path, written: pathlib.Path
 ) -> float:
     """Writes a picture's reconstruction, and prints and returns its PSNR in dB.
 
@@ -125,11 +131,11 @@ def reconstruct_file(
         image = np.asarray(encoded.rgb())
     except (OSError, DecodeError) as error:
         raise DataError(f"{source}: not a readable image ({error})") from error
-    reconstruction = autoencoder.reconstruct(image, STEPS.value, SEED.value)
+    reconstruction = vae.reconstruct(image, STEPS.value, SEED.value)
     file_format = Image.registered_extensions()[written.suffix.lower()]
     with replacing(written) as partial:
         Image.fromarray(reconstruction).save(partial, file_format)
-    score = float(psnr(image[None] / 255, reconstruction[None] / 255)[0])
+    score = float(psnr_ssim.psnr(image[None] / 255, reconstruction[None] / 255)[0])
     kind = "" if is_named_as(source.name, encoded.format) else f" (is {encoded.format})"
     tqdm.write(printable(f"{source}{kind} -> {written}") + f"  PSNR {score:.2f} dB")
     return score
@@ -142,11 +148,11 @@ def main(argv: Sequence[str]) -> None:
         if len(argv) < 2:
             raise DataError("no picture named: give image files or folders")
         pairs = find_pictures(argv[1:], OUTPUT.value, overwrite=OVERWRITE.value)
-        autoencoder = restore(WORKDIR.value, STEP.value, SPACE.value)
+        vae = autoencoder.restore(WORKDIR.value, STEP.value, SPACE.value)
         scores, unread = [], []
         for source, written in tqdm(pairs, unit="image", disable=not sys.stderr.isatty()):
             try:
-                scores.append(reconstruct_file(autoencoder, source, written))
+                scores.append(reconstruct_file(vae, source, written))
             except DataError as error:
                 if len(pairs) == 1:
                     raise

@@ -29,9 +29,6 @@ from epsilon_vae.models.build import build_networks
 from epsilon_vae.output import replacing
 from epsilon_vae.versions import versions
 
-FORMATS = ("jax", "onnx")
-PARTS = ("encode", "decode")
-PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 INDEX = "programs.json"
 _SUFFIXES = {"jax": "jax_export", "onnx": "onnx"}
 _ONNX_BYTES = 2**31 - 2**20  # of what a file can hold, less what is not weights
@@ -77,11 +74,11 @@ def export_programs(
     Args:
       vae: to be exported.
       output: folder, which must not exist.
-      parts: of `PARTS`.
+      parts: 'encode', 'decode' or both.
       steps: network evaluations; each gives a program that decodes.
       resolution: of the images, height and width.
-      file_format: one of `FORMATS`.
-      platforms: of `PLATFORMS`, for JAX.
+      file_format: 'jax' or 'onnx'.
+      platforms: for JAX, of 'cpu', 'cuda', 'rocm' and 'tpu'.
 
     Returns:
       The programs' files.

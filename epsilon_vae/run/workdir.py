@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import secrets
+import shutil
 import socket
 import threading
 import time
@@ -68,6 +69,7 @@ class Heartbeat:
         self._locked: int | None = None  # descriptor of the locked file
         self._writing, self._ended = threading.Lock(), threading.Event()
         self._is_taken, self._taken_by = False, None
+        self.is_new = False  # nothing was there before this run; a refused one then leaves nothing
 
     def take(self) -> None:
         """Takes the folder, if need be once another host's run there was silent for long enough.
@@ -109,6 +111,9 @@ class Heartbeat:
         if self._locked is not None:
             os.close(self._locked)
             self._locked = None
+        if self.is_new and self._content["step"] is None and not is_in_bucket(self._workdir):
+            with self._writing:
+                _remove_unused(pathlib.Path(self._workdir))
 
     def is_seen(self) -> bool:
         """Whether this process finds this run's file, if need be after a while."""
@@ -180,6 +185,13 @@ class Heartbeat:
         )
 
 
+def _remove_unused(workdir: pathlib.Path) -> None:
+    """Removes a folder in which no run has begun: there is no file but those that show one."""
+    files = {path.name for path in workdir.rglob("*") if not path.is_dir()}
+    if files <= {".lock", "heartbeat.json"}:
+        shutil.rmtree(workdir, ignore_errors=True)
+
+
 def open_workdir(workdir: str) -> Heartbeat:
     """Makes the folder, takes it for this run, and sees that all processes look at the same one.
 
@@ -197,6 +209,7 @@ def open_workdir(workdir: str) -> Heartbeat:
     problem = None
     if hosts.is_first():
         try:
+            heartbeat.is_new = not path.exists()
             path.mkdir(parents=True, exist_ok=True)
             heartbeat.take()
         except WorkdirError as error:

@@ -188,8 +188,8 @@ SHARED: dict[str, Key] = {
     "optim.ema_decay": _number(
         0,
         "Decay a step of the moving average (EMA) of the weights, which every evaluation uses; 0 "
-        "is the weights themselves. The paper has 0.999 for autoencoders and 0.9999 for latent "
-        "diffusion.",
+        "is the weights themselves. At first it is (1 + step) / (10 + step), if that is less. The "
+        "paper has 0.999 for autoencoders and 0.9999 for latent diffusion.",
         below=1,
     ),
     "optim.accumulate": _integer(

@@ -241,6 +241,7 @@ def test_command_says_it_in_one_line(old, finished_run, images, run_module, tmp_
     arguments = (f"--workdir={workdir}", images / "cat" / "00.png", f"--output={tmp_path / 'out'}")
     _, err = finish(run_module("epsilon_vae.reconstruct", *arguments))
     assert len(err.splitlines()) == 1 and "Checkpoint 6 is damaged and left out, for 4" in err
+    arguments += ("--overwrite",)
     process = run_module("epsilon_vae.reconstruct", *arguments, "--checkpoint_step=6")
     _, err = process.communicate(timeout=300)
     assert process.returncode == 2 and len(err.splitlines()) == 1

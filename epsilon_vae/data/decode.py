@@ -213,7 +213,9 @@ def _what_it_is(data: bytes) -> str:
 def _open_whole(data: bytes, max_pixels: int) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     if image.width * image.height > max_pixels:
-        raise DecodeError(f"{image.width} x {image.height} is more than max_pixels = {max_pixels}")
+        raise DecodeError(
+            f"{image.width} x {image.height} is more than max_pixels = {max_pixels}; raise it"
+        )
     if image.format == "PNG" and not png.has_all_rows(image, data):
         raise DecodeError("its compressed stream ends early")
     return image

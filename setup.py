@@ -50,6 +50,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
+        "demo": ["gradio>=6"],
         "docs": [
             "furo>=2025.9",
             "latex2mathml>=3.77",

@@ -188,8 +188,8 @@ SHARED: dict[str, Key] = {
     "optim.ema_decay": _number(
         0,
         "Decay a step of the moving average (EMA) of the weights, which every evaluation uses; 0 "
-        "is the weights themselves. The paper has 0.999 for autoencoders and 0.9999 for latent "
-        "diffusion.",
+        "is the weights themselves. At first it is (1 + step) / (10 + step), if that is less. The "
+        "paper has 0.999 for autoencoders and 0.9999 for latent diffusion.",
         below=1,
     ),
     "optim.accumulate": _integer(
@@ -253,17 +253,17 @@ AUTOENCODER: dict[str, Key] = {
     ),
     "model.encoder.name": _one_of(
         (
-            *("sd", "vqgan", "lite", "omni", "tiny", "micro"),
+            *("sd", "vqgan", "lite", "omni", "small", "tiny", "micro"),
             *("litevae_s", "litevae_b", "litevae_m", "litevae_l"),
         ),
         "Encoder. sd (paper): latent-diffusion's. lite: the paper's of 6 M parameters. vqgan (also "
-        "LlamaGen's), omni and `litevae_…`: those of VQGAN, OmniTokenizer and LiteVAE. tiny and "
-        "micro: ours, for laptops and tests.",
+        "LlamaGen's), omni and `litevae_…`: those of VQGAN, OmniTokenizer and LiteVAE. small, tiny "
+        "and micro: ours, for CPUs, laptops and tests.",
     ),
     "model.encoder.f": _integer(
         4,
         "Downsampling factor: pixels a latent along each side. sd has 8, 16, 32; vqgan 8, 16; lite "
-        "4, 8, 16, 32; tiny and micro 4, 8; omni and `litevae_…` 8.",
+        "4, 8, 16, 32; tiny and micro 4, 8; omni, small and `litevae_…` 8.",
     ),
     "model.encoder.n_z": _integer(
         1,
@@ -318,9 +318,10 @@ AUTOENCODER: dict[str, Key] = {
         "`flow.process` = direct.",
     ),
     "model.decoder.size": _one_of(
-        ("micro", "tiny", "s", "b", "m", "l", "xl", "h"),
-        "Size of the decoder; all have micro and tiny, which are ours. adm, ddpm and vae: b, m, l, "
-        "xl, h. dit: s, b, l, xl. asym: l, xl. sd, vqgan and omni: m, their only published one.",
+        ("micro", "tiny", "small", "s", "b", "m", "l", "xl", "h"),
+        "Size of the decoder; micro, tiny and small are ours, and all have micro and tiny. adm and "
+        "ddpm: small, b, m, l, xl, h. vae: b, m, l, xl, h. dit: s, b, l, xl. asym: l, xl. sd, "
+        "vqgan and omni: m, their only published one.",
     ),
     "model.decoder.patch": Key(
         int, lambda value: value in (4, 8), "4 or 8", "Side of dit's tokens in pixels."

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TextIO
 
 from absl import flags
+from absl import logging as absl_logging
 from etils import epy
 
 from epsilon_vae.config import ANY, check_key, check_override
@@ -201,7 +202,9 @@ def read_flags(argv: Sequence[str]) -> list[str]:
     check_overrides(argv)
     try:
         return flags.FLAGS([_with_config_file(argument) for argument in argv])
-    except (SyntaxError, ImportError) as error:  # of a config file
+    except (SyntaxError, ImportError, flags.IllegalFlagValueError) as error:
+        if isinstance(error, flags.Error) and "Traceback" not in str(error):
+            raise  # another flag; a config file's own error comes with its traceback
         raise UsageError(f"--config: cannot be loaded ({one_line(error)})") from error
     except flags.UnrecognizedFlagError as error:
         keys = [key for key in ANY if key.split(".")[-1] == error.flagname]
@@ -323,12 +326,13 @@ def _check_no_flag_is_empty(argv: Sequence[str]) -> None:
 
 
 def _quiet_libraries() -> None:
-    """Has Orbax and asyncio say nothing beside the error that they raise.
+    """Has warnings be a line without a thread's number, and Orbax and asyncio say nothing.
 
-    Of one array that is missing, they log hundreds of lines, and Python prints as many when it
+    Beside the error that they raise: of one array that is missing, they log hundreds of lines, and Python prints as many when it
     drops the coroutines of the others.
     """
     logging.getLogger("absl").addFilter(_is_not_of_orbax)
+    absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 

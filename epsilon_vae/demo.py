@@ -109,7 +109,7 @@ def check_flags() -> None:
         raise UsageError("--workdir is missing: name the folder of a run")
     check_folder(WORKDIR)
     if importlib.util.find_spec("gradio") is None:
-        raise UsageError("the page needs gradio, which is not installed; pip install -e '.[demo]'")
+        raise UsageError("the page needs gradio; pip install -e '.[demo]'")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 

@@ -24,7 +24,8 @@ PREPARE = "epsilon_vae.data.prepare"
 CHECK = "epsilon_vae.data.check"
 PRETRAINED = "epsilon_vae.pretrained"
 
-# {0} is an empty folder, {1} the folder of a run, {2} a file that is a text.
+# {0} is an empty folder, {1} the folder of a run, {2} a file that is a text, {3}
+# another empty folder.
 TINY = "--config=configs/tiny.py", "--workdir={0}/run"
 RUN = ("--workdir={1}",)
 OUT = ("--output={0}/out",)
@@ -59,7 +60,7 @@ WRONG = [
     (TRAIN, (*TINY, "--config.data.source=imagenet"), "config.data.source"),
     (TRAIN, (*TINY, "--config.data.source=folder"), "config.data.path"),
     (TRAIN, (*TINY, "--config.data.source=folder", "--config.data.path={0}/no"), "{0}/no"),
-    (TRAIN, (*TINY, "--config.data.source=folder", "--config.data.path={0}"), "{0}"),
+    (TRAIN, (*TINY, "--config.data.source=folder", "--config.data.path={3}"), "{3}"),
     (TRAIN, (*TINY, "--config.data.source=array_record", "--config.data.path={0}"), "{0}"),
     (TRAIN, (*TINY, "--config.data.resolution=63"), "config.data.resolution"),
     (TRAIN, (*TINY, "--config.mesh.fsdp=7"), "fsdp = 7"),
@@ -127,11 +128,12 @@ WRONG = [
 
 
 @pytest.fixture
-def places(tmp_path, finished_run) -> tuple[str, str, str]:
+def places(tmp_path, finished_run) -> tuple[str, ...]:
     text = tmp_path / "text.png"
     text.write_text("no picture")
     (tmp_path / "empty").mkdir()
-    return str(tmp_path / "empty"), str(finished_run), str(text)
+    (tmp_path / "nothing").mkdir()
+    return str(tmp_path / "empty"), str(finished_run), str(text), str(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize(

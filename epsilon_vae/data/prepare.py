@@ -85,15 +85,21 @@ def main(argv: Sequence[str]) -> None:
         if len(argv) < 2:
             raise UsageError("name a folder, tars or parquet files")
         folder = pathlib.Path(OUTPUT.value)
+        is_new = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = f"cannot be made ({error.strerror}); name a folder of yours"
             raise UsageError(f"--output={folder}: {reason}") from error
-        devkit = read_devkit(DEVKIT.value) if DEVKIT.value else None
-        images = find_images(
-            *argv[1:], split=SPLIT.value, image_key=IMAGE_KEY.value, class_key=CLASS_KEY.value
-        )
+        try:
+            devkit = read_devkit(DEVKIT.value) if DEVKIT.value else None
+            images = find_images(
+                *argv[1:], split=SPLIT.value, image_key=IMAGE_KEY.value, class_key=CLASS_KEY.value
+            )
+        except BaseException:
+            if is_new:
+                folder.rmdir()
+            raise
         if devkit:
             images = label(images, devkit)
         unlabelled = images.labels.count(None) if images.classes else 0

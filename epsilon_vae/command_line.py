@@ -19,12 +19,15 @@ from typing import Any, NoReturn, TextIO
 import jax
 from absl import flags
 
+from epsilon_vae.beat import Beat
 from epsilon_vae.config import check_key, check_override
 from epsilon_vae.errors import FailedError, UserError
 from epsilon_vae.names import printable
 from epsilon_vae.parallel import hosts
 
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: launchers try again
+
+_beat = Beat()
 
 # `--help` of a command then shows the flags that `HostFlags` defines for it.
 flags.disclaim_key_flags()
@@ -78,7 +81,8 @@ def exit_codes(
     """Ends the program, with one line, where the block raises.
 
     Code 2 where the command cannot run, 1 where it was stopped (Ctrl-C) or failed, or another
-    process was lost or did not come. Alone, other errors pass.
+    process was lost or did not come. Alone, other errors pass. While the block prints nothing, a
+    `Beat` does.
 
     Args:
       usage_errors: of commands that cannot run, besides `UserError`.
@@ -88,7 +92,8 @@ def exit_codes(
     _quiet_libraries()
     _hear_interrupts()
     try:
-        yield
+        with _beat:
+            yield
     except (UserError, *usage_errors, *hints) as error:
         hint = next((words for kind, words in hints.items() if isinstance(error, kind)), "")
         exit_with(2, f"{error}; {hint}" if hint else str(error))
@@ -140,6 +145,7 @@ class _LosableStream:
 
     def write(self, text: str) -> int:
         """Writes, or not."""
+        _beat.heard()
         with self._losing():
             self._stream.write(text)
         return len(text)

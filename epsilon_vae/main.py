@@ -21,7 +21,7 @@ from epsilon_vae import command_line
 from epsilon_vae.command_line import PREEMPTED, UsageError, exit_codes, parse_flags
 from epsilon_vae.config import ConfigError, check, to_json
 from epsilon_vae.parallel import hosts
-from epsilon_vae.run import loop
+from epsilon_vae.run import loop, wandb_writer
 from epsilon_vae.training.build import build_objective, build_train_step, frozen_inputs
 from epsilon_vae.training.flops import parameter_counts, step_flops
 
@@ -32,6 +32,9 @@ DRY_RUN = flags.DEFINE_bool(
     default=False,
     help="Print the resolved config, parameter counts and FLOPs a step, and exit.",
 )
+LOGGER = flags.DEFINE_enum(
+    "logger", None, ["wandb"], "Where metrics go beside metrics.csv and TensorBoard."
+)
 HOSTS = command_line.HostFlags()
 
 
@@ -40,6 +43,8 @@ def check_flags() -> None:
     command_line.check_config(CONFIG, "configs/tiny.py")
     if WORKDIR.value is None and not DRY_RUN.value:
         raise UsageError("--workdir is missing: name a folder, as --workdir=runs/tiny")
+    if LOGGER.value == "wandb":
+        wandb_writer.check_is_installed()
 
 
 def main(argv: Sequence[str]) -> None:
@@ -65,7 +70,7 @@ def train(config: ml_collections.ConfigDict) -> signal.Signals | None:
     if not hosts.all_equal(to_json(config)):
         raise ConfigError("config: not the same for all processes; give them all the same flags")
     build_objective(config)
-    return loop.train(config, WORKDIR.value)
+    return loop.train(config, WORKDIR.value, LOGGER.value)
 
 
 def dry_run(config) -> None:

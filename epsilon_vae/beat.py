@@ -1,0 +1,71 @@
+"""Says that a command is at work, where it would print nothing for long."""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from epsilon_vae.parallel import hosts
+
+# JAX reports it when it starts to compile a program, and when it has.
+_COMPILING = "/jax/core/compile/backend_compile_duration"
+
+
+class Beat(contextlib.AbstractContextManager):
+    """Prints a line on stderr for every 20 seconds (`EPSILON_VAE_SILENCE_SECONDS`) of silence.
+
+    Of several processes, the first alone does.
+    """
+
+    def __init__(self):
+        self._last = self._last_other = time.monotonic()
+        self._compiling_since: float | None = None
+        self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
+
+    def __enter__(self):
+        jax.monitoring.register_scalar_listener(self._on_start)
+        jax.monitoring.register_event_duration_secs_listener(self._on_end)
+        interval = float(os.environ.get("EPSILON_VAE_SILENCE_SECONDS", "20"))
+        self._thread = threading.Thread(target=self._watch, args=(interval,), daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info):
+        self._ended.set()
+
+    def heard(self) -> None:
+        """Something was printed."""
+        self._last = time.monotonic()
+        if threading.current_thread() is not self._thread:
+            self._last_other = self._last
+
+    def _on_start(self, event: str, value: float, **kwargs: Any) -> None:
+        if event == _COMPILING:
+            self._compiling_since = time.monotonic()
+
+    def _on_end(self, event: str, duration: float, **kwargs: Any) -> None:
+        if event == _COMPILING:
+            self._compiling_since = None
+
+    def _watch(self, interval: float) -> None:
+        while not self._ended.wait(interval / 20):
+            now, since = time.monotonic(), self._compiling_since
+            if now - self._last < interval or not _is_first():
+                continue
+            if since is not None:
+                line = f"compiling, {now - since:.0f} s so far"
+            else:
+                line = f"at work, {now - self._last_other:.0f} s since the last line"
+            tqdm.write(line, file=sys.stderr)  # above a bar, if there is one
+            self.heard()
+
+
+def _is_first() -> bool:
+    """Whether this is process 0; a command that is alone is not made to look for devices."""
+    return not jax.distributed.is_initialized() or hosts.is_first()

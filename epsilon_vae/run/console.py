@@ -42,6 +42,7 @@ class Console:
                 total=self._num_steps,
                 initial=self._step,
                 dynamic_ncols=True,
+                leave=False,
                 disable=not sys.stderr.isatty(),
                 # The time left is on the lines: the bar's own would count pauses.
                 bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps",
@@ -54,7 +55,7 @@ class Console:
         sys.stdout.flush()
 
     def close(self) -> None:
-        """Leaves the bar as it stands."""
+        """Takes the bar away."""
         if self._bar is not None:
             self._bar.close()
 
@@ -120,7 +121,7 @@ def step_line(step: int, num_steps: int, metrics: dict[str, float], seconds_left
     rate = metrics["images_per_second"]
     speed = f"{rate:.1f}" if rate < 100 else f"{rate:.0f}"
     wait = f"wait {metrics['wait_percent']:.0f} %"
-    return f"{line}  {speed} images/s  {wait}  ETA {duration(seconds_left)}"
+    return f"{line}  {speed} img/s  {wait}  ETA {duration(seconds_left)}"
 
 
 def _short(loss: float) -> str:

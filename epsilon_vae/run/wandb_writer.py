@@ -1,6 +1,7 @@
 """Writes a run's numbers to Weights & Biases, with the methods of clu's `MetricWriter`."""
 
 import os
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,12 +40,11 @@ class WandbWriter:
         import wandb
 
         self._wandb, path = wandb, workdir / "wandb_id.txt"
-        if not path.exists():
-            write_whole(path, wandb.util.generate_id().encode())
+        name = path.read_text().strip() if path.exists() else secrets.token_hex(4)
         try:
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "epsilon-vae"),
-                id=path.read_text().strip(),
+                id=name,
                 name=workdir.name,
                 resume="allow",
                 dir=None if is_in_bucket(workdir) else str(workdir),
@@ -52,6 +52,7 @@ class WandbWriter:
             )
         except (wandb.Error, OSError) as error:
             raise WandbError(f"W&B does not start: {reason(error)}") from error
+        write_whole(path, name.encode())
 
     @property
     def place(self) -> str:

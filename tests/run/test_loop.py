@@ -56,7 +56,7 @@ def test_workdir_holds_what_users_script_against(finished_run_and_output):
     assert list(workdir.glob("events.out.tfevents.*"))
     (trace,) = workdir.glob("plugins/profile/*/*.xplane.pb")
     assert b"jit_step" in trace.read_bytes()
-    assert "step 6/6" in out and "images/s" in out and "wait" in out and "ETA" in out
+    assert "step 6/6" in out and "img/s" in out and "wait" in out and "ETA" in out
     assert "in all, goodput " in out.splitlines()[-1]
 
 

@@ -175,4 +175,4 @@ def test_flat_folder_trains_and_says_what_it_holds_out(tmp_path, run_module):
     )
     out, _ = finish(process)
     assert f"{folder}: no splits in it; 2 images are train, and 1 the other part, by the" in out
-    assert "(config.data.held_out = 0.05)" in out and "step 1: held-out photos" in out
+    assert "(config.data.held_out = 0.05)" in out and "step 1: held-out images" in out

@@ -150,6 +150,7 @@ def test_help_shows_this_commands_flags(run_module):
         "config",
         "workdir",
         "dry_run",
+        "logger",
         "coordinator_address",
         "num_processes",
         "process_id",

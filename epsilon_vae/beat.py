@@ -2,15 +2,15 @@
 
 import contextlib
 import os
+import re
 import sys
 import threading
 import time
 from typing import Any
 
-import jax
 from tqdm import tqdm
 
-from epsilon_vae.parallel import hosts
+from epsilon_vae.errors import UserError
 
 # JAX reports it when it starts to compile a program, and when it has.
 _COMPILING = "/jax/core/compile/backend_compile_duration"
@@ -24,14 +24,20 @@ class Beat(contextlib.AbstractContextManager):
 
     def __init__(self):
         self._last = self._last_other = time.monotonic()
-        self._compiling_since: float | None = None
+        self._is_compiling = False
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
 
     def __enter__(self):
-        jax.monitoring.register_scalar_listener(self._on_start)
-        jax.monitoring.register_event_duration_secs_listener(self._on_end)
-        interval = float(os.environ.get("EPSILON_VAE_SILENCE_SECONDS", "20"))
+        text = os.environ.get("EPSILON_VAE_SILENCE_SECONDS", "20")
+        interval = float(text) if re.fullmatch(r"\d{1,9}(\.\d+)?", text) else 0
+        if not interval:
+            raise UserError(f"EPSILON_VAE_SILENCE_SECONDS={text}: expected a positive number")
+        # A command that has not imported JAX compiles nothing.
+        if "jax" in sys.modules:
+            monitoring = sys.modules["jax"].monitoring
+            monitoring.register_scalar_listener(self._on_start)
+            monitoring.register_event_duration_secs_listener(self._on_end)
         self._thread = threading.Thread(target=self._watch, args=(interval,), daemon=True)
         self._thread.start()
         return self
@@ -47,25 +53,25 @@ class Beat(contextlib.AbstractContextManager):
 
     def _on_start(self, event: str, value: float, **kwargs: Any) -> None:
         if event == _COMPILING:
-            self._compiling_since = time.monotonic()
+            self._is_compiling = True
 
     def _on_end(self, event: str, duration: float, **kwargs: Any) -> None:
         if event == _COMPILING:
-            self._compiling_since = None
+            self._is_compiling = False
 
     def _watch(self, interval: float) -> None:
         while not self._ended.wait(interval / 20):
-            now, since = time.monotonic(), self._compiling_since
+            now = time.monotonic()
             if now - self._last < interval or not _is_first():
                 continue
-            if since is not None:
-                line = f"compiling, {now - since:.0f} s so far"
-            else:
-                line = f"at work, {now - self._last_other:.0f} s since the last line"
+            what = "compiling" if self._is_compiling else "at work"
+            line = f"{what}, {now - self._last_other:.0f} s since the last line"
             tqdm.write(line, file=sys.stderr)  # above a bar, if there is one
             self.heard()
 
 
 def _is_first() -> bool:
     """Whether this is process 0; a command that is alone is not made to look for devices."""
-    return not jax.distributed.is_initialized() or hosts.is_first()
+    jax = sys.modules.get("jax")
+    distributed = getattr(jax, "distributed", None)  # None while it is imported
+    return not (distributed and distributed.is_initialized()) or jax.process_index() == 0

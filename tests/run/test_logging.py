@@ -106,13 +106,14 @@ def test_tensorboard_shows_the_config_and_the_final_scores_by_it(finished_run):
 
 def test_wandb_has_one_run_of_a_resumed_one(run_module, tmp_path):
     """Without its server: the numbers, pictures and config lie in the workdir."""
-    offline = {"WANDB_MODE": "offline", **QUICK_FLAGS, "EPSILON_VAE_SILENCE_SECONDS": "0.3"}
+    offline = {"WANDB_MODE": "offline", **QUICK_FLAGS, "EPSILON_VAE_SILENCE_SECONDS": "0.2"}
+    offline["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "cache")
     workdir = tmp_path / "run"
     for num_steps in (1, 2):
         more = (*FLOW_ALONE, f"--config.num_steps={num_steps}", "--logger=wandb")
         out, err = finish(run_module("epsilon_vae.main", *flags(workdir, *more), **offline))
         assert "W&B: offline; to send it: wandb sync " in out
-        assert any(line.startswith("compiling, ") for line in err.splitlines())
+        assert num_steps > 1 or any(line.startswith("compiling, ") for line in err.splitlines())
         assert all(line.startswith(("compiling, ", "at work, ")) for line in err.splitlines())
     files = sorted(workdir.glob("wandb/offline-run-*/*.wandb"))
     name = (workdir / "wandb_id.txt").read_text()

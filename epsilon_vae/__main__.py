@@ -9,6 +9,7 @@ from epsilon_vae import __version__
 # Name → module, and what it does.
 COMMANDS = {
     "train": ("main", "train an ε-VAE, or a latent diffusion model; run it again to resume"),
+    "runs": ("runs", "show a table of runs"),
     "reconstruct": ("reconstruct", "reconstruct pictures"),
     "evaluate": ("evaluate", "measure reconstructions, or generated images"),
     "encode": ("encode", "make a data set of latents"),

@@ -24,6 +24,7 @@ from absl import flags
 from absl import logging as absl_logging
 from etils import epy
 
+from epsilon_vae.beat import Beat
 from epsilon_vae.config import ANY, check_key, check_override
 from epsilon_vae.errors import FailedError, UserError
 from epsilon_vae.names import printable
@@ -35,6 +36,8 @@ with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
 
 SHARED_CONFIGS = ("common", "latent_diffusion", "studies")  # what configs are made of
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: launchers try again
+
+_beat = Beat()
 
 # `--help` of a command then shows the flags that `HostFlags` defines for it.
 flags.disclaim_key_flags()
@@ -88,7 +91,8 @@ def exit_codes(
     """Ends the program, with one line, where the block raises.
 
     Code 2 where the command cannot run, 1 where it was stopped (Ctrl-C) or failed, or another
-    process was lost or did not come. Alone, other errors pass.
+    process was lost or did not come. Alone, other errors pass. While the block prints nothing, a
+    `Beat` does.
 
     Args:
       usage_errors: of commands that cannot run, besides `UserError`.
@@ -98,7 +102,8 @@ def exit_codes(
     _quiet_libraries()
     _hear_interrupts()
     try:
-        yield
+        with _beat:
+            yield
     except (UserError, *usage_errors, *hints) as error:
         hint = next((words for kind, words in hints.items() if isinstance(error, kind)), "")
         exit_with(2, f"{error}; {hint}" if hint else str(error))
@@ -150,6 +155,7 @@ class _LosableStream:
 
     def write(self, text: str) -> int:
         """Writes, or not."""
+        _beat.heard()
         with self._losing():
             self._stream.write(text)
         return len(text)
@@ -326,7 +332,7 @@ def _check_no_flag_is_empty(argv: Sequence[str]) -> None:
 
 
 def _quiet_libraries() -> None:
-    """Has warnings be a line without a thread's number, and Orbax and asyncio say nothing.
+    """Has warnings be a short line, and Orbax and asyncio say nothing.
 
     Beside the error that they raise: of one array that is missing, they log hundreds of lines, and Python prints as many when it
     drops the coroutines of the others.

@@ -183,6 +183,11 @@ def _check_latent_diffusion(flat: dict) -> None:
     if is_ddpm and flat["flow.nfe"] > keys.DDPM_STEPS:
         raise ConfigError(f"config.flow.nfe = {flat['flow.nfe']}: DDPM has {keys.DDPM_STEPS} steps")
     check_guidance("config.eval.guidance", flat["eval.guidance"], flat)
+    if flat["checkpoint.keep_best"] != "none":
+        raise ConfigError(
+            f"config.checkpoint.keep_best = {flat['checkpoint.keep_best']!r}: a latent diffusion "
+            "model has no scores while it trains; take 'none'"
+        )
 
 
 def check_guidance(name: str, scale: float, flat: dict) -> None:

@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable
 
 DDPM_STEPS = 1000  # of Ho et al. 2020
+# Scores that `checkpoint.keep_best` may name; lpips is that of `loss.lpips_net`.
+BEST = ("psnr", "ssim", "lpips")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,6 +210,11 @@ SHARED: dict[str, Key] = {
     ),
     "checkpoint.every_steps": _integer(1, "Steps from one checkpoint to the next."),
     "checkpoint.keep": _integer(1, "How many of the newest checkpoints are kept."),
+    "checkpoint.keep_best": _one_of(
+        ("none", *BEST),
+        "Score by which the best checkpoint is kept too; a step that is evaluated as the best so "
+        "far is saved. none keeps none, as latent diffusion models do, which have no scores.",
+    ),
     "checkpoint.permanent_every_steps": _integer(
         0, "Checkpoints at multiples of so many steps are never removed; 0 keeps none of them."
     ),
@@ -499,6 +506,7 @@ LATENT_DIFFUSION: dict[str, Key] = {
 
 # What a run of an earlier version, whose config has no such key, was trained with.
 SINCE: dict[str, object] = {
+    "checkpoint.keep_best": "none",
     "data.permute_colors": False,
     "data.convert_profiles": False,
     "data.max_pixels": 89_478_485,
@@ -521,3 +529,8 @@ def current_name(key: str) -> str:
         if f"{key}.".startswith(f"{old}."):
             return new + key.removeprefix(old)
     return key
+
+
+def goodness(metric: str, score: float) -> float:
+    """A number that is the larger, the better a score is: PSNR, SSIM, or a distance."""
+    return score if metric.startswith(("psnr", "ssim")) else -score

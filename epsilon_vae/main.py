@@ -29,7 +29,7 @@ with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
     import jax
 
     from epsilon_vae.parallel import hosts
-    from epsilon_vae.run import loop
+    from epsilon_vae.run import loop, wandb_writer
     from epsilon_vae.training import build, flops
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as configs/tiny.py.")
@@ -39,6 +39,9 @@ DRY_RUN = flags.DEFINE_bool(
     default=False,
     help="Print the resolved config, parameter counts and FLOPs a step, and exit.",
 )
+LOGGER = flags.DEFINE_enum(
+    "logger", None, ["wandb"], "Where metrics go beside metrics.csv and TensorBoard."
+)
 HOSTS = command_line.HostFlags()
 
 
@@ -47,6 +50,8 @@ def check_flags() -> None:
     command_line.check_config(CONFIG, "configs/tiny.py")
     if WORKDIR.value is None and not DRY_RUN.value:
         raise UsageError("--workdir is missing: name a folder, as --workdir=runs/tiny")
+    if LOGGER.value == "wandb":
+        wandb_writer.check_is_installed()
 
 
 def main(argv: Sequence[str]) -> None:
@@ -72,7 +77,7 @@ def train(config: ml_collections.ConfigDict) -> signal.Signals | None:
     if not hosts.all_equal(to_json(config)):
         raise ConfigError("config: not the same for all processes; give them all the same flags")
     build.build_objective(config)
-    return loop.train(config, WORKDIR.value)
+    return loop.train(config, WORKDIR.value, LOGGER.value)
 
 
 def dry_run(config) -> None:

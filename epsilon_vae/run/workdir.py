@@ -40,7 +40,7 @@ class Heartbeat:
     """`heartbeat.json`, written by process 0: who trains in the folder, and how far it is.
 
     It holds `step` and `unix_seconds` of the last log line, null before the first step; `training`,
-    false once the run has ended; `alive_unix_seconds`, every `BEAT_SECONDS`;
+    false once the run has ended, and `ended`, how; `alive_unix_seconds`, every `BEAT_SECONDS`;
     `started_unix_seconds`; `host`, `process`, `boot` and `run`, which tell runs apart.
 
     While a run trains, nobody else may train there: on a disk, the file `.lock` is locked, which
@@ -59,6 +59,7 @@ class Heartbeat:
             "step": None,
             "unix_seconds": round(now, 3),
             "training": True,
+            "ended": None,
             "alive_unix_seconds": round(now, 3),
             "started_unix_seconds": int(now),
             "host": socket.gethostname(),
@@ -68,7 +69,7 @@ class Heartbeat:
         }
         self._locked: int | None = None  # descriptor of the locked file
         self._writing, self._ended = threading.Lock(), threading.Event()
-        self._is_taken, self._taken_by = False, None
+        self._is_taken, self._taken_by, self._end = False, None, "failed"
         self.is_new = False  # nothing was there before this run; a refused one then leaves nothing
 
     def take(self) -> None:
@@ -102,10 +103,14 @@ class Heartbeat:
                 "was silent; nothing more was saved"
             )
 
+    def end(self, how: str) -> None:
+        """Takes note that the run is 'done', 'stopped' or 'preempted'; else it has failed."""
+        self._end = how
+
     def close(self) -> None:
         """Leaves the folder to other runs; on processes that have not taken it, does nothing."""
         self._ended.set()
-        self._content["training"] = False
+        self._content |= {"training": False, "ended": self._end}
         if self._is_taken:
             self._renew()
         if self._locked is not None:

@@ -334,8 +334,8 @@ def _check_no_flag_is_empty(argv: Sequence[str]) -> None:
 def _quiet_libraries() -> None:
     """Has warnings be a short line, and Orbax and asyncio say nothing.
 
-    Beside the error that they raise: of one array that is missing, they log hundreds of lines, and Python prints as many when it
-    drops the coroutines of the others.
+    They raise an error too. Of one array that is missing, they log hundreds of lines, and Python
+    prints as many when it drops the coroutines of the others.
     """
     logging.getLogger("absl").addFilter(_is_not_of_orbax)
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(levelname)s: %(message)s"))

@@ -137,8 +137,18 @@ def _hear_interrupts() -> None:
             sys.__unraisablehook__(unraisable)
 
     sys.unraisablehook = hook
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_DFL, signal.default_int_handler):
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def _interrupt(number: int, frame: types.FrameType | None) -> NoReturn:
+    """Raises KeyboardInterrupt; while libraries are imported, which it breaks, ends the process."""
+    while frame:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 class _LosableStream:

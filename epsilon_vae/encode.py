@@ -54,7 +54,6 @@ def check_flags() -> None:
     """Raises `UsageError` for flags that are missing or do not fit."""
     if WORKDIR.value is None:
         raise UsageError("--workdir is missing: name the folder of a run")
-    command_line.check_folder(WORKDIR)
     if DATA.value is None:
         raise UsageError("--data is missing: photos, a folder, array_record:DIR or tfds:NAME")
     if OUTPUT.value is None:
@@ -64,6 +63,7 @@ def check_flags() -> None:
             f"--output={OUTPUT.value}: not a folder of this machine; name one, and then gcloud "
             "storage cp -r it"
         )
+    command_line.check_folder(WORKDIR)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -40,7 +40,6 @@ def check_flags() -> None:
     """Raises `UsageError` or `ExportError` for flags that are missing or do not fit."""
     if WORKDIR.value is None:
         raise UsageError("--workdir is missing: name the folder of a run")
-    check_folder(WORKDIR)
     if OUTPUT.value is None:
         raise UsageError("--output is missing: name a folder for the programs")
     for flag, known in ((WHAT, PARTS), (ON, PLATFORMS)):
@@ -52,6 +51,7 @@ def check_flags() -> None:
         raise UsageError(f"--steps={','.join(STEPS.value)}: expected numbers of at least 1")
     if ON.present and FORMAT.value != "jax":
         raise UsageError("--platforms: is for --format=jax; ONNX runs on what its runtime has")
+    check_folder(WORKDIR)
     exporting.check(OUTPUT.value, FORMAT.value)
 
 

@@ -69,12 +69,12 @@ def check_flags() -> None:
     """Raises `UsageError` for flags that are missing or do not fit."""
     if WORKDIR.value is None:
         raise UsageError("--workdir is missing: name the folder of a latent diffusion model's run")
-    command_line.check_folder(WORKDIR)
     if OUTPUT.value is None:
         raise UsageError("--output is missing: name a folder for the images")
     if "://" in OUTPUT.value:
         raise UsageError(f"--output={OUTPUT.value}: not a folder of this machine; name one")
     _interval()
+    command_line.check_folder(WORKDIR)
 
 
 def _interval() -> tuple[float, float]:

@@ -61,9 +61,9 @@ def check_flags() -> None:
     """Raises `UsageError` for flags that are missing."""
     if WORKDIR.value is None:
         raise UsageError("--workdir is missing: name the folder of a run")
-    check_folder(WORKDIR)
     if OUTPUT.value is None:
         raise UsageError("--output is missing: name an image file or a folder to write")
+    check_folder(WORKDIR)
 
 
 def find_pictures(inputs: Sequence[str], output: str, *, overwrite: bool = False) -> Pairs:

@@ -158,7 +158,7 @@ def test_misfit_names_each_leaf(tmp_path):
     message = str(error.value)
     assert "ema/w is (3, 4) in the checkpoint, (3, 5) here" in message
     assert "ema/b (2,) is not in the checkpoint" in message
-    assert "step" not in message.split("\n", 1)[1]
+    assert "step " not in message
 
 
 def test_part_of_a_field_is_checked_and_loaded_alone(tmp_path):
@@ -172,12 +172,10 @@ def test_part_of_a_field_is_checked_and_loaded_alone(tmp_path):
     np.testing.assert_array_equal(loaded["ema"]["a"]["w"], np.ones(3))
     with pytest.raises(CheckpointError) as error:
         load_parts(find_step(str(tmp_path)), {"ema/a": target({"b": jnp.zeros(3)})}, "what else")
-    first, *others = str(error.value).splitlines()
-    assert first.endswith("in 2 parameters (take its own config, or what else):")
-    assert others == [
-        "  ema/a/b (3,) is not in the checkpoint",
-        "  ema/a/w (3,) is only in the checkpoint",
-    ]
+    assert str(error.value).endswith(
+        "in 2 parameters: ema/a/b (3,) is not in the checkpoint; ema/a/w (3,) is only in the "
+        "checkpoint; take its own config, or what else"
+    )
 
 
 def test_config_and_its_step(tmp_path):

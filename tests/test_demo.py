@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import epsilon_vae
-from epsilon_vae.demo import DIFFERENCE_GAIN, reconstruct
+from epsilon_vae.inference.demo_page import DIFFERENCE_GAIN, reconstruct
 from tests.helpers import held_out_images
 from tests.processes import start_alone
 

@@ -175,15 +175,14 @@ def test_half_written_checkpoint_is_left_out(finished_run, run_module, tmp_path)
     assert_same_state(tmp_path, finished_run)
 
 
-def test_other_model_names_each_parameter_that_differs(finished_run, run_module, tmp_path):
+def test_another_network_names_the_key_that_differs(finished_run, run_module, tmp_path):
     shutil.copytree(finished_run / "checkpoints", tmp_path / "checkpoints")
     more = "--config.model.encoder.n_z=4", "--config.num_steps=7"
     process = run_module("epsilon_vae.main", *flags(tmp_path, *more))
     _, err = process.communicate(timeout=300)
     assert process.returncode == 2 and "Traceback" not in err
-    assert "params/encoder/conv_out/kernel is (1, 1, 16, 8) in the checkpoint, (1, 1, 16, 4)" in err
-    assert "params/decoder/conv_in/kernel" in err
-    assert "middle" not in err
+    assert len(err.splitlines()) == 1
+    assert "checkpoints/6 is of another network: model.encoder.n_z: 8 -> 4; set it back" in err
 
 
 def test_finished_run_says_so_and_writes_nothing(finished_run, run_module):
@@ -423,7 +422,7 @@ def test_decoder_of_another_size_is_refused_unless_it_is_not_asked_for(finished_
     with pytest.raises(CheckpointError) as error:
         init_weights(small_config, finished_run)
     message = str(error.value)
-    assert "(take its own config, or config.init.decoder = none):" in message
+    assert message.endswith("; take its own config, or config.init.decoder = none")
     assert (
         "ema/decoder/conv_in/kernel is (3, 3, 11, 16) in the checkpoint, (3, 3, 11, 64)" in message
     )
@@ -444,7 +443,7 @@ def test_first_stage_without_a_gan_has_no_discriminator_to_give(small_config, tm
     small_config.loss.adv_weight = 0.5
     with pytest.raises(CheckpointError) as error:
         init_weights(small_config, tmp_path)
-    assert "or config.init.discriminator = none)" in str(error.value)
+    assert "or config.init.discriminator = none" in str(error.value)
     assert "discriminator/conv0/kernel (4, 4, 6, 16) is not in the checkpoint" in str(error.value)
     loaded = init_weights(small_config, tmp_path, discriminator="none")
     assert loaded.keys() == {"params", "ema"}

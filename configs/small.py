@@ -1,4 +1,4 @@
-"""The ε-VAE that comes with the package: 64 px crops of photos of free licences, f 8, n_z 16.
+"""A small ε-VAE for whole photos on a CPU: trained on 64 px crops, f 8, n_z 16.
 
 Command: `python -m epsilon_vae.main --config=configs/small.py --workdir=DIR
 --config.data.path=PHOTOS`

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 
@@ -26,7 +27,7 @@ CHECK = "epsilon_vae.data.check"
 PRETRAINED = "epsilon_vae.pretrained"
 
 # {0} is an empty folder, {1} the folder of a run, {2} a file that is a text, {3}
-# another empty folder.
+# another empty folder, {4} a copy of the run that may be written to.
 TINY = "--config=configs/tiny.py", "--workdir={0}/run"
 RUN = ("--workdir={1}",)
 OUT = ("--output={0}/out",)
@@ -69,7 +70,7 @@ WRONG = [
     (TRAIN, (*TINY, "--config.model.latent_diffusion.size=xl"), "latent_diffusion"),
     (TRAIN, (*TINY, "--process_id=1"), "coordinator_address"),
     (TRAIN, (*TINY, "--startup_timeout_seconds=0"), "startup_timeout_seconds"),
-    (TRAIN, ("--config=tests/micro.py", *RUN, "--config.model.encoder.n_z=4"), "encoder.n_z: 8"),
+    (TRAIN, ("--config=tests/micro.py", "--workdir={4}", "--config.model.encoder.n_z=4"), "n_z: 8"),
     (RECONSTRUCT, ("{2}",), "is missing"),
     (RECONSTRUCT, (*RUN, "{2}"), "--output is missing"),
     (RECONSTRUCT, ("--workdir={0}/no", "{2}", *OUT), "--workdir={0}/no: no such folder"),
@@ -129,12 +130,16 @@ WRONG = [
 
 
 @pytest.fixture
-def places(tmp_path, finished_run) -> tuple[str, ...]:
+def places(tmp_path, tmp_path_factory, finished_run) -> tuple[str, ...]:
     text = tmp_path / "text.png"
     text.write_text("no picture")
     (tmp_path / "empty").mkdir()
     (tmp_path / "nothing").mkdir()
-    return str(tmp_path / "empty"), str(finished_run), str(text), str(tmp_path / "nothing")
+    copy = tmp_path_factory.getbasetemp() / "copied_run"
+    if not copy.exists():
+        shutil.copytree(finished_run, copy)
+    empty, nothing = str(tmp_path / "empty"), str(tmp_path / "nothing")
+    return empty, str(finished_run), str(text), nothing, str(copy)
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def test_card_has_numbers_data_license_and_how_to_load(vae, finished_run, tmp_pa
     assert "| 32 | 3 | 3 | 1.5000 | 20.1235 |" in card and "too few: biased" in card
     assert "- name: local,features=alexnet" in card and "- crop: adm" in card
     assert r"- images: 3 of photos \*val\*" in card
-    assert "99" not in card and "others" not in card
+    assert "| 99" not in card and "others" not in card
     assert "- source: photos" in card and "random_resized, 32 px" in card
     assert f"of step {STEPS}" in card
 

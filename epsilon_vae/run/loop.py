@@ -136,7 +136,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
             if step % config.eval.every_steps == 0 or done:
                 with clock.paused():
                     window.sync()
-                    _log_evaluation(log, config, step=step, found=evaluation(state.ema))
+                    _log_evaluation(log, config, step=step, found=evaluation(state.ema, step))
             if is_saving:
                 with clock.paused():
                     checkpointer.save(step, state, data=batches.get_state(), config=config)

@@ -11,6 +11,7 @@ from epsilon_vae.data.sources import evenly_spaced
 from epsilon_vae.evaluation.images import Batch, batches
 from epsilon_vae.evaluation.measuring import MetricAccumulator
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
+from epsilon_vae.evaluation.reconstructors import stem
 from epsilon_vae.inference.autoencoder import Autoencoder
 from epsilon_vae.models.build import build_networks, build_process
 from epsilon_vae.names import printable
@@ -89,7 +90,7 @@ class HeldOutEvaluation:
 
     def _grid(self, batch: Batch, title: str) -> np.ndarray:
         columns, heads = [batch.images], ["original"]
-        captions = [[printable(name) for name in batch.names]]
+        captions = [[printable(stem(name)) for name in batch.names]]
         for nfe in dict.fromkeys(map(self._autoencoder.nfe, GRID_STEPS)):
             pictures = self._autoencoder.reconstruct(batch.images, nfe)
             columns.append(pictures)

@@ -24,7 +24,7 @@ from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.inference.encoding import encode_data
 from epsilon_vae.inference.latent_diffusion import TrainedLatentDiffusion, restore_latent_diffusion
 from epsilon_vae.parallel.mesh import make_mesh
-from epsilon_vae.run import loop
+from epsilon_vae.run import captions, loop
 from epsilon_vae.run.batches import open_latents
 from epsilon_vae.run.initialize import load_init_weights
 from epsilon_vae.step_folders import find_step
@@ -101,8 +101,10 @@ def trained(run) -> TrainedLatentDiffusion:
 
 def test_run_has_what_runs_have(run, trained):
     picture = np.asarray(Image.open(run / "samples" / "00000006.png"))
-    assert picture.shape == (64, 96, 3)  # five of 32 px, in threes
-    assert picture[:, :64].std() > 0 and not picture[32:, 64:].any()
+    cells = 5 * 32 + captions.GAP  # five of 32 px, in threes, five times as large
+    assert picture.shape[1] == 3 * cells - captions.GAP + 2 * captions.MARGIN
+    last = picture[captions.LINE + 160 + captions.LINE :, captions.MARGIN + 2 * cells :]
+    assert picture[:, :cells].std() > 0 and (last == 255).all()
     rows = read_metrics(run)
     assert len(rows) == STEPS and 0 < float(rows[-1]["loss/flow"]) < 5
     assert float(rows[-1]["grad_norm/generator"]) > 0 and "grad_norm/discriminator" not in rows[0]
@@ -250,7 +252,7 @@ def test_ddpm_with_a_variance_on_images_encoded_as_they_come(images, finished_ru
     rows = read_metrics(tmp_path / "run")
     assert [row["step"] for row in rows] == ["1", "2"]
     assert 0.5 < float(rows[0]["loss/flow"]) < 1.5  # the noise's square, at first
-    assert Image.open(tmp_path / "run" / "samples" / "00000002.png").size == (96, 64)
+    assert Image.open(tmp_path / "run" / "samples" / "00000002.png").size == (504, 394)
     trained = restore_latent_diffusion(make_mesh(devices=jax.devices()[:1]), workdir)
     assert trained.metadata.classes == ["cat", "dog"] and trained.step == 2
     assert trained.model.process.variance == "learned"

@@ -22,8 +22,8 @@ class Evaluation(Protocol):
 
     names: tuple[str, ...]
 
-    def __call__(self, params: dict) -> tuple[dict[str, float], np.ndarray | None]:
-        """Scores by name, and a picture, uint8 `[H, W, 3]`, or None."""
+    def __call__(self, params: dict, step: int) -> tuple[dict[str, float], np.ndarray | None]:
+        """Scores by name, and a picture that names the step, uint8 `[H, W, 3]`, or None."""
 
 
 class Kind(NamedTuple):

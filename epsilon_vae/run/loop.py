@@ -154,7 +154,7 @@ def train(
                     window.check_state(step, state)  # Nothing non-finite is ever saved.
             if is_evaluating:
                 with clock.paused():
-                    scores, picture = evaluation(state.ema)
+                    scores, picture = evaluation(state.ema, step)
                     _log_evaluation(log, config, step=step, scores=scores, picture=picture)
             if is_saving or checkpointer.is_best(scores):
                 with clock.paused():

@@ -11,8 +11,11 @@ from epsilon_vae.data.sources import evenly_spaced
 from epsilon_vae.evaluation.images import Batch, batches
 from epsilon_vae.evaluation.measuring import MetricAccumulator
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
+from epsilon_vae.evaluation.reconstructors import stem
 from epsilon_vae.inference.autoencoder import Autoencoder
 from epsilon_vae.models.build import build_networks, build_process
+from epsilon_vae.names import printable
+from epsilon_vae.run.captions import captioned
 
 GRID_IMAGES = 8
 GRID_STEPS = (1, 3)
@@ -64,11 +67,11 @@ class HeldOutEvaluation:
             )
         )
 
-    def __call__(self, params: dict) -> tuple[dict[str, float], np.ndarray]:
+    def __call__(self, params: dict, step: int) -> tuple[dict[str, float], np.ndarray]:
         """Means of `names` over all images, rounded to uint8; and the grid.
 
-        The grid is uint8, a row an image: the original, then its reconstruction at NFE 1 and 3; 1
-        alone without diffusion.
+        The grid is uint8, a row an image: the original, then its reconstruction at NFE 1 and 3, or
+        the only one without diffusion. Captions are names and PSNR; the title is of the `step`.
         """
         if self._autoencoder is None:
             self._autoencoder = Autoencoder(
@@ -79,10 +82,27 @@ class HeldOutEvaluation:
         for batch in self._batches:
             pictures = self._autoencoder.reconstruct(batch.images, self._nfe)
             accumulator.add(batch.cut(self._measures.compare(batch.images, pictures)), {})
-        return accumulator.means(), self._grid(self._batches[0])
+        means = accumulator.means()
+        title = f"step {step}, mean PSNR {means['psnr']:.2f} dB"
+        if self._autoencoder.is_diffusion:
+            title += f" at NFE {self._nfe}"
+        return means, self._grid(self._batches[0], title)
 
-    def _grid(self, batch: Batch) -> np.ndarray:
-        nfes = dict.fromkeys(map(self._autoencoder.nfe, GRID_STEPS))
-        pictures = [self._autoencoder.reconstruct(batch.images, nfe) for nfe in nfes]
-        rows = np.concatenate([batch.images, *pictures], axis=2)[: batch.count][:GRID_IMAGES]
-        return rows.reshape(-1, *rows.shape[2:])
+    def _grid(self, batch: Batch, title: str) -> np.ndarray:
+        columns, heads = [batch.images], ["original"]
+        captions = [[printable(stem(name)) for name in batch.names]]
+        for nfe in dict.fromkeys(map(self._autoencoder.nfe, GRID_STEPS)):
+            pictures = self._autoencoder.reconstruct(batch.images, nfe)
+            columns.append(pictures)
+            heads.append(f"NFE {nfe}" if self._autoencoder.is_diffusion else "reconstruction")
+            scores = self._measures.compare(batch.images, pictures)["psnr"]
+            captions.append([f"PSNR {score:.2f} dB" for score in scores])
+        count = min(batch.count, GRID_IMAGES)
+        images = np.stack(columns, axis=1)[:count]
+        return captioned(
+            images.reshape(-1, *images.shape[2:]),
+            [caption for row in list(zip(*captions, strict=True))[:count] for caption in row],
+            columns=len(columns),
+            title=title,
+            heads=heads,
+        )

@@ -17,6 +17,7 @@ from PIL import Image
 
 from epsilon_vae.checkpoint import Checkpointer, CheckpointError
 from epsilon_vae.data.sources import Photos
+from epsilon_vae.run import captions
 from epsilon_vae.run.initialize import load_init_weights
 from epsilon_vae.run.monitor import MetricsWindow, NonFiniteError
 from epsilon_vae.versions import versions
@@ -53,7 +54,8 @@ def test_workdir_holds_what_users_script_against(finished_run_and_output):
     assert json.loads((workdir / "heartbeat.json").read_text())["step"] == STEPS
     assert "decoder/conv_in/kernel" in (workdir / "sharding.txt").read_text()
     grid = Image.open(workdir / "samples" / f"{STEPS:08d}.png")
-    assert grid.size == (3 * 32, 3 * 32)  # original, NFE 1, NFE 3; three held-out photos
+    # Original, NFE 1, NFE 3; three held-out photos: of 32 px, five times as large.
+    assert grid.size == (3 * 160 + 2 * captions.GAP + 16, 3 * (160 + captions.LINE) + 52)
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["4", "6"]
     assert list(workdir.glob("events.out.tfevents.*"))
     (trace,) = workdir.glob("plugins/profile/*/*.xplane.pb")

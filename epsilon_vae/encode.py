@@ -15,8 +15,8 @@ from epsilon_vae import command_line
 from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
 from epsilon_vae.data.named import open_data
 from epsilon_vae.data.transforms import EVALUATION_CROPS
-from epsilon_vae.inference.autoencoder import restore_on
 from epsilon_vae.inference.encoding import OtherEncoderError, encode_data
+from epsilon_vae.inference.restoring import restore
 from epsilon_vae.names import printable
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE
@@ -86,7 +86,7 @@ def _encode() -> tuple[dict, int]:
     data = open_data(DATA.value, SPLIT.value)
     # Each process encodes on its own, for its own shards.
     mesh = make_mesh(devices=jax.local_devices())
-    autoencoder = restore_on(mesh, WORKDIR.value, step=STEP.value, group_size=IMAGES_PER_DEVICE)
+    autoencoder = restore(WORKDIR.value, STEP.value, mesh=mesh, group_size=IMAGES_PER_DEVICE)
     return encode_data(
         autoencoder,
         WORKDIR.value,

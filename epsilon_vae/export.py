@@ -12,7 +12,7 @@ from absl import app, flags, logging
 
 from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
 from epsilon_vae.inference import exporting
-from epsilon_vae.inference.autoencoder import restore
+from epsilon_vae.inference.restoring import restore
 from epsilon_vae.names import printable
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")

@@ -17,12 +17,12 @@ from epsilon_vae import command_line
 from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
 from epsilon_vae.config import check_guidance, flatten
 from epsilon_vae.diffusion.guidance import Guidance
-from epsilon_vae.inference.autoencoder import restore_on, step_that_made
 from epsilon_vae.inference.generation import existing_plan, generate_images, plan_generation
 from epsilon_vae.inference.latent_diffusion import (
     TrainedLatentDiffusion,
     restore_latent_diffusion,
 )
+from epsilon_vae.inference.restoring import restore, step_that_made
 from epsilon_vae.keys import DDPM_STEPS
 from epsilon_vae.names import printable
 from epsilon_vae.parallel import hosts
@@ -107,15 +107,15 @@ def _generate() -> int:
     before = existing_plan(OUTPUT.value) if hosts.is_first() else {}
     before = before.get("generator", {})
     preferred = before["step"] if before.get("workdir") == WORKDIR.value else None
-    trained = restore_latent_diffusion(mesh, WORKDIR.value, step=STEP.value, preferred=preferred)
+    trained = restore_latent_diffusion(WORKDIR.value, STEP.value, mesh=mesh, preferred=preferred)
     _check_sampling(trained)
     workdir = AUTOENCODER.value or trained.config.autoencoder.workdir
     if not workdir:
         raise UsageError("--autoencoder is missing: name the folder of the autoencoder's run")
-    autoencoder = restore_on(
-        mesh,
+    autoencoder = restore(
         workdir,
-        step=AUTOENCODER_STEP.value,
+        AUTOENCODER_STEP.value,
+        mesh=mesh,
         preferred=step_that_made(trained.metadata.provenance, workdir),
         group_size=IMAGES_PER_DEVICE,
     )

@@ -27,7 +27,8 @@ from epsilon_vae.data.decode import (
 )
 from epsilon_vae.data.files import list_images
 from epsilon_vae.data.formats import SUFFIXES, is_named_as
-from epsilon_vae.inference.autoencoder import Autoencoder, restore
+from epsilon_vae.inference.autoencoder import Autoencoder
+from epsilon_vae.inference.restoring import restore
 from epsilon_vae.metrics.psnr_ssim import psnr
 from epsilon_vae.names import printable
 from epsilon_vae.output import replacing

@@ -174,6 +174,9 @@ class TrainingBatches(EndlessBatches):
       workers: processes that decode, which need absl's flags parsed; 0 for threads of this one.
       local_indices: which P places of each batch, in 0 … B - 1, this process reads; None for all.
 
+    Attributes:
+      source: of the images.
+
     Raises:
       DataError: while iterating; a record cannot be used, or too many cannot.
     """
@@ -205,7 +208,7 @@ class TrainingBatches(EndlessBatches):
             permute_colors=permute_colors,
         )
         super().__init__(load, batch_size, workers=workers, local_indices=local_indices)
-        self._bad_records = bad_records
+        self.source, self._bad_records = source, bad_records
 
     def __next__(self) -> Batch:
         return _finish(super().__next__(), self._bad_records)

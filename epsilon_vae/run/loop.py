@@ -139,7 +139,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
                     _log_evaluation(log, config, step=step, found=evaluation(state.ema))
             if is_saving:
                 with clock.paused():
-                    checkpointer.save(step, state, data=batches.get_state(), config=config)
+                    data = batches.get_state() | (evaluation.latents(state.ema) if done else {})
+                    checkpointer.save(step, state, data=data, config=config)
             if stopped_by:
                 log.line(f"step {step}: {stopped_by.name}, saving")
         if clock.goodput_percent():

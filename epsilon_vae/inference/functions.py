@@ -1,10 +1,13 @@
 """An autoencoder as pure functions of JAX arrays, for `jit`, `vmap`, `grad` and any mesh."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from epsilon_vae.diffusion.path import Direct, Process
 from epsilon_vae.diffusion.time import SPACINGS
@@ -46,7 +49,7 @@ class Functions:
             raise ValueError(f"images {images.shape}: expected [(B,) H, W, 3]")
         if images.ndim == 3:
             return self.encode(params, images[None])[0]
-        return self.networks.encode(params, images)
+        return _on_any_mesh(self.networks.encode, images)(params, images)
 
     def decode(self, params: dict, latents: jax.Array, key: jax.Array, steps: int = 3) -> jax.Array:
         """Images, float32 `[(B,) H, W, 3]` in [-1, 1], of latents `[(B,) h, w, n_z]`.
@@ -99,9 +102,13 @@ class Functions:
           params, latents, key: as `decode`'s, for a batch.
           times: the decoder's.
         """
-        return self.networks.decode(
-            params, self.process, latents=latents, times=times, key=_typed(key)
-        )
+
+        def decode(params: dict, latents: jax.Array, key: jax.Array) -> jax.Array:
+            return self.networks.decode(
+                params, self.process, latents=latents, times=times, key=_typed(key)
+            )
+
+        return _on_any_mesh(decode, latents)(params, latents, key)
 
     def _checked(self, latents: jax.Array, key: jax.Array, steps: int) -> np.ndarray:
         """The times of `steps`; raises `ValueError` for arguments that cannot be used."""
@@ -118,6 +125,20 @@ class Functions:
         if steps < 1:
             raise ValueError(f"steps = {steps}: at least 1")
         return self.times(steps)
+
+
+def _on_any_mesh(function: Callable[..., jax.Array], batch: jax.Array) -> Callable[..., jax.Array]:
+    """`function`, whose result has its batch where `batch` has, also on a mesh of explicit axes.
+
+    Inside, such axes are the compiler's: with explicit ones JAX wants to be told of each reshape.
+    """
+    sharding = jax.typeof(batch).sharding
+    kinds = zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True)
+    explicit = tuple(axis for axis, kind in kinds if kind == AxisType.Explicit)
+    if not explicit:
+        return function
+    out_sharding = NamedSharding(sharding.mesh, P(sharding.spec[0]))
+    return jax.sharding.auto_axes(function, axes=explicit, out_sharding=out_sharding)
 
 
 def _typed(key: jax.Array) -> jax.Array:

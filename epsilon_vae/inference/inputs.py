@@ -78,8 +78,10 @@ def as_number(name: str, value: Any) -> int:
     try:
         return operator.index(value)
     except TypeError:
-        hint = "; vae.functions.decode takes keys" if hasattr(value, "dtype") else ""
-        raise ValueError(f"{name} = {value!r:.60}: expected a whole number{hint}") from None
+        what, hint = f"{value!r:.60}", ""
+        if hasattr(value, "dtype"):
+            what, hint = f"array of {value.dtype}", "; vae.functions.decode takes keys"
+        raise ValueError(f"{name} = {what}: expected a whole number{hint}") from None
 
 
 def _check_is_concrete(name: str, value: Any) -> None:

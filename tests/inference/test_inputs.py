@@ -1,4 +1,4 @@
-"""What `Autoencoder` takes: arrays of all kinds, files, PIL's images; and a sentence for the rest."""
+"""What `Autoencoder` takes: arrays, files, PIL's images; and a sentence for what it does not."""
 
 import io
 import pathlib
@@ -55,7 +55,10 @@ def images_of_pil() -> dict[str, tuple[Image.Image, dict]]:
         "RGBA.png": (Image.fromarray(RGBA), {}),
         "grey and alpha.png": (Image.fromarray(RGBA).convert("LA"), {}),
         "palette.png": (palette, {"transparency": 3}),
-        "one color is clear.png": (Image.fromarray(RGB), {"transparency": tuple(RGB[2, 3])}),
+        "one color is clear.png": (
+            Image.fromarray(RGB),
+            {"transparency": tuple(RGB[2, 3].tolist())},
+        ),
         "16 bits.png": (Image.fromarray(RGB[..., 0].astype(np.uint16) * 257), {}),
         "on its side.jpg": (Image.fromarray(RGB), {"exif": exif}),
         "CMYK.tiff": (Image.fromarray(RGB).convert("CMYK"), {}),
@@ -184,7 +187,9 @@ def test_seeds_and_steps_are_whole_numbers():
     for value in (5, np.int64(5), jnp.array(5), np.array(5, np.uint8)):
         assert as_number("seed", value) == 5
     for value in (jax.random.key(0), jax.random.PRNGKey(0)):
-        with pytest.raises(ValueError, match="expected a whole number; vae.functions.decode takes"):
+        with pytest.raises(
+            ValueError, match="seed = array of .*: expected a whole number; vae.func"
+        ):
             as_number("seed", value)
     for value in (1.5, None, "1"):
         with pytest.raises(ValueError, match="steps = .*: expected a whole number$"):

@@ -188,7 +188,7 @@ def test_seeds_and_steps_are_whole_numbers():
         assert as_number("seed", value) == 5
     for value in (jax.random.key(0), jax.random.PRNGKey(0)):
         with pytest.raises(
-            ValueError, match="seed = array of .*: expected a whole number; vae.func"
+            ValueError, match="seed = array of .*whole number; vae.functions.decode"
         ):
             as_number("seed", value)
     for value in (1.5, None, "1"):

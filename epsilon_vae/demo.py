@@ -17,7 +17,7 @@ from epsilon_vae.command_line import UsageError, check_folder, exit_codes, parse
 from epsilon_vae.errors import reason
 
 with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
-    from epsilon_vae.inference import autoencoder, demo_page
+    from epsilon_vae.inference import demo_page, restoring
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
 STEP = flags.DEFINE_integer("checkpoint_step", None, "Checkpoint to use; the newest by default.")
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     logging.set_verbosity(logging.ERROR)
     with exit_codes():
-        vae = autoencoder.restore(WORKDIR.value, STEP.value)
+        vae = restoring.restore(WORKDIR.value, STEP.value)
         page = demo_page.build_page(vae, f"{WORKDIR.value}, step {vae.step}")
         print(f"http://127.0.0.1:{PORT.value} (Ctrl-C ends it)", flush=True)
         try:

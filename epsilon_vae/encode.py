@@ -23,7 +23,7 @@ with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
 
     from epsilon_vae import resumable
     from epsilon_vae.data import named
-    from epsilon_vae.inference import autoencoder, encoding
+    from epsilon_vae.inference import encoding, restoring
     from epsilon_vae.parallel import batch, hosts, mesh
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
@@ -90,8 +90,8 @@ def _encode() -> tuple[dict, int]:
     data = named.open_data(DATA.value, SPLIT.value)
     # Each process encodes on its own, for its own shards.
     devices = mesh.make_mesh(devices=jax.local_devices())
-    vae = autoencoder.restore_on(
-        devices, WORKDIR.value, step=STEP.value, group_size=batch.IMAGES_PER_DEVICE
+    vae = restoring.restore(
+        WORKDIR.value, STEP.value, mesh=devices, group_size=batch.IMAGES_PER_DEVICE
     )
     return encoding.encode_data(
         vae,

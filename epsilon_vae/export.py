@@ -17,7 +17,7 @@ from epsilon_vae.command_line import UsageError, check_folder, exit_codes, parse
 from epsilon_vae.names import printable
 
 with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
-    from epsilon_vae.inference import autoencoder, exporting
+    from epsilon_vae.inference import exporting, restoring
 
 PARTS = ("encode", "decode")
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     logging.set_verbosity(logging.ERROR)
     with exit_codes(OSError):
-        vae = autoencoder.restore(WORKDIR.value, STEP.value)
+        vae = restoring.restore(WORKDIR.value, STEP.value)
         files = exporting.export_programs(
             vae,
             OUTPUT.value,

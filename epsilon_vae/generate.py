@@ -26,7 +26,7 @@ with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
 
     from epsilon_vae import resumable
     from epsilon_vae.diffusion import guidance
-    from epsilon_vae.inference import autoencoder, generation, latent_diffusion
+    from epsilon_vae.inference import generation, latent_diffusion, restoring
     from epsilon_vae.parallel import batch, hosts, mesh
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a latent diffusion model's run.")
@@ -108,17 +108,17 @@ def _generate() -> int:
     before = before.get("generator", {})
     preferred = before["step"] if before.get("workdir") == WORKDIR.value else None
     trained = latent_diffusion.restore_latent_diffusion(
-        devices, WORKDIR.value, step=STEP.value, preferred=preferred
+        WORKDIR.value, STEP.value, mesh=devices, preferred=preferred
     )
     _check_sampling(trained)
     workdir = AUTOENCODER.value or trained.config.autoencoder.workdir
     if not workdir:
         raise UsageError("--autoencoder is missing: name the folder of the autoencoder's run")
-    vae = autoencoder.restore_on(
-        devices,
+    vae = restoring.restore(
         workdir,
-        step=AUTOENCODER_STEP.value,
-        preferred=autoencoder.step_that_made(trained.metadata.provenance, workdir),
+        AUTOENCODER_STEP.value,
+        mesh=devices,
+        preferred=restoring.step_that_made(trained.metadata.provenance, workdir),
         group_size=batch.IMAGES_PER_DEVICE,
     )
     plan = generation.plan_generation(

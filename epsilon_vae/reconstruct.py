@@ -34,7 +34,7 @@ from epsilon_vae.names import printable
 from epsilon_vae.output import replacing
 
 with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
-    from epsilon_vae.inference import autoencoder
+    from epsilon_vae.inference import autoencoder, restoring
     from epsilon_vae.metrics import psnr_ssim
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
@@ -148,7 +148,7 @@ def main(argv: Sequence[str]) -> None:
         if len(argv) < 2:
             raise DataError("no picture named: give image files or folders")
         pairs = find_pictures(argv[1:], OUTPUT.value, overwrite=OVERWRITE.value)
-        vae = autoencoder.restore(WORKDIR.value, STEP.value, SPACE.value)
+        vae = restoring.restore(WORKDIR.value, STEP.value, SPACE.value)
         scores, unread = [], []
         for source, written in tqdm(pairs, unit="image", disable=not sys.stderr.isatty()):
             try:

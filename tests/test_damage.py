@@ -16,7 +16,7 @@ import pytest
 from epsilon_vae import checksums
 from epsilon_vae.checkpoint import Checkpointer, CheckpointError
 from epsilon_vae.conversion import export_weights
-from epsilon_vae.inference.autoencoder import restore
+from epsilon_vae.inference.restoring import restore
 from epsilon_vae.run.initialize import load_init_weights
 from tests import micro
 from tests.helpers import STEPS, load_state, state_shapes

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 
@@ -15,8 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from epsilon_vae.aot.chips import Topology
 from epsilon_vae.config import check
-from epsilon_vae.diffusion.time import SPACINGS
-from epsilon_vae.inference.autoencoder import decode_latents, encode_images
+from epsilon_vae.inference.functions import Functions
 from epsilon_vae.models.build import build_networks, build_process
 from epsilon_vae.parallel.batch import in_chunks, jit_shared
 from epsilon_vae.parallel.mesh import make_mesh, replicated
@@ -110,16 +108,18 @@ def reconstruction(
     Raises:
       ConfigError: a config that cannot run on so many chips.
     """
-    networks, process = build_networks(config), build_process(config)
+    networks = build_networks(config)
+    functions = Functions(
+        networks=networks, process=build_process(config), spacing=config.flow.spacing
+    )
     width = math.ceil((width or config.data.resolution) / networks.multiple) * networks.multiple
     check(config, len(topology.devices))
     mesh = make_mesh(**config.mesh, devices=topology.devices)
-    times = SPACINGS[config.flow.spacing](config.flow.nfe)
+    times = functions.times(config.flow.nfe)
 
     def reconstruct(whole: tuple, images: jax.Array) -> jax.Array:
-        encode = in_chunks(functools.partial(encode_images, networks=networks), 1)
-        decode = in_chunks(functools.partial(decode_latents, networks=networks, process=process), 1)
-        return decode(whole, encode(whole[0], images))
+        latents = in_chunks(functions.encode, 1)(whole[0], images)
+        return in_chunks(functions.decode_from_seed, 1)(whole, latents)
 
     def shape_of(x, *spec) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, P(*spec)))

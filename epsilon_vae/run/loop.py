@@ -158,7 +158,7 @@ def train(
                     _log_evaluation(log, config, step=step, scores=scores, picture=picture)
             if is_saving or checkpointer.is_best(scores):
                 with clock.paused():
-                    data = batches.get_state()
+                    data = batches.get_state() | (evaluation.latents(state.ema) if done else {})
                     checkpointer.save(step, state, data=data, config=config, scores=scores)
             if stopped_by:
                 log.line(f"step {step}: {stopped_by.name}, saving")

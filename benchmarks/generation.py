@@ -21,11 +21,10 @@ import numpy as np
 from benchmarks.step_flops import count_flops
 from configs import latent_diffusion
 from epsilon_vae.diffusion.guidance import Guidance
-from epsilon_vae.diffusion.time import SPACINGS, respaced
-from epsilon_vae.inference.autoencoder import decode_latents
+from epsilon_vae.diffusion.time import respaced
+from epsilon_vae.inference.functions import Functions
 from epsilon_vae.models.build import build_latent_diffusion, build_networks, build_process
 from epsilon_vae.models.dit import DIT_SIZES
-from epsilon_vae.parallel.batch import in_chunks
 
 RESOLUTION, STEPS, ROUNDS = 256, 250, 3
 
@@ -37,8 +36,10 @@ class System:
         module, *argument = name.split(":")
         config = importlib.import_module(f"configs.{module}").get_config(*argument)
         config.data.resolution = RESOLUTION
-        self.networks, self.process = build_networks(config), build_process(config)
-        self.times = SPACINGS[config.flow.spacing](config.flow.nfe)
+        self.networks, self.nfe = build_networks(config), config.flow.nfe
+        self.functions = Functions(
+            networks=self.networks, process=build_process(config), spacing=config.flow.spacing
+        )
         side, n_z = RESOLUTION // self.networks.f, config.model.encoder.n_z
         self.shape = (side, side, n_z)  # of latents
         dit = latent_diffusion.dit(size, patch=2, f=self.networks.f)
@@ -82,16 +83,14 @@ class System:
 
     def decode(self, params: dict, latents: jax.Array) -> jax.Array:
         """Images of latents, all at once."""
-        return self.networks.decode(
-            params, self.process, latents=latents, times=self.times, key=jax.random.key(0)
-        )
+        return self.functions.decode(params, latents, jax.random.key(0), self.nfe)
 
     def decode_singly(self, params: dict, latents: jax.Array) -> jax.Array:
         """Images of latents, one by one."""
-        decode = in_chunks(
-            functools.partial(decode_latents, networks=self.networks, process=self.process), 1
+        whole = params, self.functions.times(self.nfe), 0
+        return jax.lax.map(
+            lambda one: self.functions.decode_from_seed(whole, one[None])[0], latents
         )
-        return decode((params, self.times, 0), latents)
 
 
 def random_weights(shapes: dict) -> dict:

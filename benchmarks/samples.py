@@ -19,8 +19,8 @@ from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.evaluation.images import batches
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
-from epsilon_vae.inference.autoencoder import restore_on
 from epsilon_vae.inference.latent_diffusion import restore_latent_diffusion
+from epsilon_vae.inference.restoring import restore
 from epsilon_vae.metrics.frechet import FeatureStatistics, Gaussian, frechet_distance
 from epsilon_vae.parallel.mesh import make_mesh
 
@@ -43,9 +43,9 @@ def main() -> None:
     workdir, photos, *rest = sys.argv[1:]
     num_images = int(rest[0]) if rest else 1000
     mesh = make_mesh()
-    trained = restore_latent_diffusion(mesh, workdir)
+    trained = restore_latent_diffusion(workdir, mesh=mesh)
     config, metadata = trained.config, trained.metadata
-    autoencoder = restore_on(mesh, config.autoencoder.workdir)
+    autoencoder = restore(config.autoencoder.workdir, mesh=mesh)
     metadata.check_encoder(autoencoder.encoder_fingerprint())
     metrics = ReconstructionMetrics((), (FEATURE,), mesh)
     source = open_data(photos, "train").source
@@ -56,7 +56,7 @@ def main() -> None:
         for batch in batches(source, range(len(source)), BATCH, *size, bad_records)
     ]
     real = gaussian(metrics, iter(crops))
-    sampler = trained.sampler(config.flow.nfe, Guidance(), mesh)
+    sampler = trained.sampler(config.flow.nfe, Guidance())
     shape = tuple(metadata.shape)
 
     def sampled(numbers: np.ndarray) -> np.ndarray:
@@ -66,10 +66,11 @@ def main() -> None:
 
     def noise(numbers: np.ndarray) -> np.ndarray:
         key = jax.random.key(int(numbers[0]))
-        return metadata.denormalize(np.asarray(jax.random.normal(key, (len(numbers), *shape))))
+        drawn = np.asarray(jax.random.normal(key, (len(numbers), *shape)))
+        return metadata.normalization.denormalize(drawn)
 
     def mean(numbers: np.ndarray) -> np.ndarray:
-        return metadata.denormalize(np.zeros((len(numbers), *shape)))
+        return metadata.normalization.denormalize(np.zeros((len(numbers), *shape)))
 
     def decoded(latents: Callable[[np.ndarray], np.ndarray]) -> Iterator[np.ndarray]:
         for start in range(0, num_images, BATCH):

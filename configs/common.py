@@ -111,6 +111,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoint = ml_collections.ConfigDict()
     config.checkpoint.every_steps = 5000
     config.checkpoint.keep = 2
+    config.checkpoint.keep_best = "none"  # or psnr, ssim, lpips
     config.checkpoint.permanent_every_steps = 100_000  # 0 = none
 
     config.eval = ml_collections.ConfigDict()

@@ -1,8 +1,16 @@
-"""ε-VAE: Denoising as Visual Decoding (Zhao et al., ICML 2025), in JAX and Flax."""
+"""ε-VAE: Denoising as Visual Decoding (Zhao et al., ICML 2025), in JAX and Flax.
+
+vae = epsilon_vae.restore("runs/tiny")  # or from_pretrained("FOLDER or OWNER/NAME")
+latents = vae.encode("photo.jpg")  # or PIL's images, or arrays: uint8, or float in [-1, 1]
+images = vae.decode(latents, steps=3, seed=0)  # float32 in [-1, 1]
+
+`help(epsilon_vae.restore)` tells what it takes, and `help(vae)` what an autoencoder can do.
+"""
 
 import signal
 import sys
 
+__all__ = ["from_pretrained", "restore"]
 __version__ = "0.1.0"
 
 # A command is being started, `python -m epsilon_vae.…`, and imports for seconds. KeyboardInterrupt
@@ -13,44 +21,14 @@ if _is_command and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def restore(workdir: str, step: int | None = None, space: int = 1):
-    """Restores the trained autoencoder of a run, with its EMA parameters.
+def __getattr__(name: str):
+    # Imported at their first use, so that a module of the package alone imports in a second.
+    if name in __all__:
+        from epsilon_vae.inference import restoring
 
-    Args:
-      workdir: of the run, as given to `epsilon_vae.main`.
-      step: of the checkpoint; None for the newest.
-      space: devices that the rows of an image are spread over, for images too large for one.
-
-    Returns:
-      An `epsilon_vae.inference.autoencoder.Autoencoder`, with `encode`, `decode` and `reconstruct`.
-
-    Raises:
-      CheckpointError: no checkpoint there, or not of this step.
-      ConfigError: fewer devices than `space`, or the run of a latent diffusion model.
-    """
-    # Imported here so that a module of the package alone imports in a second.
-    from epsilon_vae.inference import autoencoder
-
-    return autoencoder.restore(workdir, step, space)
+        return getattr(restoring, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def from_pretrained(name: str, *, revision: str | None = None, space: int = 1):
-    """Loads a trained autoencoder from a folder of `save_pretrained`, or from the Hugging Face Hub.
-
-    Args:
-      name: of the folder; or, where there is no such folder, of a repository, as OWNER/NAME, which
-        is fetched by `huggingface_hub` (`pip install -e '.[hub]'`).
-      revision: of the repository: a branch, tag or commit; None for its newest.
-      space: devices that the rows of an image are spread over, for images too large for one.
-
-    Returns:
-      An `epsilon_vae.inference.autoencoder.Autoencoder`, as `restore` gives it.
-
-    Raises:
-      WeightsError: neither is there, or it is broken.
-      HubError: the Hub does not give it, or huggingface_hub is not installed.
-      ConfigError: fewer devices than `space`, or the config of a latent diffusion model.
-    """
-    from epsilon_vae.inference import autoencoder
-
-    return autoencoder.from_pretrained(name, revision=revision, space=space)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,8 +5,10 @@ optimizers, discriminator, step), the data iterator's state, the config, and che
 """
 
 import contextlib
+import math
 import shutil
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +21,7 @@ from flax import traverse_util
 from epsilon_vae import checksums
 from epsilon_vae.config import ConfigError, check_types, from_dict
 from epsilon_vae.errors import FailedError, UserError
+from epsilon_vae.keys import goodness
 from epsilon_vae.output import is_in_bucket
 from epsilon_vae.parallel import hosts
 from epsilon_vae.step_folders import (
@@ -32,6 +35,18 @@ from epsilon_vae.step_folders import (
 OTHER_RUN = "another workdir"
 # Fields of the state that a step has which was made of a file of weights.
 WEIGHTS = ("params", "ema")
+
+
+class OtherNetworkError(CheckpointError):
+    """A checkpoint of other networks.
+
+    Attributes:
+      step_directory: of the checkpoint.
+    """
+
+    def __init__(self, message: str, step_directory: epath.Path):
+        super().__init__(message)
+        self.step_directory = step_directory
 
 
 class SaveError(FailedError):
@@ -57,15 +72,30 @@ class Checkpointer:
       workdir: of the run.
       keep: how many of the newest steps are kept.
       permanent_every_steps: multiples of this are never removed; 0 for none.
+      keep_best: the beginning of a score's name, by which the best step is kept too; or 'none'.
     """
 
-    def __init__(self, workdir: str, keep: int = 1, permanent_every_steps: int = 0):
+    def __init__(
+        self,
+        workdir: str,
+        keep: int = 1,
+        permanent_every_steps: int = 0,
+        *,
+        keep_best: str = "none",
+    ):
         check_is_writable_name(workdir)
         self._workdir, self.directory = workdir, directory(workdir)
-        self._is_trusted = False
+        self._is_trusted, self._keep_best = False, keep_best
+        policies = ocp.checkpoint_managers
+        kept = [policies.LatestN(keep)]
+        if permanent_every_steps:
+            kept.append(policies.EveryNSteps(permanent_every_steps))
+        if keep_best != "none":
+            best = {"get_metric_fn": self._goodness, "keep_checkpoints_without_metrics": False}
+            kept.append(policies.BestN(n=1, **best))
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            keep_period=permanent_every_steps or None,
+            preservation_policy=policies.AnyPreservationPolicy(kept),
+            best_fn=self._goodness if keep_best != "none" else None,
             create=True,
             async_options=ocp.options.AsyncOptions(
                 post_finalization_callback=self._write_checksums
@@ -92,7 +122,8 @@ class Checkpointer:
         if is_in_bucket(self.directory):
             return
         size = _size(state)
-        count = max(1, min(num_saves, self._keep + 1 - len(self._manager.all_steps())))
+        most = self._keep + 1 + (self._keep_best != "none")
+        count = max(1, min(num_saves, most - len(self._manager.all_steps())))
         free = shutil.disk_usage(self.directory).free
         if not hosts.all_agree(free >= count * size):
             raise CheckpointError(
@@ -100,7 +131,31 @@ class Checkpointer:
                 f"they need {in_words(count * size)}, the disk has {in_words(free)} left"
             )
 
-    def save(self, step: int, state: Any, *, data: dict, config: ml_collections.ConfigDict) -> None:
+    def best_step(self) -> int | None:
+        """The saved step with the best score, where `keep_best` names one and it was measured."""
+        return self._manager.best_step() if self._keep_best != "none" else None
+
+    def is_best(self, scores: Mapping[str, float]) -> bool:
+        """Whether `keep_best` names one of the scores, and no saved step has one as good."""
+        if self._keep_best == "none" or not scores:
+            return False
+        best = self.best_step()
+        return best is None or self._goodness(scores) > self._goodness(self._manager.metrics(best))
+
+    def _goodness(self, scores: Mapping[str, float]) -> float:
+        names = (name for name in scores if name.startswith(self._keep_best))
+        name = next(names, None)
+        return -math.inf if name is None else goodness(name, scores[name])
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        *,
+        data: dict,
+        config: ml_collections.ConfigDict,
+        scores: Mapping[str, float] = types.MappingProxyType({}),
+    ) -> None:
         """Starts saving; returns once `state` is copied and may be donated.
 
         The first save of a run is waited for and read back: before, nobody knows that this folder
@@ -111,6 +166,7 @@ class Checkpointer:
           state: a tree of arrays.
           data: of the data iterator, as JSON holds it.
           config: of the run.
+          scores: of the step, if it was evaluated.
 
         Raises:
           SaveError: it cannot be saved, or what was saved first cannot be read or differs.
@@ -127,6 +183,7 @@ class Checkpointer:
                     data=ocp.args.JsonSave(data),
                     config=ocp.args.JsonSave(config.to_dict()),
                 ),
+                metrics=dict(scores) or None,
                 custom_metadata={"checksums": checksums.NAME},
                 force=True,
             )
@@ -397,10 +454,11 @@ def _check_fits(
         elif saved[path] != wanted[path]:
             problems.append(f"{path} is {saved[path]} in the checkpoint, {wanted[path]} here")
     if problems:
-        lines = "\n  ".join(problems)
-        raise CheckpointError(
-            f"checkpoint {step_directory} does not fit the config, in "
-            f"{len(problems)} parameters (take its own config, or {hint}):\n  {lines}"
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise OtherNetworkError(
+            f"checkpoint {step_directory} does not fit the config, in {len(problems)} parameters: "
+            f"{'; '.join(problems[:3])}{more}; take its own config, or {hint}",
+            step_directory,
         )
 
 

@@ -4,9 +4,13 @@ Flags of a config are checked before absl reads them; `HostFlags` are those of s
 """
 
 import contextlib
+import difflib
+import glob
+import importlib.util
 import inspect
 import logging
 import os
+import pathlib
 import re
 import signal
 import sys
@@ -16,15 +20,24 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TextIO
 
-import jax
 from absl import flags
+from absl import logging as absl_logging
+from etils import epy
 
-from epsilon_vae.config import check_key, check_override
+from epsilon_vae.beat import Beat
+from epsilon_vae.config import ANY, check_key, check_override
 from epsilon_vae.errors import FailedError, UserError
 from epsilon_vae.names import printable
-from epsilon_vae.parallel import hosts
 
+with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
+    import jax
+
+    from epsilon_vae.parallel import hosts
+
+SHARED_CONFIGS = ("common", "latent_diffusion", "studies")  # what configs are made of
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: launchers try again
+
+_beat = Beat()
 
 # `--help` of a command then shows the flags that `HostFlags` defines for it.
 flags.disclaim_key_flags()
@@ -78,7 +91,8 @@ def exit_codes(
     """Ends the program, with one line, where the block raises.
 
     Code 2 where the command cannot run, 1 where it was stopped (Ctrl-C) or failed, or another
-    process was lost or did not come. Alone, other errors pass.
+    process was lost or did not come. Alone, other errors pass. While the block prints nothing, a
+    `Beat` does.
 
     Args:
       usage_errors: of commands that cannot run, besides `UserError`.
@@ -88,7 +102,8 @@ def exit_codes(
     _quiet_libraries()
     _hear_interrupts()
     try:
-        yield
+        with _beat:
+            yield
     except (UserError, *usage_errors, *hints) as error:
         hint = next((words for kind, words in hints.items() if isinstance(error, kind)), "")
         exit_with(2, f"{error}; {hint}" if hint else str(error))
@@ -122,8 +137,18 @@ def _hear_interrupts() -> None:
             sys.__unraisablehook__(unraisable)
 
     sys.unraisablehook = hook
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_DFL, signal.default_int_handler):
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def _interrupt(number: int, frame: types.FrameType | None) -> NoReturn:
+    """Raises KeyboardInterrupt; while libraries are imported, which it breaks, ends the process."""
+    while frame:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 class _LosableStream:
@@ -140,6 +165,7 @@ class _LosableStream:
 
     def write(self, text: str) -> int:
         """Writes, or not."""
+        _beat.heard()
         with self._losing():
             self._stream.write(text)
         return len(text)
@@ -168,6 +194,8 @@ def _let_streams_be_lost() -> None:
 def exit_with(code: int, message: str, *, wait: bool = True) -> NoReturn:
     """Ends this process, as `hosts.exit_process` does, with a line on stderr."""
     print(f"epsilon_vae: {printable(message)}", file=sys.stderr)
+    if "jax" not in sys.modules:
+        sys.exit(code)
     hosts.exit_process(code, wait=wait)
 
 
@@ -189,13 +217,56 @@ def read_flags(argv: Sequence[str]) -> list[str]:
     """
     check_overrides(argv)
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS([_with_config_file(argument) for argument in argv])
+    except (SyntaxError, ImportError, flags.IllegalFlagValueError) as error:
+        if isinstance(error, flags.Error) and "Traceback" not in str(error):
+            raise  # another flag; a config file's own error comes with its traceback
+        raise UsageError(f"--config: cannot be loaded ({one_line(error)})") from error
+    except flags.UnrecognizedFlagError as error:
+        keys = [key for key in ANY if key.split(".")[-1] == error.flagname]
+        if not keys or "config" not in flags.FLAGS:
+            raise
+        meant = " or ".join(f"--config.{key}" for key in keys)
+        raise UsageError(f"--{error.flagname}: no such flag; did you mean {meant}?") from error
     except (AttributeError, KeyError) as error:  # ml_collections', of a key that others have
         key = str(error).strip("\"'")
         raise UsageError(
             f"--config.…{key}: this config has no such key; autoencoders and "
             "latent diffusion models have each some that the others have not (epsilon_vae/keys.py)"
         ) from error
+
+
+def config_names() -> dict[str, pathlib.Path]:
+    """The configs that come with the package, by name."""
+    spec = importlib.util.find_spec("configs")
+    folders = spec.submodule_search_locations if spec else None
+    files = [path for folder in folders or () for path in pathlib.Path(folder).glob("*.py")]
+    return {
+        path.stem: path
+        for path in sorted(files)
+        if path.stem not in SHARED_CONFIGS and "get_config" in path.read_text()
+    }
+
+
+def _with_config_file(argument: str) -> str:
+    """`--config=tiny` as the file that has this name; other arguments as they are.
+
+    Raises:
+      UsageError: there is neither such a config nor such a file.
+    """
+    match = re.fullmatch(r"(--?config=)([^:]+)(:.*)?", argument, re.DOTALL)
+    if not match or os.path.exists(match[2]):
+        return argument
+    start, name, settings = match[1], match[2], match[3] or ""
+    known = config_names()
+    stem = re.sub(r"^configs/|\.py$", "", name)
+    if stem in known and ("/" not in name or name.startswith("configs/")):
+        return f"{start}{known[stem]}{settings}"
+    near = difflib.get_close_matches(stem, known, cutoff=0.5)
+    meant = f"did you mean {' or '.join(near)}? All are" if near else "there are"
+    raise UsageError(
+        f"--config={name}: no such file, and no such config; {meant} {', '.join(known)}"
+    )
 
 
 def check_config(config: flags.FlagHolder, example: str) -> None:
@@ -206,7 +277,10 @@ def check_config(config: flags.FlagHolder, example: str) -> None:
     """
     if config.value is None:
         raise UsageError(f"--config is missing: name a config file, as --config={example}")
-    config.value.lock()  # a config file that failed to load says so at its first use
+    try:
+        config.value.lock()  # a config file that failed to load says so at its first use
+    except Exception as error:  # whatever it raises
+        raise UsageError(f"--config: cannot be loaded ({one_line(error)})") from error
 
 
 def parse_flags(
@@ -223,6 +297,7 @@ def parse_flags(
       The program's name and the other words.
     """
     _let_streams_be_lost()
+    _leave_absent_tpu()
     try:
         _check_no_flag_is_empty(argv)
         rest = read_flags(argv)
@@ -236,6 +311,29 @@ def parse_flags(
     return rest
 
 
+def _leave_absent_tpu() -> None:
+    """Has JAX look for CPUs alone on a machine with neither a TPU nor a GPU.
+
+    Where libtpu is installed, as for `epsilon_vae.compile`, JAX would start it, and it reports in a
+    dozen lines that it finds no TPU.
+    """
+    accelerators = ("/dev/accel*", "/dev/vfio/*", "/dev/nvidia*", "/dev/dxg", "/dev/kfd")
+    is_told = any(name == "JAX_PLATFORMS" or name.startswith("TPU_") for name in os.environ)
+    if is_told or sys.platform != "linux" or any(map(glob.glob, accelerators)):
+        return
+    vendors = map(pathlib.Path, glob.glob("/sys/bus/pci/devices/*/vendor"))
+    has_google = any(vendor.read_text().strip() == "0x1ae0" for vendor in vendors)
+    if not has_google and importlib.util.find_spec("libtpu"):
+        os.environ["JAX_PLATFORMS"] = "cpu"
+
+
+def check_folder(flag: flags.FlagHolder) -> None:
+    """Raises `UsageError` for a flag that names a folder of this machine which is not there."""
+    path = flag.value
+    if path is not None and "://" not in path and not os.path.isdir(path):
+        raise UsageError(f"--{flag.name}={path}: no such folder")
+
+
 def _check_no_flag_is_empty(argv: Sequence[str]) -> None:
     """Raises `UsageError` for `--flag=`, as a shell's variable that is not set leaves it."""
     for argument in argv[1:]:
@@ -244,12 +342,13 @@ def _check_no_flag_is_empty(argv: Sequence[str]) -> None:
 
 
 def _quiet_libraries() -> None:
-    """Has Orbax and asyncio say nothing beside the error that they raise.
+    """Has warnings be a short line, and Orbax and asyncio say nothing.
 
-    Of one array that is missing, they log hundreds of lines, and Python prints as many when it
-    drops the coroutines of the others.
+    They raise an error too. Of one array that is missing, they log hundreds of lines, and Python
+    prints as many when it drops the coroutines of the others.
     """
     logging.getLogger("absl").addFilter(_is_not_of_orbax)
+    absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 

@@ -1,8 +1,11 @@
 """Compiles for a TPU without one: `python -m epsilon_vae.compile --config=FILE --topology=v5e:4x4`.
 
-Says whether the config fits and how fast it could be at most. Exit codes: 0 it fits; 1 it does not;
+--config.KEY=VALUE sets a key of the config; docs/reference/config.md lists them. Says whether the
+config fits and how fast it could be at most. Exit codes: 0 it fits; 1 it does not;
 2 the command or its config cannot run.
 """
+
+from __future__ import annotations
 
 import json
 import pathlib
@@ -12,15 +15,20 @@ from collections.abc import Callable, Sequence
 
 import ml_collections
 from absl import app, flags, logging
+from etils import epy
 from ml_collections import config_flags
 
 from epsilon_vae import command_line
-from epsilon_vae.aot import advice, chips, measure, program, report
 from epsilon_vae.command_line import UsageError, exit_with, one_line, parse_flags
 from epsilon_vae.config import ConfigError, check_kind, check_values
 
+with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
+    from epsilon_vae.aot import advice, chips, measure, program, report
+
+EXAMPLES = "v5e:4x4, v5p:2x2x1, v6e:4x8"
+
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as configs/sd_m.py.")
-TOPOLOGY = flags.DEFINE_string("topology", None, f"Kind and shape of a slice: {chips.EXAMPLES}.")
+TOPOLOGY = flags.DEFINE_string("topology", None, f"Kind and shape of a slice: {EXAMPLES}.")
 NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "So many such slices.", lower_bound=1)
 WHAT = flags.DEFINE_enum("what", "step", ["step", "reconstruct"], "What to compile.")
 BATCH = flags.DEFINE_integer(
@@ -39,7 +47,7 @@ def check_flags() -> None:
     """Raises `UsageError` for flags that are missing or do not fit."""
     command_line.check_config(CONFIG, "configs/sd_m.py")
     if TOPOLOGY.value is None:
-        raise UsageError(f"--topology is missing: name a slice, as {chips.EXAMPLES}")
+        raise UsageError(f"--topology is missing: name a slice, as {EXAMPLES}")
     if RESOLUTION.value and WHAT.value == "step":
         raise UsageError(
             f"--resolution={RESOLUTION.value}: is of --what=reconstruct; for the step set "

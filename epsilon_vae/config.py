@@ -51,8 +51,10 @@ def check_kind(config: ml_collections.ConfigDict, name: str, *, latent_diffusion
 def check_key(key: str, value: object, known: dict[str, keys.Key] = ANY) -> None:
     """Raises `ConfigError` unless `key` exists."""
     if key not in known:
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "epsilon_vae/keys.py lists them"
+        last = key.split(".")[-1]
+        near = [x for x in known if x.split(".")[-1] == last]
+        near = near or difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {' or '.join(near)}?" if near else "epsilon_vae/keys.py lists them"
         if keys.current_name(key) != key:
             hint = f"it is called config.{keys.current_name(key)} now"
         raise ConfigError(f"config.{key} = {value!r}: there is no such key; {hint}")
@@ -181,6 +183,11 @@ def _check_latent_diffusion(flat: dict) -> None:
     if is_ddpm and flat["flow.nfe"] > keys.DDPM_STEPS:
         raise ConfigError(f"config.flow.nfe = {flat['flow.nfe']}: DDPM has {keys.DDPM_STEPS} steps")
     check_guidance("config.eval.guidance", flat["eval.guidance"], flat)
+    if flat["checkpoint.keep_best"] != "none":
+        raise ConfigError(
+            f"config.checkpoint.keep_best = {flat['checkpoint.keep_best']!r}: a latent diffusion "
+            "model has no scores while it trains; take 'none'"
+        )
 
 
 def check_guidance(name: str, scale: float, flat: dict) -> None:

@@ -14,7 +14,8 @@ from epsilon_vae.config import ConfigError, check_values, from_dict, is_latent_d
 from epsilon_vae.data.latents import LatentMetadata
 from epsilon_vae.errors import reason
 from epsilon_vae.inference import sharing
-from epsilon_vae.inference.autoencoder import Autoencoder, restore
+from epsilon_vae.inference.autoencoder import Autoencoder
+from epsilon_vae.inference.restoring import restore
 from epsilon_vae.models.autoencoder_model import AutoencoderModel
 from epsilon_vae.models.bottleneck import KLBottleneck, VQBottleneck
 from epsilon_vae.models.build import latents_shape
@@ -97,6 +98,8 @@ def import_weights(
         data["latents"] = _public_latents(config)._asdict()
         title, params = _to_generator(path, weights.arrays, config, shapes)
     else:
+        if normalization := sharing.normalization_in(weights.metadata, config, path):
+            data["normalization"] = normalization._asdict()
         title, params = _to_parameters(path, weights, networks=objective.networks, shapes=shapes)
     params = jax.device_put(params, jax.local_devices()[0])
     checkpointer = Checkpointer(workdir)
@@ -243,15 +246,16 @@ def export_weights(
     if path.exists():
         raise WeightsError(f"{target}: is there already; name another")
     vae = restore(workdir, step)
+    known = {"config": vae.config, "step": vae.step, "normalization": vae.normalization}
     if layout == OURS:
-        write_whole(path, sharing.weights_bytes(vae.params, vae.config, step=vae.step))
+        write_whole(path, sharing.weights_bytes(vae.params, **known))
         return vae
     arrays = traverse_util.flatten_dict(jax.device_get(vae.params), sep="/")
     theirs = diffusers_config(vae.networks) | {"sample_size": vae.config.data.resolution}
     if vae.config.model.bottleneck.scaling_factor:
         factors = ("scaling_factor", "shift_factor")
         theirs |= {name: vae.config.model.bottleneck[name] for name in factors}
-    metadata = sharing.metadata(vae.config, vae.step) | {"format": "pt"}
+    metadata = sharing.metadata(**known) | {"format": "pt"}
     content = safetensors_bytes(layouts.DIFFUSERS.state_dict(arrays), metadata)
     with replacing(path) as partial:
         partial.mkdir()

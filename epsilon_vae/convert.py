@@ -7,19 +7,26 @@ Diffusion models, or what this command wrote. Layout and network are told from t
 of latents from config.json; DiT's weights need the --config of a latent diffusion model. DIR then
 has a checkpoint of step 0, from which all other commands start. `python -m epsilon_vae.convert
 --workdir=DIR --to=FILE` writes a run's EMA weights as safetensors, its config in the metadata; with
---layout=diffusers, a folder for its from_pretrained. Exit codes: 0 done; 2 something named on the
+--layout=diffusers, a folder for its from_pretrained. --config.KEY=VALUE sets a key of the config;
+docs/reference/config.md lists them. Exit codes: 0 done; 2 something named on the
 command line cannot be used.
 """
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 
 import ml_collections
 from absl import app, flags, logging
+from etils import epy
 from ml_collections import config_flags
 
+from epsilon_vae import command_line
 from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
 from epsilon_vae.config import is_latent_diffusion
-from epsilon_vae.conversion import OURS, NoConfigError, export_weights, import_weights
+
+with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
+    from epsilon_vae import conversion
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "With --from: config of the run; by default what FILE is, as far as it says."
@@ -30,7 +37,9 @@ FROM = flags.DEFINE_string(
 )
 TO = flags.DEFINE_string("to", None, "File to write, or with --layout=diffusers a folder.")
 STEP = flags.DEFINE_integer("checkpoint_step", None, "Checkpoint for --to; the newest by default.")
-LAYOUT = flags.DEFINE_enum("layout", OURS, [OURS, "diffusers"], "With --to: how weights are named.")
+LAYOUT = flags.DEFINE_enum(
+    "layout", "epsilon_vae", ["epsilon_vae", "diffusers"], "With --to: how weights are named."
+)
 
 
 def check_flags() -> None:
@@ -45,23 +54,27 @@ def check_flags() -> None:
     if TO.value is not None and CONFIG.value is not None:
         raise UsageError("--config: is for --from; --to takes the run's own")
     if CONFIG.value is not None:
-        CONFIG.value.lock()  # a config file that failed to load says so at its first use
+        command_line.check_config(CONFIG, "configs/sd_vae.py")
 
 
 def main(argv: Sequence[str]) -> None:
     """Imports or exports."""
     del argv
     logging.set_verbosity(logging.WARNING)
-    with exit_codes(OSError, hints={NoConfigError: "name one, as --config=configs/sd_vae.py"}):
+    with exit_codes(
+        OSError, hints={conversion.NoConfigError: "name one, as --config=configs/sd_vae.py"}
+    ):
         if FROM.value is not None:
-            imported = import_weights(FROM.value, WORKDIR.value, CONFIG.value)
+            imported = conversion.import_weights(FROM.value, WORKDIR.value, CONFIG.value)
             print(f"{FROM.value} ({imported.title}) -> {WORKDIR.value}, step 0")
             if not is_latent_diffusion(imported.config):
                 print(_network(imported.config.model))
             if imported.left_out:
                 print(f"left out: {imported.left_out}")
         else:
-            vae = export_weights(WORKDIR.value, TO.value, step=STEP.value, layout=LAYOUT.value)
+            vae = conversion.export_weights(
+                WORKDIR.value, TO.value, step=STEP.value, layout=LAYOUT.value
+            )
             print(f"{WORKDIR.value}, step {vae.step} -> {TO.value} ({LAYOUT.value})")
 
 

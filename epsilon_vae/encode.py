@@ -6,22 +6,25 @@ again. On several processes, each runs the command. Exit codes: 0 done; 1 stoppe
 process was lost; 2 the command cannot run, or had to end, as on a full disk.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
-import jax
 from absl import app, flags, logging
+from etils import epy
 
 from epsilon_vae import command_line
 from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
-from epsilon_vae.data.named import open_data
 from epsilon_vae.data.transforms import EVALUATION_CROPS
-from epsilon_vae.inference.autoencoder import restore_on
-from epsilon_vae.inference.encoding import OtherEncoderError, encode_data
 from epsilon_vae.names import printable
-from epsilon_vae.parallel import hosts
-from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE
-from epsilon_vae.parallel.mesh import make_mesh
-from epsilon_vae.resumable import OtherPlanError
+
+with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
+    import jax
+
+    from epsilon_vae import resumable
+    from epsilon_vae.data import named
+    from epsilon_vae.inference import encoding, restoring
+    from epsilon_vae.parallel import batch, hosts, mesh
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
 STEP = flags.DEFINE_integer("checkpoint_step", None, "Checkpoint to use; the newest by default.")
@@ -60,6 +63,7 @@ def check_flags() -> None:
             f"--output={OUTPUT.value}: not a folder of this machine; name one, and then gcloud "
             "storage cp -r it"
         )
+    command_line.check_folder(WORKDIR)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -67,8 +71,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
     hints = {
-        OtherEncoderError: "name that one, with --checkpoint_step, or another --output",
-        OtherPlanError: "name another --output",
+        encoding.OtherEncoderError: "name that one, with --checkpoint_step, or another --output",
+        resumable.OtherPlanError: "name another --output",
     }
     with exit_codes(OSError, hints=hints):
         HOSTS.start()
@@ -83,16 +87,18 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _encode() -> tuple[dict, int]:
-    data = open_data(DATA.value, SPLIT.value)
+    data = named.open_data(DATA.value, SPLIT.value)
     # Each process encodes on its own, for its own shards.
-    mesh = make_mesh(devices=jax.local_devices())
-    autoencoder = restore_on(mesh, WORKDIR.value, step=STEP.value, group_size=IMAGES_PER_DEVICE)
-    return encode_data(
-        autoencoder,
+    devices = mesh.make_mesh(devices=jax.local_devices())
+    vae = restoring.restore(
+        WORKDIR.value, STEP.value, mesh=devices, group_size=batch.IMAGES_PER_DEVICE
+    )
+    return encoding.encode_data(
+        vae,
         WORKDIR.value,
         data=data,
         output=OUTPUT.value,
-        resolution=RESOLUTION.value or autoencoder.config.data.resolution,
+        resolution=RESOLUTION.value or vae.config.data.resolution,
         crop=CROP.value,
         dtype=DTYPE.value,
         records_per_shard=RECORDS_PER_SHARD.value,

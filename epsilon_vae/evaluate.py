@@ -8,25 +8,25 @@ stopped, and writes results.json, results.md and report.html. On several process
 command. Exit codes: 0 done; 1 stopped, or another process was lost; 2 the command cannot run.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 from absl import app, flags, logging
-from jax.sharding import Mesh
+from etils import epy
 
 from epsilon_vae import command_line
 from epsilon_vae.command_line import UsageError, exit_codes, exit_with, parse_flags
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.image_set import ImageSet, is_array
-from epsilon_vae.data.named import open_data
-from epsilon_vae.evaluation import protocols
-from epsilon_vae.evaluation.evaluation import evaluate, held_out_data
-from epsilon_vae.evaluation.generated import KEYS as SAMPLES_KEYS
-from epsilon_vae.evaluation.generated import evaluate_samples
-from epsilon_vae.evaluation.protocols import Protocol
-from epsilon_vae.evaluation.reconstructors import Run, open_reconstructors
 from epsilon_vae.names import printable
-from epsilon_vae.parallel import hosts
-from epsilon_vae.parallel.mesh import make_mesh
+
+with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
+    import jax
+
+    from epsilon_vae.data import named
+    from epsilon_vae.evaluation import evaluation, generated, protocols, reconstructors
+    from epsilon_vae.parallel import hosts, mesh
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
 COMPARE = flags.DEFINE_bool(
@@ -43,7 +43,10 @@ SPLIT = flags.DEFINE_string("split", "val", "Split of photos, array_record: or t
 RESOLUTIONS = flags.DEFINE_list("resolutions", None, "Sizes of the crops; the run's by default.")
 STEPS = flags.DEFINE_list("steps", ["1", "3"], "Network evaluations (NFE) of the decoder.")
 PROTOCOL = flags.DEFINE_string(
-    "protocol", "paper", "paper or local; with changes, as paper,crop=bicubic,num_images=5000."
+    "protocol",
+    None,
+    "paper or local; with changes, as paper,crop=bicubic,num_images=5000. By default paper, or "
+    "local where there are no weights of InceptionV3.",
 )
 SAMPLES = flags.DEFINE_string(
     "samples", None, "Generated images: a folder, an .npz or an .npy file."
@@ -64,15 +67,17 @@ def check_flags() -> None:
         raise UsageError("--output is missing: name a folder for results and report")
     if (SAMPLES.value is None) != (REFERENCE.value is None):
         raise UsageError("--samples and --reference: give both")
-    reconstructors = [COMPARE.value, WORKDIR.value is not None, SAMPLES.value is not None]
-    if sum(reconstructors) > 1:
+    measured = [COMPARE.value, WORKDIR.value is not None, SAMPLES.value is not None]
+    if sum(measured) > 1:
         raise UsageError("--workdir, --compare and --samples: one of them at a time")
-    if not any(reconstructors):
+    if not any(measured):
         raise UsageError("--workdir is missing: name the folder of a run, or --compare A B …")
     for flag in (RESOLUTIONS, STEPS):
         if flag.value is not None:
             _check_numbers(flag.name, flag.value)
-    asked = protocols.parse(PROTOCOL.value)
+    if WORKDIR.value is not None:
+        command_line.check_folder(WORKDIR)
+    asked = protocols.parse(PROTOCOL.value or "paper")
     if SAMPLES.value is not None:
         _check_flags_of_samples(asked)
 
@@ -94,14 +99,14 @@ def _check_numbers(name: str, values: Sequence[str]) -> None:
         raise UsageError(f"{text}: one of them twice")
 
 
-def _check_flags_of_samples(asked: Protocol) -> None:
+def _check_flags_of_samples(asked: protocols.Protocol) -> None:
     """Raises `UsageError` for what says nothing about images that are measured as they are."""
     given = [f.name for f in (STEP, DATA, SPLIT, RESOLUTIONS, STEPS, SAVE_IMAGES) if f.present]
     if given:
         raise UsageError(f"--{given[0]}: not with --samples, which are measured as they are")
     for flag in (SAMPLES, REFERENCE):
         _check_array(flag)
-    changes = [x for x in asked.name.split(",")[1:] if x.partition("=")[0] not in SAMPLES_KEYS]
+    changes = [x for x in asked.name.split(",")[1:] if x.partition("=")[0] not in generated.KEYS]
     if changes:
         raise UsageError(
             f"--protocol={asked.name}: {changes[0]} says nothing about --samples, which are "
@@ -115,21 +120,38 @@ def main(argv: Sequence[str]) -> None:
     with exit_codes(OSError):
         paths = _paths(argv[1:])
         HOSTS.start()
-        asked = protocols.parse(PROTOCOL.value)
-        protocols.check_features(asked)
-        mesh = make_mesh()
+        asked = _protocol()
+        devices = mesh.make_mesh()
         try:
             if SAMPLES.value is not None:
-                evaluate_samples(
-                    SAMPLES.value, REFERENCE.value, protocol=asked, output=OUTPUT.value, mesh=mesh
+                generated.evaluate_samples(
+                    SAMPLES.value,
+                    REFERENCE.value,
+                    protocol=asked,
+                    output=OUTPUT.value,
+                    mesh=devices,
                 )
             else:
-                _evaluate_reconstructors(paths, asked, mesh)
+                _evaluate_reconstructors(paths, asked, devices)
             if hosts.is_first():
                 print(printable(f"{OUTPUT.value}/report.html"))
         except KeyboardInterrupt:
             again = "start anew" if SAMPLES.value is not None else "resume"
             exit_with(1, f"stopped; to {again}, run the same command again", wait=False)
+
+
+def _protocol() -> protocols.Protocol:
+    """The protocol that is asked for; without one, one whose weights are here."""
+    asked = protocols.parse(PROTOCOL.value or "paper")
+    try:
+        protocols.check_features(asked)
+    except protocols.ProtocolError as error:
+        if PROTOCOL.value is not None:
+            raise
+        if hosts.is_first():
+            print(f"{error}. Measuring by --protocol=local.", flush=True)
+        asked = protocols.parse("local")
+    return asked
 
 
 def _paths(arguments: Sequence[str]) -> Sequence[str]:
@@ -141,20 +163,23 @@ def _paths(arguments: Sequence[str]) -> Sequence[str]:
     return arguments or [WORKDIR.value]
 
 
-def _evaluate_reconstructors(paths: Sequence[str], asked: Protocol, mesh: Mesh) -> None:
-    data = open_data(DATA.value, SPLIT.value) if DATA.value else None
-    reconstructors = open_reconstructors(paths, STEP.value, protocol=asked, mesh=mesh)
-    config = next((s.autoencoder.config for s in reconstructors if isinstance(s, Run)), None)
+def _evaluate_reconstructors(
+    paths: Sequence[str], asked: protocols.Protocol, devices: jax.sharding.Mesh
+) -> None:
+    data = named.open_data(DATA.value, SPLIT.value) if DATA.value else None
+    opened = reconstructors.open_reconstructors(paths, STEP.value, protocol=asked, mesh=devices)
+    runs = [x for x in opened if isinstance(x, reconstructors.Run)]
+    config = runs[0].autoencoder.config if runs else None
     if config is None and not (DATA.value and RESOLUTIONS.value):
         raise UsageError("--data and --resolutions are missing: no run says which")
-    evaluate(
-        reconstructors,
-        data or held_out_data(config),
+    evaluation.evaluate(
+        opened,
+        data or evaluation.held_out_data(config),
         resolutions=[int(x) for x in RESOLUTIONS.value or [config.data.resolution]],
         steps=[int(x) for x in STEPS.value],
         protocol=asked,
         output=OUTPUT.value,
-        mesh=mesh,
+        mesh=devices,
         save_images=SAVE_IMAGES.value,
     )
 

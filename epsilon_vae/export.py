@@ -6,21 +6,28 @@ onnxruntime and others. programs.json says what each takes and gives. Exit codes
 2 the command cannot run.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 from absl import app, flags, logging
+from etils import epy
 
-from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
-from epsilon_vae.inference import exporting
-from epsilon_vae.inference.autoencoder import restore
+from epsilon_vae.command_line import UsageError, check_folder, exit_codes, parse_flags
 from epsilon_vae.names import printable
+
+with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
+    from epsilon_vae.inference import exporting, restoring
+
+PARTS = ("encode", "decode")
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
 STEP = flags.DEFINE_integer("checkpoint_step", None, "Checkpoint to use; the newest by default.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
-WHAT = flags.DEFINE_list("what", [*exporting.PARTS], "encode, decode or both.")
-FORMAT = flags.DEFINE_enum("format", "jax", exporting.FORMATS, "Of the programs.")
-PLATFORMS = flags.DEFINE_list(
+WHAT = flags.DEFINE_list("what", [*PARTS], "encode, decode or both.")
+FORMAT = flags.DEFINE_enum("format", "jax", ["jax", "onnx"], "Of the programs.")
+ON = flags.DEFINE_list(
     "platforms", ["cpu", "cuda", "tpu"], "With --format=jax: of cpu, cuda, rocm and tpu."
 )
 STEPS = flags.DEFINE_list("steps", ["1", "3"], "Network evaluations (NFE); a program for each.")
@@ -35,15 +42,16 @@ def check_flags() -> None:
         raise UsageError("--workdir is missing: name the folder of a run")
     if OUTPUT.value is None:
         raise UsageError("--output is missing: name a folder for the programs")
-    for flag, known in ((WHAT, exporting.PARTS), (PLATFORMS, exporting.PLATFORMS)):
+    for flag, known in ((WHAT, PARTS), (ON, PLATFORMS)):
         unknown = [word for word in flag.value if word not in known]
         if unknown or not flag.value:
             some = ",".join(flag.value)
             raise UsageError(f"--{flag.name}={some}: expected some of {', '.join(known)}")
     if any(not steps.isdecimal() or int(steps) < 1 for steps in STEPS.value) or not STEPS.value:
         raise UsageError(f"--steps={','.join(STEPS.value)}: expected numbers of at least 1")
-    if PLATFORMS.present and FORMAT.value != "jax":
+    if ON.present and FORMAT.value != "jax":
         raise UsageError("--platforms: is for --format=jax; ONNX runs on what its runtime has")
+    check_folder(WORKDIR)
     exporting.check(OUTPUT.value, FORMAT.value)
 
 
@@ -52,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     logging.set_verbosity(logging.ERROR)
     with exit_codes(OSError):
-        vae = restore(WORKDIR.value, STEP.value)
+        vae = restoring.restore(WORKDIR.value, STEP.value)
         files = exporting.export_programs(
             vae,
             OUTPUT.value,
@@ -60,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
             steps=[int(steps) for steps in STEPS.value],
             resolution=RESOLUTION.value or vae.config.data.resolution,
             file_format=FORMAT.value,
-            platforms=PLATFORMS.value,
+            platforms=ON.value,
         )
         print(
             f"{printable(WORKDIR.value)}, step {vae.step} -> {printable(OUTPUT.value)}: "

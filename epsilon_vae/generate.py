@@ -7,28 +7,27 @@ several processes, each runs the command. Exit codes: 0 done; 1 stopped, or anot
 lost; 2 the command cannot run, or had to end, as on a full disk.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 
-import jax
 from absl import app, flags, logging
+from etils import epy
 
 from epsilon_vae import command_line
 from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
 from epsilon_vae.config import check_guidance, flatten
-from epsilon_vae.diffusion.guidance import Guidance
-from epsilon_vae.inference.autoencoder import restore_on, step_that_made
-from epsilon_vae.inference.generation import existing_plan, generate_images, plan_generation
-from epsilon_vae.inference.latent_diffusion import (
-    TrainedLatentDiffusion,
-    restore_latent_diffusion,
-)
 from epsilon_vae.keys import DDPM_STEPS
 from epsilon_vae.names import printable
-from epsilon_vae.parallel import hosts
-from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE
-from epsilon_vae.parallel.mesh import make_mesh
-from epsilon_vae.resumable import OtherPlanError
+
+with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
+    import jax
+
+    from epsilon_vae import resumable
+    from epsilon_vae.diffusion import guidance
+    from epsilon_vae.inference import generation, latent_diffusion, restoring
+    from epsilon_vae.parallel import batch, hosts, mesh
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a latent diffusion model's run.")
 STEP = flags.DEFINE_integer(
@@ -75,6 +74,7 @@ def check_flags() -> None:
     if "://" in OUTPUT.value:
         raise UsageError(f"--output={OUTPUT.value}: not a folder of this machine; name one")
     _interval()
+    command_line.check_folder(WORKDIR)
 
 
 def _interval() -> tuple[float, float]:
@@ -92,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
     """Joins the other processes, if any, and generates."""
     del argv
     logging.set_verbosity(logging.WARNING)
-    with exit_codes(OSError, hints={OtherPlanError: "name another --output"}):
+    with exit_codes(OSError, hints={resumable.OtherPlanError: "name another --output"}):
         HOSTS.start()
         num_generated = _generate()
         if hosts.is_first():
@@ -103,40 +103,42 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _generate() -> int:
-    mesh = make_mesh(devices=jax.local_devices())
-    before = existing_plan(OUTPUT.value) if hosts.is_first() else {}
+    devices = mesh.make_mesh(devices=jax.local_devices())
+    before = generation.existing_plan(OUTPUT.value) if hosts.is_first() else {}
     before = before.get("generator", {})
     preferred = before["step"] if before.get("workdir") == WORKDIR.value else None
-    trained = restore_latent_diffusion(mesh, WORKDIR.value, step=STEP.value, preferred=preferred)
+    trained = latent_diffusion.restore_latent_diffusion(
+        WORKDIR.value, STEP.value, mesh=devices, preferred=preferred
+    )
     _check_sampling(trained)
     workdir = AUTOENCODER.value or trained.config.autoencoder.workdir
     if not workdir:
         raise UsageError("--autoencoder is missing: name the folder of the autoencoder's run")
-    autoencoder = restore_on(
-        mesh,
+    vae = restoring.restore(
         workdir,
-        step=AUTOENCODER_STEP.value,
-        preferred=step_that_made(trained.metadata.provenance, workdir),
-        group_size=IMAGES_PER_DEVICE,
+        AUTOENCODER_STEP.value,
+        mesh=devices,
+        preferred=restoring.step_that_made(trained.metadata.provenance, workdir),
+        group_size=batch.IMAGES_PER_DEVICE,
     )
-    plan = plan_generation(
+    plan = generation.plan_generation(
         trained,
-        autoencoder,
+        vae,
         workdir=WORKDIR.value,
         autoencoder_workdir=workdir,
         classes=_classes(trained),
         num_images=NUM.value,
         seed=SEED.value,
         nfe=STEPS.value or trained.config.flow.nfe,
-        guidance=Guidance(GUIDANCE.value, _interval()),
-        decoder_nfe=autoencoder.nfe(DECODER_STEPS.value or autoencoder.config.flow.nfe),
+        guidance=guidance.Guidance(GUIDANCE.value, _interval()),
+        decoder_nfe=vae.nfe(DECODER_STEPS.value or vae.config.flow.nfe),
         file_format=FORMAT.value,
         images_per_part=IMAGES_PER_PART.value,
     )
-    return generate_images(trained, autoencoder, plan=plan, output=OUTPUT.value)
+    return generation.generate_images(trained, vae, plan=plan, output=OUTPUT.value)
 
 
-def _check_sampling(trained: TrainedLatentDiffusion) -> None:
+def _check_sampling(trained: latent_diffusion.TrainedLatentDiffusion) -> None:
     """Raises `ConfigError` for guidance that cannot be, `UsageError` for too many steps."""
     flat = flatten(trained.config)
     check_guidance("--guidance", GUIDANCE.value, flat)
@@ -144,7 +146,7 @@ def _check_sampling(trained: TrainedLatentDiffusion) -> None:
         raise UsageError(f"--steps={STEPS.value}: DDPM has {DDPM_STEPS}")
 
 
-def _classes(trained: TrainedLatentDiffusion) -> list[int]:
+def _classes(trained: latent_diffusion.TrainedLatentDiffusion) -> list[int]:
     """Numbers of the classes that are asked for; none where the latent diffusion model has none.
 
     Raises:

@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable
 
 DDPM_STEPS = 1000  # of Ho et al. 2020
+# Scores that `checkpoint.keep_best` may name; lpips is that of `loss.lpips_net`.
+BEST = ("psnr", "ssim", "lpips")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,8 +190,8 @@ SHARED: dict[str, Key] = {
     "optim.ema_decay": _number(
         0,
         "Decay a step of the moving average (EMA) of the weights, which every evaluation uses; 0 "
-        "is the weights themselves. The paper has 0.999 for autoencoders and 0.9999 for latent "
-        "diffusion.",
+        "is the weights themselves. At first it is (1 + step) / (10 + step), if that is less. The "
+        "paper has 0.999 for autoencoders and 0.9999 for latent diffusion.",
         below=1,
     ),
     "optim.accumulate": _integer(
@@ -208,6 +210,11 @@ SHARED: dict[str, Key] = {
     ),
     "checkpoint.every_steps": _integer(1, "Steps from one checkpoint to the next."),
     "checkpoint.keep": _integer(1, "How many of the newest checkpoints are kept."),
+    "checkpoint.keep_best": _one_of(
+        ("none", *BEST),
+        "Score by which the best checkpoint is kept too; a step that is evaluated as the best so "
+        "far is saved. none keeps none, as latent diffusion models do, which have no scores.",
+    ),
     "checkpoint.permanent_every_steps": _integer(
         0, "Checkpoints at multiples of so many steps are never removed; 0 keeps none of them."
     ),
@@ -236,7 +243,8 @@ AUTOENCODER: dict[str, Key] = {
     ),
     "init.decoder": _one_of(("ema", "raw", "none"), "The same of the decoder."),
     "init.discriminator": _one_of(
-        ("raw", "none"), "The same of the discriminator, which has no moving average."
+        ("raw", "none"),
+        "The same of the discriminator, which has no moving average. It is new in any case where that run was made of a file of weights.",
     ),
     "data.source": _one_of(
         ("photos", "folder", "array_record", "tfds"),
@@ -253,17 +261,17 @@ AUTOENCODER: dict[str, Key] = {
     ),
     "model.encoder.name": _one_of(
         (
-            *("sd", "vqgan", "lite", "omni", "tiny", "micro"),
+            *("sd", "vqgan", "lite", "omni", "small", "tiny", "micro"),
             *("litevae_s", "litevae_b", "litevae_m", "litevae_l"),
         ),
         "Encoder. sd (paper): latent-diffusion's. lite: the paper's of 6 M parameters. vqgan (also "
-        "LlamaGen's), omni and `litevae_…`: those of VQGAN, OmniTokenizer and LiteVAE. tiny and "
-        "micro: ours, for laptops and tests.",
+        "LlamaGen's), omni and `litevae_…`: those of VQGAN, OmniTokenizer and LiteVAE. small, tiny "
+        "and micro: ours, for CPUs, laptops and tests.",
     ),
     "model.encoder.f": _integer(
         4,
         "Downsampling factor: pixels a latent along each side. sd has 8, 16, 32; vqgan 8, 16; lite "
-        "4, 8, 16, 32; tiny and micro 4, 8; omni and `litevae_…` 8.",
+        "4, 8, 16, 32; tiny and micro 4, 8; omni, small and `litevae_…` 8.",
     ),
     "model.encoder.n_z": _integer(
         1,
@@ -318,9 +326,10 @@ AUTOENCODER: dict[str, Key] = {
         "`flow.process` = direct.",
     ),
     "model.decoder.size": _one_of(
-        ("micro", "tiny", "s", "b", "m", "l", "xl", "h"),
-        "Size of the decoder; all have micro and tiny, which are ours. adm, ddpm and vae: b, m, l, "
-        "xl, h. dit: s, b, l, xl. asym: l, xl. sd, vqgan and omni: m, their only published one.",
+        ("micro", "tiny", "small", "s", "b", "m", "l", "xl", "h"),
+        "Size of the decoder; micro, tiny and small are ours, and all have micro and tiny. adm and "
+        "ddpm: small, b, m, l, xl, h. vae: b, m, l, xl, h. dit: s, b, l, xl. asym: l, xl. sd, "
+        "vqgan and omni: m, their only published one.",
     ),
     "model.decoder.patch": Key(
         int, lambda value: value in (4, 8), "4 or 8", "Side of dit's tokens in pixels."
@@ -498,6 +507,7 @@ LATENT_DIFFUSION: dict[str, Key] = {
 
 # What a run of an earlier version, whose config has no such key, was trained with.
 SINCE: dict[str, object] = {
+    "checkpoint.keep_best": "none",
     "data.permute_colors": False,
     "data.convert_profiles": False,
     "data.max_pixels": 89_478_485,
@@ -520,3 +530,8 @@ def current_name(key: str) -> str:
         if f"{key}.".startswith(f"{old}."):
             return new + key.removeprefix(old)
     return key
+
+
+def goodness(metric: str, score: float) -> float:
+    """A number that is the larger, the better a score is: PSNR, SSIM, or a distance."""
+    return score if metric.startswith(("psnr", "ssim")) else -score

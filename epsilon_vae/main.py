@@ -2,29 +2,35 @@
 
 Or a latent diffusion model of its latents, with the config of one, as configs/dit_tiny.py.
 
+--config.KEY=VALUE sets a key of the config; docs/reference/config.md lists them.
+
 Run the same command again to resume. On several processes or hosts, each runs this command. Exit
 codes: 0 done, or stopped by Ctrl-C and saved; 1 training failed after the first step, its state
 saved where that could be, or another process was lost; 2 the command, its config or its data cannot
 be used; 75 preempted (SIGTERM or SIGHUP) and saved, to be started again.
 """
 
+from __future__ import annotations
+
 import signal
 import sys
 from collections.abc import Sequence
 
-import jax
 import ml_collections
 from absl import app, flags, logging
+from etils import epy
 from ml_collections import config_flags
 
 from epsilon_vae import command_line
 from epsilon_vae.command_line import PREEMPTED, UsageError, exit_codes, parse_flags
 from epsilon_vae.config import ConfigError, check, to_json
-from epsilon_vae.parallel import hosts
-from epsilon_vae.run import loop
-from epsilon_vae.run.forecast import forecast
-from epsilon_vae.training.build import build_objective, build_train_step, frozen_inputs
-from epsilon_vae.training.flops import parameter_counts, step_flops
+
+with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
+    import jax
+
+    from epsilon_vae.parallel import hosts
+    from epsilon_vae.run import forecast, loop, wandb_writer
+    from epsilon_vae.training import build, flops
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as configs/tiny.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and samples.")
@@ -34,6 +40,9 @@ DRY_RUN = flags.DEFINE_bool(
     help="Print the resolved config, parameter counts, FLOPs a step, memory, disk and, where "
     "--workdir has timed a step, hours, and exit.",
 )
+LOGGER = flags.DEFINE_enum(
+    "logger", None, ["wandb"], "Where metrics go beside metrics.csv and TensorBoard."
+)
 HOSTS = command_line.HostFlags()
 
 
@@ -42,6 +51,8 @@ def check_flags() -> None:
     command_line.check_config(CONFIG, "configs/tiny.py")
     if WORKDIR.value is None and not DRY_RUN.value:
         raise UsageError("--workdir is missing: name a folder, as --workdir=runs/tiny")
+    if LOGGER.value == "wandb":
+        wandb_writer.check_is_installed()
 
 
 def main(argv: Sequence[str]) -> None:
@@ -66,20 +77,20 @@ def train(config: ml_collections.ConfigDict) -> signal.Signals | None:
     check(config, jax.device_count())
     if not hosts.all_equal(to_json(config)):
         raise ConfigError("config: not the same for all processes; give them all the same flags")
-    build_objective(config)
-    return loop.train(config, WORKDIR.value)
+    build.build_objective(config)
+    return loop.train(config, WORKDIR.value, LOGGER.value)
 
 
 def dry_run(config) -> None:
     """Prints the resolved config, and what the run will need as far as it is known."""
-    step = build_train_step(config)
+    step = build.build_train_step(config)
     print(to_json(config), end="")
-    for name, count in parameter_counts(step.objective).items():
+    for name, count in flops.parameter_counts(step.objective).items():
         print(f"{name} parameters: {count}")
-    frozen = frozen_inputs(config)
-    flops = step_flops(step, frozen, config.batch_size)
-    print(f"FLOPs a step: {flops:.4g} ({flops / config.batch_size:.4g} an image)")
-    for line in forecast(config, step, WORKDIR.value):
+    frozen = build.frozen_inputs(config)
+    count = flops.step_flops(step, frozen, config.batch_size)
+    print(f"FLOPs a step: {count:.4g} ({count / config.batch_size:.4g} an image)")
+    for line in forecast.forecast(config, step, WORKDIR.value):
         print(line)
 
 

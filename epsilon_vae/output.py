@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import glob
+import hashlib
 import os
 import pathlib
 import shutil
@@ -12,6 +13,9 @@ from typing import TypeVar
 
 # Network disks may show a new file to another host after some seconds only.
 SEEN_TIMEOUT_SECONDS = 20
+# Bytes: what file systems take, and what a temporary name has more than the file's own.
+LONGEST_NAME = 255
+ADDED_TO_NAMES = len("..1234567890.partial")
 
 AnyPath = TypeVar("AnyPath", bound=pathlib.PurePath)  # pathlib's, or epath's
 
@@ -37,7 +41,7 @@ def replacing(path: AnyPath) -> Iterator[AnyPath]:
     """
     is_local = not is_in_bucket(path)
     process = f".{os.getpid()}" if is_local else ""
-    partial = path.with_name(f".{path.name}{process}.partial")
+    partial = path.with_name(f".{_stem(path.name)}{process}.partial")
     try:
         if is_local:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,12 +88,21 @@ def is_seen(is_there: Callable[[], bool]) -> bool:
     return True
 
 
+def _stem(name: str) -> str:
+    """A name to which the temporary one can add what it adds: file systems take 255 bytes."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= LONGEST_NAME - ADDED_TO_NAMES:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:32]
+    return f"{name[:32]}{digest}"
+
+
 def _remove_abandoned(path: pathlib.Path) -> None:
     """Removes what processes that are gone left of `path`.
 
     Of one that had this process's number, a folder alone is removed: a file is overwritten.
     """
-    prefix = f".{path.name}."
+    prefix = f".{_stem(path.name)}."
     for partial in path.parent.glob(f"{glob.escape(prefix)}*.partial"):
         process = partial.name.removeprefix(prefix).removesuffix(".partial")
         if not process.isdecimal():

@@ -6,6 +6,8 @@ there is overwritten, but for earlier outputs with --overwrite. Exit codes: 0 do
 could not be read; 2 something named on the command line cannot be used.
 """
 
+from __future__ import annotations
+
 import os
 import pathlib
 import sys
@@ -13,10 +15,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from absl import app, flags, logging
+from etils import epy
 from PIL import Image
 from tqdm import tqdm
 
-from epsilon_vae.command_line import UsageError, exit_codes, exit_with, parse_flags
+from epsilon_vae.command_line import UsageError, check_folder, exit_codes, exit_with, parse_flags
 from epsilon_vae.data.decode import (
     DEFAULT,
     DataError,
@@ -27,10 +30,12 @@ from epsilon_vae.data.decode import (
 )
 from epsilon_vae.data.files import list_images
 from epsilon_vae.data.formats import SUFFIXES, is_named_as
-from epsilon_vae.inference.autoencoder import Autoencoder, restore
-from epsilon_vae.metrics.psnr_ssim import psnr
 from epsilon_vae.names import printable
 from epsilon_vae.output import replacing
+
+with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
+    from epsilon_vae.inference import autoencoder, restoring
+    from epsilon_vae.metrics import psnr_ssim
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
 OUTPUT = flags.DEFINE_string("output", None, "Image file or folder to write.")
@@ -61,6 +66,7 @@ def check_flags() -> None:
         raise UsageError("--workdir is missing: name the folder of a run")
     if OUTPUT.value is None:
         raise UsageError("--output is missing: name an image file or a folder to write")
+    check_folder(WORKDIR)
 
 
 def find_pictures(inputs: Sequence[str], output: str, *, overwrite: bool = False) -> Pairs:
@@ -114,7 +120,7 @@ def _check_outputs(
 
 
 def reconstruct_file(
-    autoencoder: Autoencoder, source: pathlib.Path, written: pathlib.Path
+    vae: autoencoder.Autoencoder, source: pathlib.Path, written: pathlib.Path
 ) -> float:
     """Writes a picture's reconstruction, and prints and returns its PSNR in dB.
 
@@ -129,23 +135,23 @@ def reconstruct_file(
     except (OSError, DecodeError) as error:
         raise DataError(f"{source}: not a readable image ({error})") from error
     if image.shape[0] * image.shape[1] > LARGE_PIXELS:
-        words = work_in_words(autoencoder, *image.shape[:2], STEPS.value)
+        words = work_in_words(vae, *image.shape[:2], STEPS.value)
         tqdm.write(printable(f"{source}: {words}"), file=sys.stderr)
-    reconstruction = autoencoder.reconstruct(image, STEPS.value, SEED.value)
+    reconstruction = vae.reconstruct(image, STEPS.value, SEED.value)
     file_format = Image.registered_extensions()[written.suffix.lower()]
     with replacing(written) as partial:
         Image.fromarray(reconstruction).save(partial, file_format)
-    score = float(psnr(image[None] / 255, reconstruction[None] / 255)[0])
+    score = float(psnr_ssim.psnr(image[None] / 255, reconstruction[None] / 255)[0])
     kind = "" if is_named_as(source.name, encoded.format) else f" (is {encoded.format})"
     tqdm.write(printable(f"{source}{kind} -> {written}") + f"  PSNR {score:.2f} dB")
     return score
 
 
-def work_in_words(autoencoder: Autoencoder, height: int, width: int, steps: int) -> str:
+def work_in_words(vae: autoencoder.Autoencoder, height: int, width: int, steps: int) -> str:
     """What reconstructing a picture of this size in `steps` takes: it is not cut into tiles."""
-    multiple, f = autoencoder.networks.multiple, autoencoder.networks.f
+    multiple, f = vae.networks.multiple, vae.networks.f
     rows, columns = (-(-side // multiple) * multiple // f for side in (height, width))
-    nfe = autoencoder.nfe(steps)
+    nfe = vae.nfe(steps)
     return f"{width} x {height} px in one piece, {columns} x {rows} latents, NFE {nfe}"
 
 
@@ -156,11 +162,11 @@ def main(argv: Sequence[str]) -> None:
         if len(argv) < 2:
             raise DataError("no picture named: give image files or folders")
         pairs = find_pictures(argv[1:], OUTPUT.value, overwrite=OVERWRITE.value)
-        autoencoder = restore(WORKDIR.value, STEP.value, SPACE.value)
+        vae = restoring.restore(WORKDIR.value, STEP.value, SPACE.value)
         scores, unread = [], []
         for source, written in tqdm(pairs, unit="image", disable=not sys.stderr.isatty()):
             try:
-                scores.append(reconstruct_file(autoencoder, source, written))
+                scores.append(reconstruct_file(vae, source, written))
             except DataError as error:
                 if len(pairs) == 1:
                     raise

@@ -7,6 +7,8 @@ paper's, and `study.png`. Stopped or killed, it resumes when the same command is
 several processes, each runs the command. Exit codes: those of `epsilon_vae.main`.
 """
 
+from __future__ import annotations
+
 import csv
 import importlib
 import json
@@ -16,23 +18,23 @@ import sys
 import types
 from collections.abc import Sequence
 
-import jax
 import ml_collections
 import numpy as np
 from absl import app, flags, logging
+from etils import epy
 
 from epsilon_vae import command_line
 from epsilon_vae.command_line import PREEMPTED, UsageError, exit_codes, parse_flags
 from epsilon_vae.config import check
-from epsilon_vae.evaluation import protocols, study_results
-from epsilon_vae.evaluation.evaluation import evaluate, held_out_data
-from epsilon_vae.evaluation.reconstructors import Decoding, Run
-from epsilon_vae.models.build import build_networks
-from epsilon_vae.parallel import hosts
-from epsilon_vae.parallel.mesh import make_mesh
-from epsilon_vae.resumable import OtherPlanError, ResumableFolder
-from epsilon_vae.run import loop
-from epsilon_vae.step_folders import newest_step
+
+with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
+    import jax
+
+    from epsilon_vae import resumable, step_folders
+    from epsilon_vae.evaluation import evaluation, protocols, reconstructors, study_results
+    from epsilon_vae.models import build
+    from epsilon_vae.parallel import hosts, mesh
+    from epsilon_vae.run import loop
 
 # What a budget comes to is rounded down to so many steps, and is at least that.
 STEPS_UNIT = 100
@@ -71,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
     """Joins the other processes, if any, trains what is missing, and evaluates."""
     del argv
     logging.set_verbosity(logging.WARNING)
-    with exit_codes(OSError, hints={OtherPlanError: "take another --workdir"}):
+    with exit_codes(OSError, hints={resumable.OtherPlanError: "take another --workdir"}):
         HOSTS.start()
         asked = protocols.parse(PROTOCOL.value)
         protocols.check_features(asked)
@@ -79,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
         for variant in variants.values():
             _choose_data(variant.config)
             check(variant.config, jax.device_count())
-            build_networks(variant.config)
+            build.build_networks(variant.config)
         folder = pathlib.Path(WORKDIR.value)
         num_steps = _num_steps(folder, variants)
         for seed in range(SEEDS.value):
@@ -133,7 +135,7 @@ def _num_steps(folder: pathlib.Path, variants: dict) -> int:
         "num_steps": NUM_STEPS.value,
         "budget": BUDGET.value,
     }
-    job = ResumableFolder(folder, "study.json", plan=asked, within="asked")
+    job = resumable.ResumableFolder(folder, "study.json", plan=asked, within="asked")
     job.start({"asked": asked, "num_steps": NUM_STEPS.value})
     num_steps = hosts.broadcast_from_first(job.read()["num_steps"] or 0)
     if not num_steps:
@@ -179,31 +181,37 @@ def _train(
 
 
 def _is_trained(workdir: pathlib.Path, num_steps: int) -> bool:
-    return (newest_step(str(workdir)) or 0) >= num_steps
+    return (step_folders.newest_step(str(workdir)) or 0) >= num_steps
 
 
 def _evaluate(folder: pathlib.Path, variants: dict, asked: protocols.Protocol) -> None:
     """Writes `evaluation/`, and from its results the study's own table and plot."""
-    mesh = make_mesh()
-    reconstructors, nfes, trained = [], set(), _studies().trained_as(variants)
+    devices = mesh.make_mesh()
+    runs, nfes, trained = [], set(), _studies().trained_as(variants)
     for seed in range(SEEDS.value):
         for name, variant in variants.items():
             workdir = str(run_folder(folder, trained[name], seed))
             decoding = f"{name}-seed{seed}", variant.config.flow.spacing, variant.nfes
-            reconstructors.append(
-                Run(workdir, None, protocol=asked, mesh=mesh, decoding=Decoding(*decoding))
+            runs.append(
+                reconstructors.Run(
+                    workdir,
+                    None,
+                    protocol=asked,
+                    mesh=devices,
+                    decoding=reconstructors.Decoding(*decoding),
+                )
             )
             nfes |= {*variant.nfes}
-    config = reconstructors[0].autoencoder.config
-    data, output = held_out_data(config), folder / "evaluation"
-    evaluate(
-        reconstructors,
+    config = runs[0].autoencoder.config
+    data, output = evaluation.held_out_data(config), folder / "evaluation"
+    evaluation.evaluate(
+        runs,
         data,
         resolutions=[config.data.resolution],
         steps=sorted(nfes),
         protocol=asked,
         output=str(output),
-        mesh=mesh,
+        mesh=devices,
     )
     if hosts.is_first():
         rows = json.loads((output / "results.json").read_text())["rows"]

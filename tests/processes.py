@@ -13,6 +13,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
+# Of processes of tests, which look at every line: on a slow machine, no others come between.
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "EPSILON_VAE_SILENCE_SECONDS": "3600"}
+
 # CPU seconds of processes that have ended, by all fork servers of this test process.
 ended_cpu_seconds = 0.0
 
@@ -101,7 +104,7 @@ class ForkServer:
         request = {
             "arguments": (module, *map(str, arguments)),
             "directory": str(ROOT),
-            "environment": {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **environment},
+            "environment": {**os.environ, **QUIET, **environment},
         }
         pipes = [os.pipe() for _ in range(3)]
         writers = [writer for _, writer in pipes]

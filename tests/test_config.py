@@ -44,6 +44,7 @@ WRONG = [
     ("flow.time_sampling", "normal", "logit_normal"),
     ("loss.lpips_weight", -1.0, "at least 0"),
     ("optim.ema_decay", 1.0, "below 1"),
+    ("checkpoint.keep_best", "fid", "none, psnr, ssim, lpips"),
     ("mesh.data", 0, "-1"),
 ]
 
@@ -105,6 +106,7 @@ LATENT_DIFFUSION = [
     ({"flow.nfe": 1001}, "config.flow.nfe = 1001: DDPM has 1000 steps"),
     ({"loss.label_dropout": 0.0}, "eval.guidance = 4: guidance needs .*, which are 1000 and 0"),
     ({"model.latent_diffusion.num_classes": 0}, "guidance needs .*, which are 0 and 0.1; take 1"),
+    ({"checkpoint.keep_best": "psnr"}, "keep_best = 'psnr': a latent .* no scores .* take 'none'"),
     ({"model.latent_diffusion.patch": 3}, "patch = 3: expected 1, 2 or 4"),
 ]
 
@@ -150,7 +152,7 @@ def test_keys_of_older_runs_are_read_by_their_names_of_today():
     old = config.to_dict()
     for group in ("init", "model"):
         old[group]["generator"] = old[group].pop("latent_diffusion")
-    del old["data"]["permute_colors"]
+    del old["data"]["permute_colors"], old["checkpoint"]["keep_best"]
     assert to_json(from_dict(old)) == to_json(config)
     assert not list(differences(from_dict(old), config))
     check(from_dict(old))

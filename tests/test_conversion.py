@@ -25,13 +25,13 @@ from epsilon_vae.conversion import (
     import_weights,
 )
 from epsilon_vae.diffusion.guidance import Guidance
-from epsilon_vae.inference.autoencoder import restore
 from epsilon_vae.inference.latent_diffusion import restore_latent_diffusion
+from epsilon_vae.inference.restoring import restore
 from epsilon_vae.models.build import ENCODERS, build_networks
 from epsilon_vae.models.decoder import SD_SIZES
 from epsilon_vae.models.dit import DIT_SIZES
 from epsilon_vae.models.encoder import SDEncoder
-from epsilon_vae.parallel.mesh import make_mesh
+from epsilon_vae.parallel.mesh import local_mesh
 from epsilon_vae.pretrained import dit_layouts, layouts
 from epsilon_vae.pretrained.weight_file import read_weights, safetensors_bytes
 from epsilon_vae.pretrained.weights import WeightsError
@@ -130,7 +130,7 @@ def test_own_files_go_in_and_out_to_the_bit(tmp_path):
 
 def test_a_run_begins_with_them_as_training_would(small_sd, params, imported):
     """At step 0 and the first image; discriminator and moments as from the seed."""
-    mesh = make_mesh(devices=jax.devices()[:1])
+    mesh = local_mesh()
     with jax.set_mesh(mesh):
         state, restored = restore_or_init(
             small_sd,
@@ -367,13 +367,14 @@ def test_dits_weights_become_a_generator_of_the_autoencoders_latents(dit_config,
         other.model.latent_diffusion.learned_sigma = False
         import_weights(file, workdir, other)
     assert import_weights(file, workdir, dit_config).title.startswith("DiT, ")
-    mesh = make_mesh(devices=jax.devices()[:1])
-    trained = restore_latent_diffusion(mesh, workdir)
+    trained = restore_latent_diffusion(workdir)
     assert_equal(trained.params, params)
     trained.metadata.check_encoder(restore(dit_config.autoencoder.workdir).encoder_fingerprint())
     # Latents times 0.18215 are what it knows.
-    np.testing.assert_allclose(trained.metadata.denormalize(np.full((1, 4), 0.18215)), 1, rtol=1e-6)
-    sampler = trained.sampler(2, Guidance(), mesh)
+    np.testing.assert_allclose(
+        trained.metadata.normalization.denormalize(np.full((1, 4), 0.18215)), 1, rtol=1e-6
+    )
+    sampler = trained.sampler(2, Guidance())
     assert sampler(trained.params, np.arange(2), labels=np.arange(2)).shape == (2, 4, 4, 4)
 
 

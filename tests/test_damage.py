@@ -16,7 +16,7 @@ import pytest
 from epsilon_vae import checksums
 from epsilon_vae.checkpoint import Checkpointer, CheckpointError
 from epsilon_vae.conversion import export_weights
-from epsilon_vae.inference.autoencoder import restore
+from epsilon_vae.inference.restoring import restore
 from epsilon_vae.run.initialize import load_init_weights
 from tests import micro
 from tests.helpers import STEPS, load_state, state_shapes
@@ -172,9 +172,10 @@ def damaged_copy(run: Path, folder: Path, damage: Callable[[Path], None]) -> Pat
 
 
 def warnings(caplog) -> list[str]:
-    """What commands show: they leave out what Orbax says beside."""
+    """What commands show: they leave out what Orbax and asyncio say."""
     records = (x for x in caplog.records if x.levelno >= logging.WARNING)
-    return [record.getMessage() for record in records if "orbax" not in record.pathname]
+    others = (x for x in records if x.name != "asyncio" and "orbax" not in x.pathname)
+    return [record.getMessage() for record in others]
 
 
 @pytest.mark.parametrize(("name", "read"), CASES)
@@ -241,6 +242,7 @@ def test_command_says_it_in_one_line(old, finished_run, images, run_module, tmp_
     arguments = (f"--workdir={workdir}", images / "cat" / "00.png", f"--output={tmp_path / 'out'}")
     _, err = finish(run_module("epsilon_vae.reconstruct", *arguments))
     assert len(err.splitlines()) == 1 and "Checkpoint 6 is damaged and left out, for 4" in err
+    arguments += ("--overwrite",)
     process = run_module("epsilon_vae.reconstruct", *arguments, "--checkpoint_step=6")
     _, err = process.communicate(timeout=300)
     assert process.returncode == 2 and len(err.splitlines()) == 1

@@ -17,8 +17,9 @@ import epsilon_vae
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.latents import Latents
 from epsilon_vae.data.named import open_data
-from epsilon_vae.inference.autoencoder import Autoencoder, restore_on
+from epsilon_vae.inference.autoencoder import Autoencoder
 from epsilon_vae.inference.encoding import encode_data
+from epsilon_vae.inference.restoring import restore
 from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE
 from epsilon_vae.parallel.mesh import make_mesh
 from tests.helpers import NUM_IMAGES
@@ -31,7 +32,7 @@ MODULE = "epsilon_vae.encode"
 def autoencoder(finished_run) -> Autoencoder:
     """As the command restores it: encoded in groups, a digit may be another than one by one."""
     mesh = make_mesh(devices=jax.devices()[:1])
-    return restore_on(mesh, str(finished_run), group_size=IMAGES_PER_DEVICE)
+    return restore(str(finished_run), mesh=mesh, group_size=IMAGES_PER_DEVICE)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +204,7 @@ def test_factors_of_the_autoencoder_stand_for_mean_and_deviation(
     metadata = Latents(str(tmp_path)).metadata
     latents = np.arange(3 * metadata.shape[-1], dtype=np.float32).reshape(3, -1)
     expected = (latents - 0.0609) * 1.5305
-    np.testing.assert_allclose(metadata.normalize(latents), expected, rtol=1e-6)
+    np.testing.assert_allclose(metadata.normalization.normalize(latents), expected, rtol=1e-6)
 
 
 def test_latents_beyond_float16_are_refused(autoencoder, images, tmp_path):

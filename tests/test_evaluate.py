@@ -55,7 +55,10 @@ def test_numbers_carry_their_protocol(evaluated, finished_run):
         assert row["fd_alexnet"] > 0 and row["decode_seconds"] > 0
         assert -1 < row["ssim"] < row["ssim_range2"] < 1
     table = (output / "results.md").read_text()
-    assert table in out and " [1] | " in table and "- [1] fd_alexnet is over 256" in table
+    assert " [1] | " in table and "- [1] FD AlexNet is over 256" in table
+    psnr_line = next(line for line in out.splitlines() if line.startswith("PSNR (dB) ↑  "))
+    assert psnr_line.split()[3:] == [f"{row['psnr']:.2f}" for row in results["rows"]]
+    assert "|" not in out and "[1] FD AlexNet is over 256" in out
     assert not (output / "unfinished").exists()
 
 
@@ -90,7 +93,7 @@ def test_report_and_plots(evaluated):
     assert "astronaut" in html and "data:image/webp;base64," in html
     assert "http://" not in html.replace("http://www.w3.org", "")
     assert {path.name for path in (output / "plots").iterdir()} == {
-        "frechet_over_nfe.png",
+        "fd_alexnet_over_nfe.png",
         "psnr_over_lpips.png",
         "quality_over_decode_time.png",
     }
@@ -157,10 +160,22 @@ def test_samples_equal_to_their_reference(run_module, tmp_path):
     assert row["fd_alexnet"] == pytest.approx(0, abs=1e-6)
     assert (row["precision_alexnet"], row["recall_alexnet"]) == (1, 1)
     assert (row["num_images"], row["num_reference_images"]) == (24, 24)
-    assert out == (output / "results.md").read_text() + f"\n{output}/report.html\n"
+    assert (
+        "| Samples | Images | Reference images | FD AlexNet ↓ |"
+        in (output / "results.md").read_text()
+    )
+    lines = out.splitlines()
+    assert lines[-1] == f"{output}/report.html" and "|" not in out
+    assert [line.split() for line in lines if line.startswith(("Images", "Recall"))] == [
+        ["Images", "24"],
+        ["Recall", "AlexNet", "↑", "1.000"],
+    ]
     html = (output / "report.html").read_text()
     assert html.count("data:image/webp;base64,") == 2 * 24 and "://" not in html
-    assert row["notes"][0] in html and "local,features=alexnet" in html
+    assert (
+        row["notes"][0].replace("fd_alexnet", "FD AlexNet") in html
+        and "local,features=alexnet" in html
+    )
     shown = re.findall('src="data:image/webp;base64,(.*?)".*alt="Samples', html)
     for image, webp in zip(images, shown, strict=True):
         np.testing.assert_array_equal(Image.open(io.BytesIO(base64.b64decode(webp))), image)

@@ -23,8 +23,7 @@ from epsilon_vae.data.named import open_data
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.inference.encoding import encode_data
 from epsilon_vae.inference.latent_diffusion import TrainedLatentDiffusion, restore_latent_diffusion
-from epsilon_vae.parallel.mesh import make_mesh
-from epsilon_vae.run import loop
+from epsilon_vae.run import captions, loop
 from epsilon_vae.run.batches import open_latents
 from epsilon_vae.run.initialize import load_init_weights
 from epsilon_vae.step_folders import find_step
@@ -96,13 +95,15 @@ def run(latents, finished_run, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(run) -> TrainedLatentDiffusion:
-    return restore_latent_diffusion(make_mesh(devices=jax.devices()[:1]), str(run))
+    return restore_latent_diffusion(str(run))
 
 
 def test_run_has_what_runs_have(run, trained):
     picture = np.asarray(Image.open(run / "samples" / "00000006.png"))
-    assert picture.shape == (64, 96, 3)  # five of 32 px, in threes
-    assert picture[:, :64].std() > 0 and not picture[32:, 64:].any()
+    cells = 5 * 32 + captions.GAP  # five of 32 px, in threes, five times as large
+    assert picture.shape[1] == 3 * cells - captions.GAP + 2 * captions.MARGIN
+    last = picture[captions.LINE + 160 + captions.LINE :, captions.MARGIN + 2 * cells :]
+    assert picture[:, :cells].std() > 0 and (last == 255).all()
     rows = read_metrics(run)
     assert len(rows) == STEPS and 0 < float(rows[-1]["loss/flow"]) < 5
     assert float(rows[-1]["grad_norm/generator"]) > 0 and "grad_norm/discriminator" not in rows[0]
@@ -132,11 +133,10 @@ def test_damaged_checkpoint_is_left_out(run, tmp_path, caplog):
     shutil.copytree(run / "checkpoints", tmp_path / "checkpoints")
     file = tmp_path / "checkpoints" / str(STEPS) / "state" / "manifest.ocdbt"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
-    mesh = make_mesh(devices=jax.devices()[:1])
-    assert restore_latent_diffusion(mesh, str(tmp_path), preferred=STEPS).step == 4
+    assert restore_latent_diffusion(str(tmp_path), preferred=STEPS).step == 4
     assert "Checkpoint 6 is damaged and left out, for 4: state/manifest.ocdbt" in caplog.text
     with pytest.raises(CheckpointError, match=r"steps that can be read: \[4\]"):
-        restore_latent_diffusion(mesh, str(tmp_path), step=STEPS)
+        restore_latent_diffusion(str(tmp_path), step=STEPS)
 
 
 def test_run_whose_config_has_older_names_is_used_and_resumed(
@@ -150,8 +150,7 @@ def test_run_whose_config_has_older_names_is_used_and_resumed(
         values[group]["generator"] = values[group].pop("latent_diffusion")
     saved.write_text(json.dumps(values))
     checksums.write(saved.parent.parent)
-    mesh = make_mesh(devices=jax.devices()[:1])
-    trained = restore_latent_diffusion(mesh, workdir)
+    trained = restore_latent_diffusion(workdir)
     assert trained.config.model.latent_diffusion.size == "micro"
     config = config_of(overrides(latents, finished_run, STEPS + 1))
     loaded = load_init_weights(state_shapes(config), workdir, **config.init)
@@ -209,8 +208,10 @@ def test_images_encoded_as_they_come_are_latents_of_their_crops(finished_run, tm
     metadata = batches.metadata._replace(mean=[1.0] * 8, std=[2.0] * 8, classes=["gone"])
     again.set_state({"position": 0, "latents": metadata._asdict()})
     assert again.metadata == metadata._replace(classes=[])
-    expected = batches.metadata.denormalize(batch["latents"])
-    np.testing.assert_allclose(metadata.denormalize(next(again)["latents"]), expected, atol=1e-5)
+    expected = batches.metadata.normalization.denormalize(batch["latents"])
+    np.testing.assert_allclose(
+        metadata.normalization.denormalize(next(again)["latents"]), expected, atol=1e-5
+    )
     batches.close(), again.close()
 
 
@@ -250,15 +251,14 @@ def test_ddpm_with_a_variance_on_images_encoded_as_they_come(images, finished_ru
     rows = read_metrics(tmp_path / "run")
     assert [row["step"] for row in rows] == ["1", "2"]
     assert 0.5 < float(rows[0]["loss/flow"]) < 1.5  # the noise's square, at first
-    assert Image.open(tmp_path / "run" / "samples" / "00000002.png").size == (96, 64)
-    trained = restore_latent_diffusion(make_mesh(devices=jax.devices()[:1]), workdir)
+    assert Image.open(tmp_path / "run" / "samples" / "00000002.png").size == (504, 394)
+    trained = restore_latent_diffusion(workdir)
     assert trained.metadata.classes == ["cat", "dog"] and trained.step == 2
     assert trained.model.process.variance == "learned"
 
 
 def test_a_sample_is_of_seed_number_and_label_alone(trained):
-    mesh = make_mesh(devices=jax.devices()[:1])
-    sampler = trained.sampler(2, Guidance(3.0), mesh)
+    sampler = trained.sampler(2, Guidance(3.0))
     numbers = np.arange(20)
     all_of_them = sampler(trained.params, numbers, labels=numbers % 2, seed=5)
     some = np.array([17, 3])
@@ -298,7 +298,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_images_are_those_of_the_sampler_and_the_decoder(generated, trained, finished_run):
     numbers = np.arange(20)
-    sampler = trained.sampler(2, Guidance(GUIDANCE), make_mesh(devices=jax.devices()[:1]))
+    sampler = trained.sampler(2, Guidance(GUIDANCE))
     vae = epsilon_vae.restore(str(finished_run))
 
     def draw(labels: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The command line: what it prints, and how it refuses."""
 
+import os
 import re
 import subprocess
 import sys
@@ -118,6 +119,38 @@ def test_devices_that_are_not_there(run_module, tmp_path, platform, module):
     assert err.startswith(f"epsilon_vae: JAX_PLATFORMS={platform}: ")
 
 
+SILENT = """
+import time
+from epsilon_vae.command_line import exit_codes
+with exit_codes():
+    time.sleep(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        ("0.4", "at work, 0 s since the last line\nat work, 1 s since"),
+        ("20", ""),
+        ("0", "epsilon_vae: EPSILON_VAE_SILENCE_SECONDS=0: expected a positive"),
+        ("soon", "epsilon_vae: EPSILON_VAE_SILENCE_SECONDS=soon: expected a posi"),
+    ],
+)
+def test_silence_is_broken(seconds, words):
+    """Whatever the command does."""
+    environment = os.environ | {"EPSILON_VAE_SILENCE_SECONDS": seconds}
+    process = subprocess.run(
+        [sys.executable, "-c", SILENT],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=200,
+    )
+    assert process.stderr.startswith(words) and bool(process.stderr) == bool(words)
+    assert process.returncode == (2 if "expected" in words else 0) and not process.stdout
+
+
 INTERRUPTED = """
 import gc, os, signal, time
 from epsilon_vae.command_line import exit_codes
@@ -153,6 +186,7 @@ def test_help_shows_this_commands_flags(run_module):
         "config",
         "workdir",
         "dry_run",
+        "logger",
         "coordinator_address",
         "num_processes",
         "process_id",
@@ -178,4 +212,4 @@ def test_flat_folder_trains_and_says_what_it_holds_out(tmp_path, run_module):
     )
     out, _ = finish(process)
     assert f"{folder}: no splits in it; 2 images are train, and 1 the other part, by the" in out
-    assert "(config.data.held_out = 0.05)" in out and "step 1: held-out photos" in out
+    assert "(config.data.held_out = 0.05)" in out and "step 1: held-out images" in out

@@ -87,6 +87,14 @@ def test_other_errors_pass_and_nothing_is_left(tmp_path, error):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["y" * 255, "ü" * 127, "\udcff" * 255])
+def test_a_name_as_long_as_file_systems_take_it(tmp_path, name):
+    for content in (b"one", b"two"):
+        write_whole(tmp_path / name, content)
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"two"]
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
 def test_a_path_of_epath(tmp_path):
     write_whole(epath.Path(tmp_path) / "x", b"one")
     write_whole(epath.Path(tmp_path) / "x", b"two")

@@ -378,6 +378,8 @@ def test_factors_come_into_a_run_and_go_out_again(tmp_path):
     assert imported[::2] == ("diffusers", "") and imported.config.model.encoder.n_z == 16
     vae = export_weights(str(tmp_path / "run"), str(tmp_path / "out"), layout="diffusers")
     assert factors.items() <= vae.config.model.bottleneck.to_dict().items()
+    np.testing.assert_allclose(vae.latent_mean, [0.0609] * 16)
+    np.testing.assert_allclose(vae.latent_std, [1 / 1.5305] * 16)
     described = json.loads((tmp_path / "out" / "config.json").read_text())
     assert factors.items() <= described.items()
     back = read_weights(str(tmp_path / "out"))

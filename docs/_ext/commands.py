@@ -19,7 +19,7 @@ def read_help(module: str) -> str:
     environment = os.environ | {"COLUMNS": "88", "LINES": "50"}
     command = [sys.executable, "-m", module, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    if "flags:" not in done.stdout:
+    if done.returncode:
         raise RuntimeError(f"python -m {module} --help: {done.stderr or done.stdout}")
     return done.stdout
 
@@ -32,12 +32,13 @@ class Command(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """The nodes."""
         module = self.arguments[0]
-        description, flags = read_help(module).split("\nflags:\n", 1)
+        text = read_help(module).partition("\nTry --helpfull")[0]
+        description, _, flags = text.partition("\nflags:\n")
         paragraphs = nodes.container()
         lines = description.strip().splitlines()
         self.state.nested_parse(StringList(lines, module), self.content_offset, paragraphs)
-        flags = flags.partition("\nTry --helpfull")[0]
-        return [*paragraphs.children, _literal(DEFINED_IN.sub("", flags))]
+        literal = [_literal(DEFINED_IN.sub("", flags))] if flags else []
+        return [*paragraphs.children, *literal]
 
 
 def _literal(flags: str) -> nodes.literal_block:

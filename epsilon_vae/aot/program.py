@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 
@@ -15,10 +14,9 @@ from jax.sharding import PartitionSpec as P
 
 from epsilon_vae.aot.chips import Topology
 from epsilon_vae.config import check
-from epsilon_vae.diffusion.time import SPACINGS
-from epsilon_vae.inference.autoencoder import decode_latents, encode_images
+from epsilon_vae.inference.functions import Functions
 from epsilon_vae.models.build import build_networks, build_process
-from epsilon_vae.parallel.batch import in_chunks, jit_shared
+from epsilon_vae.parallel.batch import jit_shared
 from epsilon_vae.parallel.mesh import make_mesh, replicated
 from epsilon_vae.parallel.sharding import BATCH_AXES
 from epsilon_vae.training.build import build_train_step, frozen_inputs
@@ -105,21 +103,23 @@ def reconstruction(
 
     `config.batch_size` images of `config.data.resolution` rows, and as many columns unless `width`
     is given; both are padded to what the networks take. The chips of `data` and `fsdp` share the
-    images, each of which is worked through alone; those of `space` share its rows.
+    images, each its part together, as `Autoencoder` with this `group_size`; those of `space` share
+    the rows of each.
 
     Raises:
       ConfigError: a config that cannot run on so many chips.
     """
-    networks, process = build_networks(config), build_process(config)
+    networks = build_networks(config)
+    functions = Functions(
+        networks=networks, process=build_process(config), spacing=config.flow.spacing
+    )
     width = math.ceil((width or config.data.resolution) / networks.multiple) * networks.multiple
     check(config, len(topology.devices))
     mesh = make_mesh(**config.mesh, devices=topology.devices)
-    times = SPACINGS[config.flow.spacing](config.flow.nfe)
+    times = functions.times(config.flow.nfe)
 
     def reconstruct(whole: tuple, images: jax.Array) -> jax.Array:
-        encode = in_chunks(functools.partial(encode_images, networks=networks), 1)
-        decode = in_chunks(functools.partial(decode_latents, networks=networks, process=process), 1)
-        return decode(whole, encode(whole[0], images))
+        return functions.decode_from_seed(whole, functions.encode(whole[0], images))
 
     def shape_of(x, *spec) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, P(*spec)))

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from absl import app, flags, logging
+from etils import epy
 from PIL import Image, ImageCms
 from tqdm import tqdm
 
@@ -27,14 +28,14 @@ from epsilon_vae.data.archives import find_images
 from epsilon_vae.data.decode import DEFAULT, DataError, DecodeError, EncodedImage, ImageDecoding
 from epsilon_vae.data.formats import is_named_as
 from epsilon_vae.data.images import ChoiceError, ClassKeyError
-from epsilon_vae.data.named import open_data
 from epsilon_vae.data.records import Record
-from epsilon_vae.data.shards import THREADS, map_ahead
-from epsilon_vae.data.sources import evenly_spaced
 from epsilon_vae.data.splits import split_of
 from epsilon_vae.data.transforms import center_crop_adm
 from epsilon_vae.names import printable
 from epsilon_vae.output import write_whole
+
+with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
+    from epsilon_vae.data import named, shards, sources
 
 SHEET = flags.DEFINE_string(
     "sheet", None, "PNG file for the contact sheet; check.png unless that exists, then check-2.png…"
@@ -131,9 +132,9 @@ def look_at_all(
 
     wanted = set(map(int, shown))
     hidden = not sys.stderr.isatty()
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(shards.THREADS) as pool:
         jobs = ((index, read(index)) for index in range(len(source)))
-        found = map_ahead(pool, look, items=jobs, ahead=2 * THREADS)
+        found = shards.map_ahead(pool, look, items=jobs, ahead=2 * shards.THREADS)
         yield from tqdm(found, total=len(source), unit="image", disable=hidden, leave=False)
 
 
@@ -232,7 +233,7 @@ def open_sources(names: Sequence[str]) -> Iterator[tuple[str, Sequence[Record]]]
         yield images.path, images
     for name in names:
         if name == "photos" or name.partition(":")[0] in ("array_record", "tfds"):
-            yield name, open_data(name, SPLIT.value or "train").source
+            yield name, named.open_data(name, SPLIT.value or "train").source
         elif name not in files:
             for folder in _splits(name) or [name]:
                 yield folder, find_images(folder, **keys)
@@ -280,7 +281,7 @@ def main(argv: Sequence[str]) -> None:
         path = sheet_path()
         for title, source in list(open_sources(argv[1:])):
             summary = Summary(getattr(source, "classes", ()))
-            shown = evenly_spaced(len(source), ROWS * COLUMNS)
+            shown = sources.evenly_spaced(len(source), ROWS * COLUMNS)
             for seen in look_at_all(source, shown, decoding):
                 summary.add(seen)
             for line in summary.lines(title):

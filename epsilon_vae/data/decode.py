@@ -141,11 +141,7 @@ class EncodedImage:
         with _pil_errors():
             image = self._image
             image.load()
-            alpha = _alpha(image, self._data)
-            if alpha is not None:
-                image = image.copy()
-                image.info.pop("transparency", None)  # which PIL would convert with the colors
-            return self._finish(_opaque(image), alpha)
+            return self._finish(_opaque(image), _alpha(image, self._data))
 
     def rgb_reduced(self, min_scale: float) -> tuple[Image.Image, float]:
         """Decodes as `rgb`, a JPEG at no more than the size that is needed, and returns the scale.
@@ -175,13 +171,43 @@ class EncodedImage:
             return self._finish(image.getchannel(0) if is_grey else image), eighths / 8
 
     def _finish(self, image: Image.Image, alpha: Image.Image | None = None) -> Image.Image:
-        """Upright and in sRGB, on white."""
-        image = to_srgb(image, self._profile)
-        if alpha is not None:
-            image = Image.merge("RGBA", (*image.split(), alpha))
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image).convert("RGB")
-        return image if self._transpose is None else image.transpose(self._transpose)
+        return _finish(image, alpha, profile=self._profile, transpose=self._transpose)
+
+
+def pil_to_rgb(image: Image.Image) -> np.ndarray:
+    """uint8 sRGB `[H, W, 3]` of an image of PIL, as `read_image` gives it of a file.
+
+    Raises:
+      DecodeError: broken, or of pixels whose range is not known.
+    """
+    with _pil_errors():
+        image.load()
+        alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+        profile, transpose = image.info.get("icc_profile"), _TRANSPOSES.get(_orientation(image))
+        return np.asarray(_finish(_opaque(image), alpha, profile=profile, transpose=transpose))
+
+
+def _finish(
+    image: Image.Image,
+    alpha: Image.Image | None,
+    *,
+    profile: bytes | None,
+    transpose: Image.Transpose | None,
+) -> Image.Image:
+    """Upright and in sRGB, on white.
+
+    Args:
+      image: colors alone.
+      alpha: how solid they are; None for all.
+      profile: of the colors.
+      transpose: that turns the image upright.
+    """
+    image = to_srgb(image, profile)
+    if alpha is not None:
+        image = Image.merge("RGBA", (*image.split(), alpha))
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image).convert("RGB")
+    return image if transpose is None else image.transpose(transpose)
 
 
 def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, bytes]:
@@ -213,7 +239,9 @@ def _what_it_is(data: bytes) -> str:
 def _open_whole(data: bytes, max_pixels: int) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     if image.width * image.height > max_pixels:
-        raise DecodeError(f"{image.width} x {image.height} is more than max_pixels = {max_pixels}")
+        raise DecodeError(
+            f"{image.width} x {image.height} is more than max_pixels = {max_pixels}; raise it"
+        )
     if image.format == "PNG" and not png.has_all_rows(image, data):
         raise DecodeError("its compressed stream ends early")
     return image
@@ -246,6 +274,9 @@ def _alpha(image: Image.Image, data: bytes) -> Image.Image | None:
 
 def _opaque(image: Image.Image) -> Image.Image:
     """Colors alone, of mode L, RGB or CMYK; raises `DecodeError` where their range is not known."""
+    if "transparency" in image.info:
+        image = image.copy()
+        del image.info["transparency"]  # which PIL would convert with the colors
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
         kind = "floating-point" if image.mode == "F" else "32-bit"
         raise DecodeError(f"{kind} pixels, whose range is not known")

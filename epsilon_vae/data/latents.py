@@ -68,6 +68,36 @@ def unpack_latents(
         raise DataError(f"{title}: not a record of epsilon_vae.encode ({error})") from error
 
 
+class Normalization(NamedTuple):
+    """Mean and standard deviation of each channel of latents, lists of n_z."""
+
+    mean: list[float]
+    std: list[float]
+
+    def check(self, n_z: int) -> None:
+        """Raises `ValueError` for other types, lengths or ranges."""
+        for name, values in self._asdict().items():
+            if not _is_list(values, (int, float)) or len(values) != n_z:
+                raise ValueError(f"{name} must be {n_z} numbers")
+            if not all(abs(value) <= sys.float_info.max for value in values):
+                raise ValueError(f"{name} is not finite")
+        if min(self.std) < 0:
+            raise ValueError("std has a negative deviation")
+
+    def normalize(self, latents: np.ndarray) -> np.ndarray:
+        """Float32, of mean 0 and deviation 1 by channel; a channel that never varies stays 0."""
+        return ((latents.astype(np.float64) - self.mean) / self.scale()).astype(np.float32)
+
+    def denormalize(self, latents: np.ndarray) -> np.ndarray:
+        """Back to float32 as the decoder takes them."""
+        return (latents.astype(np.float64) * self.scale() + self.mean).astype(np.float32)
+
+    def scale(self) -> np.ndarray:
+        """The deviations `[n_z]`, 1 for a channel that never varies."""
+        std = np.array(self.std)
+        return np.where(std > 0, std, 1)
+
+
 class LatentMetadata(NamedTuple):
     """Describes latents, as training on them and decoding others like them need it.
 
@@ -106,13 +136,7 @@ class LatentMetadata(NamedTuple):
             raise ValueError(f"shape must be [h, w, n_z], not {shape!r:.50}")
         if math.prod(shape) > MAX_PIXELS:
             raise ValueError(f"shape {shape} is too large")
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if not _is_list(values, (int, float)) or len(values) != shape[-1]:
-                raise ValueError(f"{name} must be {shape[-1]} numbers")
-            if not all(abs(value) <= sys.float_info.max for value in values):
-                raise ValueError(f"{name} is not finite")
-        if min(self.std) < 0:
-            raise ValueError("std has a negative deviation")
+        self.normalization.check(shape[-1])
         check_names("classes", self.classes)
         kinds = {"workdir": str, "step": int, "encoder_sha256": str}
         provenance = self.provenance
@@ -121,13 +145,10 @@ class LatentMetadata(NamedTuple):
         ):
             raise ValueError(f"the checkpoint must have {', '.join(kinds)}")
 
-    def normalize(self, latents: np.ndarray) -> np.ndarray:
-        """Float32, of mean 0 and deviation 1 by channel; a channel that never varies stays 0."""
-        return ((latents.astype(np.float64) - self.mean) / self._scale()).astype(np.float32)
-
-    def denormalize(self, latents: np.ndarray) -> np.ndarray:
-        """Back to float32 as the decoder takes them."""
-        return (latents.astype(np.float64) * self._scale() + self.mean).astype(np.float32)
+    @property
+    def normalization(self) -> Normalization:
+        """Mean and deviation, as an `Autoencoder` takes them."""
+        return Normalization(self.mean, self.std)
 
     def continuing(self, before: "LatentMetadata") -> "LatentMetadata":
         """These, by the mean and deviation of a run that began on `before` and resumes on these.
@@ -137,10 +158,6 @@ class LatentMetadata(NamedTuple):
         """
         before.check_encoder(self.provenance["encoder_sha256"])
         return self._replace(mean=before.mean, std=before.std)
-
-    def _scale(self) -> np.ndarray:
-        std = np.array(self.std)
-        return np.where(std > 0, std, 1)
 
     def check_encoder(self, fingerprint: str) -> None:
         """Refuses an autoencoder whose encoder did not make them.
@@ -286,7 +303,7 @@ class LatentBatches(EndlessBatches):
         record = self._source[index]
         rng = np.random.default_rng((self._seed, epoch, index))
         flip = self._flip and rng.random() < 0.5
-        latents = self.metadata.normalize(record.flipped if flip else record.latents)
+        latents = self.metadata.normalization.normalize(record.flipped if flip else record.latents)
         return {"latents": latents, "label": np.int32(-1 if record.label is None else record.label)}
 
     def get_state(self) -> dict[str, Any]:

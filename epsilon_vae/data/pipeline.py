@@ -174,6 +174,9 @@ class TrainingBatches(EndlessBatches):
       workers: processes that decode, which need absl's flags parsed; 0 for threads of this one.
       local_indices: which P places of each batch, in 0 … B - 1, this process reads; None for all.
 
+    Attributes:
+      source: of the images.
+
     Raises:
       DataError: while iterating; a record cannot be used, or too many cannot.
     """
@@ -205,7 +208,7 @@ class TrainingBatches(EndlessBatches):
             permute_colors=permute_colors,
         )
         super().__init__(load, batch_size, workers=workers, local_indices=local_indices)
-        self._bad_records = bad_records
+        self.source, self._bad_records = source, bad_records
 
     def __next__(self) -> Batch:
         return _finish(super().__next__(), self._bad_records)
@@ -228,7 +231,7 @@ def evaluation_batches(
     *,
     resolution: int,
     crop: str,
-    bad_records: BadRecords,
+    bad_records: BadRecords | None,
     decoding: ImageDecoding = DEFAULT,
     workers: int = 0,
     local_indices: Sequence[int] | None = None,
@@ -241,6 +244,7 @@ def evaluation_batches(
 
     Args:
       crop: one of `transforms.EVALUATION_CROPS`.
+      bad_records: where records that cannot be used are reported; None leaves them out silently.
 
     The others are those of `TrainingBatches`.
 
@@ -364,13 +368,13 @@ def _end_with_parent() -> None:
     os._exit(1)  # The run was killed: nobody reads what this worker makes.
 
 
-def _finish(batch: Batch, bad_records: BadRecords) -> Batch:
+def _finish(batch: Batch, bad_records: BadRecords | None) -> Batch:
     """The batch in float32, without its messages, which are reported.
 
     Workers hand over uint8, a quarter of the bytes, in shared memory, which is copied here.
     """
     for message in batch.pop("bad"):
-        if message:
+        if message and bad_records is not None:
             bad_records.report(str(message))
     images = np.asarray(batch.pop("image"))
     floats = np.empty(images.shape, np.float32)

@@ -7,21 +7,26 @@ to resume. Exit codes: 0 done; 1 stopped by Ctrl-C; 2 something named on the com
 used.
 """
 
+from __future__ import annotations
+
 import pathlib
 import shlex
 from collections.abc import Sequence
 
 from absl import app, flags, logging
+from etils import epy
 
 from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
 from epsilon_vae.data.archives import find_images
 from epsilon_vae.data.decode import DEFAULT, ImageDecoding
 from epsilon_vae.data.devkit import label, read_devkit
 from epsilon_vae.data.images import ChoiceError, ClassKeyError
-from epsilon_vae.data.shards import BadImageError, ShardWriter
 from epsilon_vae.data.splits import SplitError
 from epsilon_vae.names import printable
-from epsilon_vae.resumable import OtherPlanError
+
+with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
+    from epsilon_vae import resumable
+    from epsilon_vae.data import shards
 
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the shards of both splits.")
 SPLIT = flags.DEFINE_enum("split", None, ["train", "val"], "Which one IN is.")
@@ -70,8 +75,8 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     anew = f"name another --output, or remove {SPLIT.value}*.json there to write it anew"
     hints = {
-        OtherPlanError: anew,
-        BadImageError: "replace it, or set --on_bad_record=skip",
+        resumable.OtherPlanError: anew,
+        shards.BadImageError: "replace it, or set --on_bad_record=skip",
         ChoiceError: "name one with --image_key",
         ClassKeyError: f"--class_key={CLASS_KEY.value} must name one of these",
         SplitError: f"name those files that are --split={SPLIT.value}",
@@ -80,22 +85,28 @@ def main(argv: Sequence[str]) -> None:
         if len(argv) < 2:
             raise UsageError("name a folder, tars or parquet files")
         folder = pathlib.Path(OUTPUT.value)
+        is_new = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = f"cannot be made ({error.strerror}); name a folder of yours"
             raise UsageError(f"--output={folder}: {reason}") from error
-        devkit = read_devkit(DEVKIT.value) if DEVKIT.value else None
-        images = find_images(
-            *argv[1:], split=SPLIT.value, image_key=IMAGE_KEY.value, class_key=CLASS_KEY.value
-        )
+        try:
+            devkit = read_devkit(DEVKIT.value) if DEVKIT.value else None
+            images = find_images(
+                *argv[1:], split=SPLIT.value, image_key=IMAGE_KEY.value, class_key=CLASS_KEY.value
+            )
+        except BaseException:
+            if is_new:
+                folder.rmdir()
+            raise
         if devkit:
             images = label(images, devkit)
         unlabelled = images.labels.count(None) if images.classes else 0
         without = f", {unlabelled} images without one" if unlabelled else ""
         words = f"{images.path}: {len(images)} images, {_in_words(images.classes)}{without}"
         print(printable(words), flush=True)
-        writer = ShardWriter(
+        writer = shards.ShardWriter(
             folder,
             SPLIT.value,
             images=images,
@@ -103,14 +114,18 @@ def main(argv: Sequence[str]) -> None:
             decoding=ImageDecoding(max_pixels=MAX_PIXELS.value),
         )
         written = writer.write(skip_bad=ON_BAD_RECORD.value == "skip")
-    shards, skipped = writer.manifest["shards"], writer.manifest["skipped"]
+    written_shards, skipped = writer.manifest["shards"], writer.manifest["skipped"]
     print(
         printable(str(folder)) + f": {SPLIT.value} {'is done' if written else 'was done already'}: "
-        f"{sum(shards.values())} images, {_in_words(images.classes)}, {len(shards)} shards"
+        f"{sum(written_shards.values())} images, {_in_words(images.classes)}, "
+        f"{len(written_shards)} shards"
         + (f"; {len(skipped)} left out, see {SPLIT.value}.json" if skipped else "")
     )
     path = printable(shlex.quote(str(folder)))
     print(f"--config.data.source=array_record --config.data.path={path}")
+    other = "val" if SPLIT.value == "train" else "train"
+    if not (folder / f"{other}.json").exists():
+        print(f"Training needs {other} too: run this command with its images and --split={other}.")
 
 
 def _in_words(classes: Sequence[str]) -> str:

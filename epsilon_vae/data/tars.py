@@ -190,7 +190,7 @@ def _tar_places(
                 inside = _tar_places(content, title, samples, prefix=f"{name}/", depth=depth + 1)
                 for inner in inside:
                     yield inner._replace(offset=member.offset_data + inner.offset)
-            elif samples.takes(name, content):
+            elif samples.takes(name, content, path=path):
                 yield Place(name, member.offset_data, member.size)
     except DataError:
         raise

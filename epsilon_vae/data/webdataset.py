@@ -37,8 +37,13 @@ class Samples:
         self._others: set[str] = set()
         self._keys: collections.Counter[str] = collections.Counter()
 
-    def takes(self, name: str, content: BinaryIO) -> bool:
+    def takes(self, name: str, content: BinaryIO, *, path: str) -> bool:
         """Whether a file is an image; takes note of others.
+
+        Args:
+          name: of the file.
+          content: of the file.
+          path: of the tar, for messages.
 
         Raises:
           DataError: a class that cannot be read.
@@ -48,12 +53,12 @@ class Samples:
             if len(self._others) < _MAX_OTHERS:
                 self._others.add(sample)
             if kind == ("json" if self._class_key else "cls"):
-                self._classes[sample] = self._class(name, content)
+                self._classes[sample] = self._class(name, content, path)
                 return False
         wanted = not self._image_key or kind == self._image_key
         return self.left_out.is_image(name, wanted=wanted)
 
-    def _class(self, name: str, content: BinaryIO) -> str | int | None:
+    def _class(self, name: str, content: BinaryIO, path: str) -> str | int | None:
         data = content.read(_MAX_CLASS_BYTES + 1)
         try:
             if len(data) > _MAX_CLASS_BYTES:
@@ -66,7 +71,9 @@ class Samples:
             self._keys.update(itertools.islice(values, 100))
             return as_class(values.get(self._class_key))
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{name}: no class can be read from it ({reason(error)})") from error
+            raise DataError(
+                f"{path}: no class can be read from {name} ({reason(error)})"
+            ) from error
 
     def are_of(self, names: Sequence[str]) -> bool:
         """Whether images have other files of a sample beside them."""

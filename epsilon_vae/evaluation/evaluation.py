@@ -171,14 +171,13 @@ def _fingerprint(found: dict, resolution: int, steps: Sequence[int], *, save_ima
 
 def _write(folder: pathlib.Path, found: dict, pictures: Gallery) -> None:
     results.write_json(folder / "results.json", found)
-    table = results.markdown(found)
-    (folder / "results.md").write_bytes(encode(table))
+    (folder / "results.md").write_bytes(encode(results.markdown(found)))
     figures = plots.draw(found["rows"])
     (folder / "plots").mkdir(exist_ok=True)
     for name, figure in figures.items():
         figure.savefig(folder / "plots" / f"{name}.png", dpi=150)
     write_report(folder / "report.html", found, figures=figures, pictures=pictures)
-    print(table)
+    print(results.text(found, shutil.get_terminal_size((100, 24)).columns), end="\n\n")
 
 
 def _save(folder: pathlib.Path, batch: Batch, key: Key, pictures: np.ndarray) -> None:

@@ -20,12 +20,13 @@ from epsilon_vae.evaluation.generated_report import Shown, shown_of, write_sampl
 from epsilon_vae.evaluation.images import CroppedImages
 from epsilon_vae.evaluation.protocols import CROPS, Protocol, distance_name
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
-from epsilon_vae.evaluation.tables import cell
+from epsilon_vae.evaluation.tables import cell, in_words
 from epsilon_vae.metrics import inception
 from epsilon_vae.metrics.frechet import FeatureStatistics, Gaussian, frechet_distance
 from epsilon_vae.metrics.inception_score import InceptionScore
+from epsilon_vae.metrics.labels import heading
 from epsilon_vae.metrics.precision_recall import precision_recall
-from epsilon_vae.names import encode
+from epsilon_vae.names import encode, printable
 from epsilon_vae.names import markdown as escape
 from epsilon_vae.parallel import hosts
 from epsilon_vae.pretrained import registry
@@ -195,27 +196,46 @@ def _write(
     }
     folder.mkdir(parents=True, exist_ok=True)
     results.write_json(folder / "results.json", found)
-    table = _markdown(found)
-    (folder / "results.md").write_bytes(encode(table))
+    (folder / "results.md").write_bytes(encode(_markdown(found)))
     write_samples_report(folder / "report.html", found, sets)
-    print(table)
+    print(_text(found), end="\n\n")
+
+
+def _numbers(row: dict) -> dict[str, str]:
+    """What is measured, and of what, as people read it."""
+    counts = {"num_images": "Images", "num_reference_images": "Reference images"}
+    return {counts[name]: str(row[name]) for name in counts} | {
+        heading(name): cell(name, value)["text"]
+        for name, value in row.items()
+        if isinstance(value, float)
+    }
 
 
 def _markdown(found: dict) -> str:
     protocol, [row] = found["protocol"], found["rows"]
-    measured = {name: value for name, value in row.items() if name != "notes"}
-    texts = [
-        cell(name, value)["text"] if isinstance(value, float) else escape(str(value))
-        for name, value in measured.items()
-    ]
+    numbers = {"Samples": escape(row["samples"])} | _numbers(row)
     lines = [
         f"Protocol `{protocol['name']}`, features {', '.join(protocol['features'])}, reference "
         f"{escape(found['reference'])}. The rest is in results.json.",
         "",
-        results.table_line(measured),
-        "|---" * len(measured) + "|",
-        results.table_line(texts),
+        results.table_line(numbers),
+        "|---" * len(numbers) + "|",
+        results.table_line(numbers.values()),
         "",
-        *(f"- {note}" for note in row["notes"]),
+        *(f"- {in_words(note)}" for note in row["notes"]),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _text(found: dict) -> str:
+    protocol, [row] = found["protocol"], found["rows"]
+    numbers = _numbers(row)
+    lines = [
+        f"{row['samples']}, against {found['reference']}",
+        f"Protocol {protocol['name']}, features {', '.join(protocol['features'])}",
+        "",
+        *results.side_by_side(list(numbers), [list(numbers.values())], 0),
+        "",
+        *map(in_words, row["notes"]),
+    ]
+    return "\n".join(map(printable, lines)).rstrip()

@@ -10,8 +10,8 @@ import numpy as np
 
 from epsilon_vae.data.sources import evenly_spaced
 from epsilon_vae.evaluation.page import BYTES_PER_PIXEL, data_uri, render
-from epsilon_vae.evaluation.plots import LABELS
-from epsilon_vae.evaluation.tables import cell, plain
+from epsilon_vae.evaluation.tables import cell, in_words, plain
+from epsilon_vae.metrics.labels import heading
 from epsilon_vae.names import encode
 
 # Of each set; fewer where its pictures would take more.
@@ -71,6 +71,7 @@ def write_samples_report(path: pathlib.Path, results: dict, sets: list[Shown]) -
     page = render(
         "generated_report.html.j2",
         row=row,
+        notes=[in_words(note) for note in row["notes"]],
         reference=results["reference"],
         protocol=metadata["Protocol"],
         stamp=("name", "features"),
@@ -84,15 +85,11 @@ def write_samples_report(path: pathlib.Path, results: dict, sets: list[Shown]) -
 
 
 def _number(name: str, value: float, protocol: dict, notes: list[str]) -> dict:
-    """'label', 'text', 'better' (an arrow), 'how' it was measured, numbers of its 'notes'."""
-    kind, _, detail = name.partition("_")
-    of = LABELS.get(f"fd_{detail}", detail).removeprefix("FD ").replace("_", " ")
-    better = "" if name.endswith("_deviation") else "↑" if kind in SCORES else "↓"
+    """'label', 'text', 'how' it was measured, numbers of its 'notes'."""
     return {
-        "label": LABELS.get(name, f"{kind.capitalize()} {of}".strip()),
+        "label": heading(name),
         "text": cell(name, value)["text"],
-        "better": better,
-        "how": protocol[SCORES.get(kind, name)],
+        "how": protocol[SCORES.get(name.partition("_")[0], name)],
         "notes": [number for number, note in enumerate(notes, 1) if note.split()[0] == name],
     }
 

@@ -11,10 +11,11 @@ from epsilon_vae.data.records import Record
 from epsilon_vae.data.sources import evenly_spaced
 from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.evaluation.images import Batch, batches
-from epsilon_vae.evaluation.measuring import Key, MetricAccumulator
+from epsilon_vae.evaluation.measuring import Key, MetricAccumulator, main_nfe
 from epsilon_vae.evaluation.page import BYTES_PER_PIXEL
 from epsilon_vae.evaluation.reconstructors import Reconstructor, Run, stem
 from epsilon_vae.evaluation.report import Gallery, ReportImage, SeedVariation, Trajectory
+from epsilon_vae.metrics.labels import is_larger_better
 from epsilon_vae.names import printable
 from epsilon_vae.parallel import hosts
 
@@ -29,13 +30,6 @@ TRAJECTORY_STEPS = 10
 BUDGET_BYTES = 100e6
 # Metrics with a list of the worst images: PSNR, SSIM, LPIPS of two networks.
 LISTS = 4
-# Higher is better; of LPIPS, lower.
-SIMILARITIES = ("psnr", "ssim")
-
-
-def main_nfe(nfes: Sequence[int | None]) -> int | None:
-    """The paper's 3 if it is among them, else the last."""
-    return 3 if 3 in nfes else nfes[-1]
 
 
 class Amount(NamedTuple):
@@ -87,7 +81,7 @@ def worst_images(
             if metric == "ssim_range2":
                 continue  # ranks as ssim does, nearly
             values = accumulators[key].per_image(metric)
-            order = np.argsort(values if metric in SIMILARITIES else -values, kind="stable")
+            order = np.argsort(values if is_larger_better(metric) else -values, kind="stable")
             worst[metric, key] = order[:count].tolist()
     return worst
 

@@ -4,7 +4,6 @@ Drawn on `matplotlib.figure.Figure` itself, so that nothing depends on a display
 """
 
 import io
-import math
 import re
 from collections.abc import Iterator
 
@@ -13,27 +12,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-# Columns of results, as tables and axes name them.
-LABELS = {
-    "rfid": "rFID",
-    "fid": "FID",
-    "fd_alexnet": "FD AlexNet",
-    "fd_vgg16": "FD VGG16",
-    "fd_efficientnet_lite0": "FD EfficientNet-Lite0",
-    "psnr": "PSNR (dB)",
-    "ssim": "SSIM",
-    "ssim_range2": "SSIM (range 2)",
-    "lpips_vgg16": "LPIPS VGG16",
-    "lpips_alexnet": "LPIPS AlexNet",
-    "decode_seconds": "ms an image",
-}
+from epsilon_vae.metrics.labels import heading, label
+
 DISTANCES = ("rfid", "fd_alexnet", "fd_vgg16", "fd_efficientnet_lite0")
 
+# In inches: one or three of them stand side by side on a page, and one fits on a phone.
+SIZE = (4.2, 3.4)
 # Of text and axes; in an SVG it becomes the colour of the text around.
 INK = "#1d2126"
 # Seen on white and on black; as many markers as have no divisor in common with the colours.
 COLORS = ("#3b7dd8", "#e0653a", "#2a9d6f", "#b565c9", "#c99a1d", "#d6487e", "#3aa6b9")
 MARKERS = "os^Dv"
+
+# Beside a line's style: of the spread of one of its points. The legend does not name it.
+BAR = {"marker": "|", "label": "_quartiles", "linewidth": 1, "markersize": 7}
 
 # `parse_math` off: a reconstructor may be named `a$b$`.
 STYLE = {
@@ -56,25 +48,24 @@ STYLE = {
 
 
 def draw(rows: list[dict]) -> dict[str, Figure]:
-    """Figures by name, without those that would be empty.
+    """Figures by name, without those that would show a single point.
 
-    - `frechet_over_nfe`: every Fréchet distance that rows have. A reconstructor without NFE is
-      a dashed line; where no reconstructor has one, there is no such figure.
+    - `rfid_over_nfe`, `fd_alexnet_over_nfe`, …: a Fréchet distance, where there are two NFEs. A
+      reconstructor without NFE is a dashed line.
     - `psnr_over_lpips`: a point is a row, joined over NFE, with its NFE beside it.
-    - `quality_over_decode_time`: PSNR over the time that decoding an image takes.
+    - `quality_over_decode_time`: PSNR over the time that decoding an image takes; a bar is its
+      quartiles.
 
     A line is of a reconstructor at a resolution, and has the same colour and marker in all figures.
 
     Args:
       rows: of results: 'reconstructor', 'resolution', 'nfe' (or None), and any of the columns of
-        `LABELS`, where None is a value that was not measured.
+        `labels.LABELS`, where None is a value that was not measured.
     """
     with matplotlib.rc_context(STYLE):
-        figures = {
-            "frechet_over_nfe": _frechet_over_nfe(rows),
-            "psnr_over_lpips": _psnr_over_lpips(rows),
-            "quality_over_decode_time": _quality_over_decode_time(rows),
-        }
+        figures = {f"{name}_over_nfe": _over_nfe(rows, name) for name in DISTANCES}
+        figures["psnr_over_lpips"] = _psnr_over_lpips(rows)
+        figures["quality_over_decode_time"] = _quality_over_decode_time(rows)
     for name, figure in figures.items():
         figure.set_label(name)
     return {name: figure for name, figure in figures.items() if figure.axes}
@@ -121,51 +112,60 @@ def _series(rows: list[dict], *columns: str) -> Iterator[tuple[list[dict], dict]
             yield sorted(own, key=lambda row: row["nfe"] or 0), style
 
 
-def _frechet_over_nfe(rows: list[dict]) -> Figure:
-    all_nfe = sorted({row["nfe"] for row in rows if row["nfe"] is not None})
-    present = [name for name in DISTANCES if any(True for _ in _series(rows, name))]
-    columns = min(2, len(present))
-    lines = math.ceil(len(present) / 2)
-    figure = Figure(figsize=(6.8 if columns == 2 else 5.2, 0.8 + 2.7 * lines), layout="constrained")
-    for i, name in enumerate(present if all_nfe else []):
-        axes = figure.add_subplot(lines, columns, i + 1)
-        for own, style in _series(rows, name):
-            points = [(row["nfe"], row[name]) for row in own if row["nfe"] is not None]
-            if points:
-                axes.plot(*zip(*points, strict=True), **style)
-            for row in (row for row in own if row["nfe"] is None):
-                axes.axhline(row[name], linestyle="--", **style | {"marker": ""})
-        axes.set(xlabel="NFE", title=LABELS[name])
-        _make_logarithmic(axes)
-        axes.set_xticks(all_nfe)
+def _over_nfe(rows: list[dict], name: str) -> Figure:
+    figure = Figure(figsize=SIZE, layout="constrained")
+    series = list(_series(rows, name))
+    all_nfe = sorted({row["nfe"] for own, _ in series for row in own} - {None})
+    if len(all_nfe) < 2:
+        return figure
+    axes = figure.add_subplot()
+    for own, style in series:
+        points = [(row["nfe"], row[name]) for row in own if row["nfe"] is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), **style)
+        for row in (row for row in own if row["nfe"] is None):
+            axes.axhline(row[name], linestyle="--", **style | {"marker": ""})
+    axes.set(xlabel="NFE", ylabel=heading(name), title=f"{label(name)} over NFE")
+    _make_logarithmic(axes)
+    axes.set_xticks(all_nfe)
     _add_legend(figure)
     return figure
 
 
 def _psnr_over_lpips(rows: list[dict]) -> Figure:
-    figure = Figure(figsize=(5.2, 4), layout="constrained")
-    for own, style in _series(rows, "psnr", "lpips_vgg16"):
-        axes = figure.axes[0] if figure.axes else figure.add_subplot()
+    figure = Figure(figsize=SIZE, layout="constrained")
+    series = list(_series(rows, "psnr", "lpips_vgg16"))
+    if sum(len(own) for own, _ in series) < 2:
+        return figure
+    axes = figure.add_subplot()
+    for own, style in series:
         axes.plot([row["lpips_vgg16"] for row in own], [row["psnr"] for row in own], **style)
         for row in (row for row in own if row["nfe"] is not None):
             at = row["lpips_vgg16"], row["psnr"]
             beside = {"xytext": (5, 4), "textcoords": "offset points", "fontsize": 8}
             axes.annotate(f"{row['nfe']}", at, color=style["color"], **beside)
-        axes.set(xlabel=LABELS["lpips_vgg16"], ylabel=LABELS["psnr"])
-        axes.set_title("PSNR over LPIPS, at each NFE")
+    axes.set(xlabel=heading("lpips_vgg16"), ylabel=heading("psnr"))
+    axes.set_title("PSNR over LPIPS, at each NFE")
+    axes.margins(0.1)
     _add_legend(figure)
     return figure
 
 
 def _quality_over_decode_time(rows: list[dict]) -> Figure:
-    figure = Figure(figsize=(5.2, 4), layout="constrained")
-    for own, style in _series(rows, "psnr", "decode_seconds"):
-        axes = figure.axes[0] if figure.axes else figure.add_subplot()
+    figure = Figure(figsize=SIZE, layout="constrained")
+    series = list(_series(rows, "psnr", "decode_seconds"))
+    if sum(len(own) for own, _ in series) < 2:
+        return figure
+    axes = figure.add_subplot()
+    for own, style in series:
         milliseconds = [1000 * row["decode_seconds"] for row in own]
         axes.plot(milliseconds, [row["psnr"] for row in own], **style)
-        axes.set(xlabel="decoding, ms an image", ylabel=LABELS["psnr"])
-        axes.set_title("PSNR over decoding time")
-        _make_logarithmic(axes)
+        for row in own:
+            if quartiles := row.get("decode_seconds_quartiles"):
+                axes.plot([1000 * x for x in quartiles], [row["psnr"]] * 2, **style | BAR)
+    axes.set(xlabel=heading("decode_seconds"), ylabel=heading("psnr"))
+    axes.set_title("PSNR over time of decoding an image")
+    _make_logarithmic(axes)
     _add_legend(figure)
     return figure
 
@@ -179,8 +179,8 @@ def _make_logarithmic(axes: Axes) -> None:
 
 
 def _add_legend(figure: Figure) -> None:
-    lines = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
+    lines = figure.axes[0].get_legend_handles_labels()[0]
     if lines:
-        entry_inches = 0.5 + 0.08 * max(map(len, lines))
+        entry_inches = 0.5 + 0.08 * max(len(line.get_label()) for line in lines)
         columns = min(len(lines), max(1, int(figure.get_figwidth() / entry_inches)))
-        figure.legend(handles=list(lines.values()), loc="outside lower center", ncols=columns)
+        figure.legend(handles=lines, loc="outside lower center", ncols=columns)

@@ -25,7 +25,8 @@ FIXED = {
     "ssim_range2": "as ssim, with data range 2 in its constants on images in [0, 1]",
     "lpips": "version 0.1, linear layers, on [-1, 1] at full size, mean over images",
     "decode_seconds": "wall time of decoding a batch, transfers included, over its images, all "
-    "devices together; median over batches, without the first ones, which compile",
+    "devices together; median and quartiles over batches, without a first decoding, which "
+    "compiles",
     "frechet": "float64, unbiased covariance",
     "noise": "decoding starts from the same noise, the seed's, for all images",
     "latent_noise_unit": "standard deviation of each channel, over the latents of 256 images, "

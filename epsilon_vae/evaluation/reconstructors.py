@@ -19,7 +19,7 @@ from epsilon_vae.data.transforms import check_finite, to_float, to_uint8
 from epsilon_vae.errors import UserError, reason
 from epsilon_vae.evaluation.images import Batch
 from epsilon_vae.evaluation.protocols import Protocol
-from epsilon_vae.inference.autoencoder import restore_on
+from epsilon_vae.inference.restoring import restore
 from epsilon_vae.names import printable
 
 DIFFUSERS = "diffusers:"
@@ -115,15 +115,16 @@ class Run(Reconstructor):
     ):
         self._nfes = decoding.nfes if decoding else None
         self._deviation: np.ndarray | None = None  # of latents, [n_z]
-        spacing = None if protocol.spacing == "run" else protocol.spacing
-        self.autoencoder = restore_on(
-            mesh, workdir, step=step, weights=protocol.weights, spacing=spacing
+        spacing = decoding.spacing if decoding else None
+        if protocol.spacing != "run":
+            spacing = protocol.spacing
+        self.autoencoder = restore(
+            workdir, step, mesh=mesh, weights=protocol.weights, spacing=spacing
         )
         if decoding:  # as if the variant had a run of its own
             config = self.autoencoder.config.copy_and_resolve_references()
             config.flow.spacing = decoding.spacing
             self.autoencoder.config = config
-            self.autoencoder.spacing = spacing or decoding.spacing
         self.name = decoding.name if decoding else _last_part(workdir)
         config = to_json(self.autoencoder.config)
         self.metadata = {

@@ -107,7 +107,7 @@ function showWorst() {
   let lists = data.worst.filter((list) => list.resolution === resolution);
   fillSelect(byId("worst-key"), named(unique(lists.map((list) => list.key))));
   lists = lists.filter((list) => list.key === Number(byId("worst-key").value));
-  fillSelect(byId("worst-metric"), lists.map((list) => [list.metric, data.metrics[list.metric]]));
+  fillSelect(byId("worst-metric"), lists.map((list) => [list.metric, data.metrics[list.metric].label]));
   const { key, metric, images } = lists.find(
     (list) => list.metric === Number(byId("worst-metric").value),
   );
@@ -123,7 +123,7 @@ function showWorst() {
         picture(image.original, image.size, "original"),
         picture(result.picture, image.size, data.keys[key]),
       ),
-      element("b", {}, `${data.metrics[metric]} ${result.metrics[metric].text}`),
+      element("b", {}, `${data.metrics[metric].label} ${result.metrics[metric].text}`),
       element("span", { className: "name" }, image.name),
     );
     card.addEventListener("click", () => openInViewer(image, key));

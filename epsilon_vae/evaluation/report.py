@@ -12,10 +12,11 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from epsilon_vae.evaluation.measuring import Key
+from epsilon_vae.evaluation.measuring import Key, main_nfe
 from epsilon_vae.evaluation.page import data_uri, render
-from epsilon_vae.evaluation.plots import LABELS, svg
+from epsilon_vae.evaluation.plots import svg
 from epsilon_vae.evaluation.tables import all_metadata, cell, plain, results_table
+from epsilon_vae.metrics.labels import heading, is_larger_better, label
 from epsilon_vae.names import encode
 
 # What of the protocol is said without asking; the rest unfolds.
@@ -170,7 +171,10 @@ def _key_label(reconstructor: str, nfe: int | None) -> str:
 def _viewer(
     images: list[ReportImage], worst: dict[tuple[int, str, Key], list[int]], store: _Store
 ) -> dict:
-    """'keys', 'metrics', 'images' and 'worst'; the latter two refer to the others by position."""
+    """'keys', 'metrics', 'images', 'worst', and what the viewer 'opens' with, left and right.
+
+    The latter three refer to the others by position.
+    """
     keys = list(dict.fromkeys(key for image in images for key in image.reconstructions))
     metrics = list(
         dict.fromkeys(
@@ -190,7 +194,11 @@ def _viewer(
 
     return {
         "keys": [_key_label(*key) for key in keys],
-        "metrics": [LABELS.get(name, name) for name in metrics],
+        "opens": _opening(keys),
+        "metrics": [
+            {"label": label(x), "heading": heading(x), "isLargerBetter": is_larger_better(x)}
+            for x in metrics
+        ],
         "images": [
             {
                 "index": image.index,
@@ -212,6 +220,14 @@ def _viewer(
             for (resolution, metric, key), indices in worst.items()
         ],
     }
+
+
+def _opening(keys: list[Key]) -> list[int]:
+    """Positions of two reconstructors' keys, each at its main NFE, or of the only one's."""
+    nfes: dict[str, list[int | None]] = {}
+    for name, nfe in keys:
+        nfes.setdefault(name, []).append(nfe)
+    return [keys.index((name, main_nfe(own))) for name, own in [*nfes.items()][:2]]
 
 
 def _size(picture: np.ndarray) -> list[int]:

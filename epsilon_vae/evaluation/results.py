@@ -1,4 +1,4 @@
-"""Accumulated metrics to numbers beside their protocol: rows, results.json, a Markdown table."""
+"""Accumulated metrics to numbers beside their protocol: rows, results.json, and tables of text."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ from epsilon_vae.evaluation.measuring import ORIGINALS, Key, MetricAccumulator
 from epsilon_vae.evaluation.protocols import distance_name, noiseless
 from epsilon_vae.evaluation.tables import results_table
 from epsilon_vae.metrics.frechet import frechet_distance
-from epsilon_vae.names import csv_cell, encode
+from epsilon_vae.names import csv_cell, encode, printable
 from epsilon_vae.names import markdown as escape
 
 
@@ -48,8 +48,15 @@ def _row(
             references[noiseless(features)].gaussian(), statistics.gaussian()
         )
     found |= accumulator.means()
-    found["decode_seconds"] = float(np.median(accumulator.seconds)) if accumulator.seconds else None
+    first, median, third = _quartiles(accumulator.seconds)
+    found["decode_seconds"] = median
+    found["decode_seconds_quartiles"] = [first, third] if len(accumulator.seconds) > 1 else None
     return found | {"notes": notes}
+
+
+def _quartiles(seconds: list[float]) -> list[float | None]:
+    """Of the time of an image over batches; None where nothing was timed."""
+    return np.quantile(seconds, [0.25, 0.5, 0.75]).tolist() if seconds else [None] * 3
 
 
 def notes_on_distance(name: str, dim: int, num_images: int) -> list[str]:
@@ -94,26 +101,71 @@ def write_json(path: pathlib.Path, results: dict) -> None:
 
 
 def markdown(results: dict) -> str:
-    """The table, with the protocol above and the notes below."""
-    protocol, data = results["protocol"], results["data"]
+    """The table, with the protocol above and the notes below; the best of a resolution is bold."""
     table = results_table(results["rows"], results["paper"])
     lines = [
-        f"Protocol `{protocol['name']}`: {data['num_images']} images of "
-        f"{escape(data['source'])}, crop {protocol['crop']}, {protocol['weights']} weights, "
-        f"seed {protocol['seed']}, features "
-        f"{', '.join(protocol['features'])}. The rest is in results.json.",
+        f"{_protocol_line(results, code='`')}. The rest is in results.json.",
         "",
         table_line(table["columns"]),
         "|---" * len(table["columns"]) + "|",
     ]
     for row in table["rows"]:
-        texts = [
-            escape(cell["text"]) + "".join(f" [{n}]" for n in cell["notes"])
-            for cell in row["cells"]
-        ]
-        lines.append(table_line(f"*{text}*" if row["is_paper"] else text for text in texts))
+        texts = []
+        for cell in row["cells"]:
+            mark = "*" if row["is_paper"] else "**" if cell["best"] else ""
+            texts.append(f"{mark}{escape(cell['text'])}{mark}{_references(cell)}")
+        lines.append(table_line(texts))
     notes = [f"- [{number}] {note}" for number, note in enumerate(table["notes"], 1)]
     return "\n".join([*lines, "", *notes]).rstrip() + "\n"
+
+
+def text(results: dict, width: int) -> str:
+    """The same for a terminal: for each resolution a table with a line for each metric.
+
+    Args:
+      results: as in results.json.
+      width: in characters, that lines should fit.
+    """
+    table = results_table(results["rows"], results["paper"])
+    lines = [_protocol_line(results)]
+    _, _, nfe, images, *metrics = table["columns"]
+    for resolution in dict.fromkeys(row["cells"][1]["text"] for row in table["rows"]):
+        columns = [
+            [name["text"], *(f"{cell['text']}{_references(cell)}" for cell in others)]
+            for name, px, *others in (row["cells"] for row in table["rows"])
+            if px["text"] == resolution
+        ]
+        lines += ["", *side_by_side([f"{resolution} px", nfe, images, *metrics], columns, width)]
+    lines += ["", *(f"[{number}] {note}" for number, note in enumerate(table["notes"], 1))]
+    return "\n".join(map(printable, lines)).rstrip()
+
+
+def side_by_side(heads: list[str], columns: list[list[str]], width: int) -> list[str]:
+    """Lines of columns beside their heads; where they are too wide, the rest follows below."""
+    first, widths = max(map(len, heads)), [max(map(len, column)) for column in columns]
+    count = 1
+    while count < len(columns) and first + sum(2 + x for x in widths[: count + 1]) <= width:
+        count += 1
+    lines = [
+        "  ".join([head.ljust(first), *(x.rjust(w) for x, w in zip(cells, widths, strict=False))])
+        for head, *cells in zip(heads, *columns[:count], strict=True)
+    ]
+    rest = columns[count:]
+    return [*lines, "", *side_by_side(heads, rest, width)] if rest else lines
+
+
+def _protocol_line(results: dict, code: str = "") -> str:
+    protocol, data = results["protocol"], results["data"]
+    source = escape(data["source"]) if code else data["source"]
+    return (
+        f"Protocol {code}{protocol['name']}{code}: {data['num_images']} images of {source}, "
+        f"crop {protocol['crop']}, {protocol['weights']} weights, seed {protocol['seed']}, "
+        f"features {', '.join(protocol['features'])}"
+    )
+
+
+def _references(cell: dict) -> str:
+    return "".join(f" [{note}]" for note in cell["notes"])
 
 
 def table_line(cells: Iterable[str]) -> str:

@@ -6,9 +6,10 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from epsilon_vae.evaluation.plots import COLORS, LABELS, STYLE
+from epsilon_vae.evaluation.plots import COLORS, STYLE
 from epsilon_vae.evaluation.results import table_line
 from epsilon_vae.evaluation.tables import NOT_MEASURED, cell
+from epsilon_vae.metrics.labels import LABELS, heading
 from epsilon_vae.names import markdown as escape
 
 Group = tuple[str, int]  # variant, NFE
@@ -45,7 +46,7 @@ def measured(groups: dict[Group, list[dict]]) -> list[str]:
 def markdown(groups: dict[Group, list[dict]], paper: dict[str, float | None]) -> str:
     """Means over seeds, and from two on the standard deviation of one seed's number."""
     columns = measured(groups)
-    head = ["Variant", "NFE", "Seeds", *(LABELS[name] for name in columns), "rFID (paper)"]
+    head = ["Variant", "NFE", "Seeds", *map(heading, columns), "rFID (paper)"]
     lines = [table_line(head), "|---" * len(head) + "|"]
     for (variant, nfe), rows in groups.items():
         cells = [escape(variant), str(nfe), str(len(rows))]
@@ -80,6 +81,6 @@ def draw(groups: dict[Group, list[dict]]) -> Figure:
             axes.plot(places, [np.mean(seeds) for seeds in values], color=color)
             for place, seeds in zip(places, values, strict=True):
                 axes.plot([place] * len(seeds), seeds, "o", color=color)
-            axes.set_ylabel(LABELS[name])
+            axes.set_ylabel(heading(name))
             axes.set_xticks(places, labels)
     return figure

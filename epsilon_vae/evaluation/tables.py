@@ -2,7 +2,7 @@
 
 import math
 
-from epsilon_vae.evaluation.plots import LABELS
+from epsilon_vae.metrics.labels import LABELS, heading, is_larger_better, label
 from epsilon_vae.names import printable
 
 # Of the results table, before what was measured.
@@ -81,22 +81,38 @@ def results_table(rows: list[dict], paper: list[dict]) -> dict:
     grouped = [
         row for at in groups for row in both if (row["reconstructor"], row["resolution"]) == at
     ]
+    found = [_results_row(row, columns, notes) for row in grouped]
+    _mark_best(found, columns)
     return {
-        "columns": [*FIRST_COLUMNS.values(), *map(_label, columns)],
-        "rows": [_results_row(row, columns, notes) for row in grouped],
-        "notes": notes,
+        "columns": [*FIRST_COLUMNS.values(), *map(heading, columns)],
+        "rows": found,
+        "notes": [in_words(note) for note in notes],
     }
 
 
-def _label(name: str) -> str:
-    """A column's head: 'fd_vgg16_noise0.1' → 'FD VGG16, noise 0.1'."""
-    name, _, noise = name.partition("_noise")
-    label = LABELS.get(name, name)
-    return f"{label}, noise {noise}" if noise else label
+def in_words(note: str) -> str:
+    """A note with the label of the metric that it begins with, if it does."""
+    name, space, rest = note.partition(" ")
+    return f"{label(name)}{space}{rest}"
+
+
+def _mark_best(rows: list[dict], columns: list[str]) -> None:
+    """Marks the best of a resolution where they differ; the paper's are of other images."""
+    for place, name in enumerate(columns, len(FIRST_COLUMNS)):
+        resolutions: dict[str, list[dict]] = {}
+        for cells in (row["cells"] for row in rows if not row["is_paper"]):
+            if cells[place]["value"] is not None:
+                resolutions.setdefault(cells[1]["text"], []).append(cells[place])
+        for cells in resolutions.values():
+            choose = max if is_larger_better(name) else min
+            best = choose(cells, key=lambda shown: float(shown["value"]))
+            if any(shown["text"] != best["text"] for shown in cells):
+                for shown in cells:
+                    shown["best"] = shown["text"] == best["text"]
 
 
 def _results_row(row: dict, columns: list[str], notes: list[str]) -> dict:
-    """'is_paper', and 'cells' with the numbers of their notes.
+    """'is_paper', and 'cells' with the numbers of their 'notes', none of them 'best' yet.
 
     A note that begins with a column's name belongs to its cell, any other to the row's first.
     """
@@ -108,8 +124,11 @@ def _results_row(row: dict, columns: list[str], notes: list[str]) -> dict:
     if is_paper:  # with the digits that the paper gives
         for name in columns:
             cells[name]["text"] = plain(row.get(name))
+    elif row.get("decode_seconds_quartiles"):
+        first, third = (cell("decode_seconds", x)["text"] for x in row["decode_seconds_quartiles"])
+        cells["decode_seconds"]["text"] += f" ({first}–{third})"
     for shown in cells.values():
-        shown["notes"] = []
+        shown |= {"notes": [], "best": False}
     for note in row.get("notes", []):
         word = note.split(maxsplit=1)[0]
         cells[word if word in columns else "reconstructor"]["notes"].append(notes.index(note) + 1)

@@ -84,18 +84,30 @@ function wipeToPointer(event) {
   wipeTo((x - first) / (last - first));
 }
 
+// A line for each metric, and a column for each key; those on the stage come first.
 function showMetrics() {
-  const head = element("tr", {}, element("th", { scope: "col" }, "Reconstructor"));
-  for (const metric of data.metrics) {
-    head.append(element("th", { scope: "col", className: "number" }, metric));
+  const present = keysOf([view.image]);
+  const onStage = unique([view.left, view.right]).filter((key) => present.includes(key));
+  const keys = [...onStage, ...present.filter((key) => !onStage.includes(key))];
+  const shownClass = (key) => (onStage.includes(key) ? " shown" : "");
+  const head = element("tr", {}, element("th", { scope: "col" }, "Metric"));
+  for (const key of keys) {
+    const name = element("span", {}, data.keys[key]);
+    head.append(element("th", { scope: "col", className: `number${shownClass(key)}` }, name));
   }
-  byId("viewer-metrics").tHead.replaceChildren(head);
-  const rows = keysOf([view.image]).map((key) => {
-    const isShown = key === view.left || key === view.right;
-    const title = element("th", { scope: "row" }, data.keys[key]);
-    const cells = view.image.results[key].metrics.map(numberCell);
-    return element("tr", { className: isShown ? "shown" : "" }, title, ...cells);
+  const rows = data.metrics.map((metric, place) => {
+    const cells = keys.map((key) => view.image.results[key].metrics[place]);
+    const values = cells.filter(({ value }) => value !== null).map(({ value }) => Number(value));
+    const best = Math[metric.isLargerBetter ? "max" : "min"](...values);
+    const nodes = cells.map((cell, i) => {
+      const node = numberCell(cell);
+      const isBest = values.some((value) => value !== best) && Number(node.dataset.value || NaN) === best;
+      node.className += (isBest ? " best" : "") + shownClass(keys[i]);
+      return node;
+    });
+    return element("tr", {}, element("th", { scope: "row" }, metric.heading), ...nodes);
   });
+  byId("viewer-metrics").tHead.replaceChildren(head);
   byId("viewer-metrics").tBodies[0].replaceChildren(...rows);
 }
 
@@ -214,7 +226,11 @@ function startViewer() {
   }
   listenToStage();
   new ResizeObserver(place).observe(byId("stage"));
-  showImage(data.images[0]);
+  // Two reconstructors against each other, or the only one against the original.
+  view.right = data.opens.at(-1);
+  if (data.opens.length > 1) view.left = data.opens[0];
+  const hasBoth = (image) => data.opens.every((key) => image.results[key]);
+  showImage(data.images.find(hasBoth) ?? data.images[0]);
 }
 
 if (data.images.length) startViewer();

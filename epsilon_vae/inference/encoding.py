@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 from tqdm import tqdm
@@ -26,6 +27,7 @@ from epsilon_vae.data.latents import (
     UNFINISHED,
     VERSION,
     LatentRecord,
+    Normalization,
     pack_latents,
     shard_name,
     unpack_latents,
@@ -34,9 +36,9 @@ from epsilon_vae.data.named import Data
 from epsilon_vae.data.pipeline import BadRecords, evaluation_batches
 from epsilon_vae.data.records import Record
 from epsilon_vae.data.shards import check_space, write_shard
-from epsilon_vae.data.sources import Subset
+from epsilon_vae.data.sources import Subset, evenly_spaced
 from epsilon_vae.inference.autoencoder import Autoencoder
-from epsilon_vae.models.build import public_normalization
+from epsilon_vae.inference.sharing import normalization_of
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE
 from epsilon_vae.resumable import OtherPlanError, ResumableFolder
@@ -44,6 +46,8 @@ from epsilon_vae.versions import versions
 
 # A record's bytes besides its latents.
 RECORD_OVERHEAD = 256
+# The number of images whose latents give the mean and deviation for normalization.
+NORMALIZATION_IMAGES = 1024
 # What must be the same for a folder of latents to be resumed.
 FIXED = ("version", "data", "num_records", "resolution", "crop", "dtype", "records_per_shard")
 
@@ -78,6 +82,42 @@ class ChannelStatistics(NamedTuple):
     def std(self) -> np.ndarray:
         """Standard deviation (over N), `[n_z]`."""
         return np.sqrt(self.scatter / self.count)
+
+
+def measure_latents(
+    autoencoder: Autoencoder,
+    source: Sequence[Record],
+    data: ml_collections.ConfigDict,
+    *,
+    batch_size: int,
+) -> Normalization | None:
+    """Mean and deviation of the latents of some images; None where none of them can be read.
+
+    Processes call alike, and encode as many batches, also where one cannot read an image.
+
+    Args:
+      autoencoder: that encodes.
+      source: of the images.
+      data: `config.data`, of their crops.
+      batch_size: that they are encoded in.
+    """
+    some = Subset(source, evenly_spaced(len(source), NORMALIZATION_IMAGES))
+    statistics = []
+    image_batches = evaluation_batches(
+        some,
+        batch_size,
+        resolution=data.resolution,
+        crop="center_crop_adm",
+        decoding=ImageDecoding.of(data),
+        bad_records=None,  # whoever trains on them names them
+    )
+    for batch in image_batches:
+        latents = autoencoder.encode(batch["image"])[batch["mask"]]
+        statistics += [ChannelStatistics.of(latents)] if len(latents) else []
+    if not statistics:
+        return None
+    found = functools.reduce(ChannelStatistics.merge, statistics)
+    return Normalization(found.mean.tolist(), found.std().tolist())
 
 
 def encode_data(
@@ -144,12 +184,10 @@ def encode_data(
     for number, row in _write(autoencoder, data.source, folder, plan, own, missing, workers):
         table[number] = row
     found = _merge(_from_all(table))
-    measured = found.mean.tolist(), found.std().tolist()
-    mean, std = public_normalization(autoencoder.config) or measured
+    measured = {"mean": found.mean.tolist(), "std": found.std().tolist()}
     index = plan | {
         "shards": {shard_name(i): len(shard) for i, shard in enumerate(shards)},
-        "mean": mean,
-        "std": std,
+        **normalization_of(autoencoder.config, measured)._asdict(),
         "versions": versions(),
         "seconds": round(time.monotonic() - begin, 1),
     }

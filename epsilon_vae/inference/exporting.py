@@ -19,19 +19,15 @@ import numpy as np
 from flax import traverse_util
 from jax import export
 
-from epsilon_vae.diffusion.path import DDPM, Process
-from epsilon_vae.diffusion.time import SPACINGS
+from epsilon_vae.diffusion.path import DDPM
 from epsilon_vae.errors import UserError, reason
 from epsilon_vae.inference import sharing
-from epsilon_vae.inference.autoencoder import Autoencoder, decode_latents
-from epsilon_vae.models.autoencoder_model import AutoencoderModel
+from epsilon_vae.inference.autoencoder import Autoencoder
+from epsilon_vae.inference.functions import Functions
 from epsilon_vae.models.build import build_networks
 from epsilon_vae.output import replacing
 from epsilon_vae.versions import versions
 
-FORMATS = ("jax", "onnx")
-PARTS = ("encode", "decode")
-PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 INDEX = "programs.json"
 _SUFFIXES = {"jax": "jax_export", "onnx": "onnx"}
 _ONNX_BYTES = 2**31 - 2**20  # of what a file can hold, less what is not weights
@@ -77,11 +73,11 @@ def export_programs(
     Args:
       vae: to be exported.
       output: folder, which must not exist.
-      parts: of `PARTS`.
+      parts: 'encode', 'decode' or both.
       steps: network evaluations; each gives a program that decodes.
       resolution: of the images, height and width.
-      file_format: one of `FORMATS`.
-      platforms: of `PLATFORMS`, for JAX.
+      file_format: 'jax' or 'onnx'.
+      platforms: for JAX, of 'cpu', 'cuda', 'rocm' and 'tpu'.
 
     Returns:
       The programs' files.
@@ -139,19 +135,20 @@ def _programs(
         config = vae.config.copy_and_resolve_references()
         config.dtype = "float32"
         networks = build_networks(config)
+    functions = Functions(networks=networks, process=vae.process, spacing=vae.spacing)
     (batch,) = export.symbolic_shape("batch")
     side = resolution // networks.f
     images = jax.ShapeDtypeStruct((batch, resolution, resolution, 3), jnp.float32)
     latents = jax.ShapeDtypeStruct((batch, side, side, networks.encoder.n_z), jnp.float32)
     programs = {}
     if "encode" in parts:
-        programs["encode"] = Program(networks.encode, {"images": images}, "latents")
+        programs["encode"] = Program(functions.encode, {"images": images}, "latents")
     for nfe in dict.fromkeys(map(vae.nfe, steps)) if "decode" in parts else ():
         draws = nfe + 1 if isinstance(vae.process, DDPM) else 1
         noise = jax.ShapeDtypeStruct((draws, *images.shape[1:]), jnp.float32)
         seed = jax.ShapeDtypeStruct((), jnp.uint32)
         inputs = {"latents": latents} | ({"noise": noise} if is_onnx else {"seed": seed})
-        function = functools.partial(_decode, networks, vae.process, SPACINGS[vae.spacing](nfe))
+        function = functools.partial(_decode, functions, nfe)
         if not vae.is_diffusion:
             function = functools.partial(function, start=np.zeros(noise.shape, np.float32))
             inputs = {"latents": latents}
@@ -160,17 +157,14 @@ def _programs(
 
 
 def _decode(
-    networks: AutoencoderModel,
-    process: Process,
-    times: np.ndarray,
-    params: dict,
-    latents: jax.Array,
-    start: jax.Array,
+    functions: Functions, nfe: int, params: dict, latents: jax.Array, start: jax.Array
 ) -> jax.Array:
     """Images from a seed, which is a scalar, or from noise."""
-    if start.ndim:
-        return networks.decode_noise(params, process, latents=latents, times=times, noise=start)
-    return decode_latents((params, times, start), latents, networks=networks, process=process)
+    if not start.ndim:
+        return functions.decode(params, latents, jax.random.key(start), nfe)
+    return functions.networks.decode_noise(
+        params, functions.process, latents=latents, times=functions.times(nfe), noise=start
+    )
 
 
 def _describe(names: Sequence[str], arrays: Sequence) -> dict[str, str]:

@@ -29,7 +29,6 @@ from epsilon_vae.inference.latent_diffusion import TrainedLatentDiffusion
 from epsilon_vae.output import is_seen, replacing
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE
-from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.resumable import OtherPlanError, ResumableFolder
 from epsilon_vae.versions import versions
 
@@ -175,7 +174,7 @@ def _drawing(
 ) -> Callable[[np.ndarray, tqdm], np.ndarray]:
     """Numbers of images → uint8 images."""
     guidance = Guidance(plan["guidance"], tuple(plan["guidance_interval"]))
-    sampler = trained.sampler(plan["nfe"], guidance, make_mesh(devices=jax.local_devices()))
+    sampler = trained.sampler(plan["nfe"], guidance)
     classes = np.array(plan["classes"] or [NO_CLASS])
 
     def draw(indices: np.ndarray, bar: tqdm) -> np.ndarray:

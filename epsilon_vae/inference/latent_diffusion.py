@@ -5,6 +5,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from epsilon_vae import checkpoint
 from epsilon_vae.config import check_kind
@@ -12,10 +13,11 @@ from epsilon_vae.data.latents import LatentMetadata
 from epsilon_vae.data.transforms import check_finite
 from epsilon_vae.diffusion.guidance import Guidance
 from epsilon_vae.diffusion.time import SPACINGS
+from epsilon_vae.inference.restoring import FIELDS, computing_in, one_of
 from epsilon_vae.models.build import build_latent_diffusion, latents_shape
 from epsilon_vae.models.latent_diffusion import LatentDiffusion
 from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE, share_images
-from epsilon_vae.parallel.mesh import replicated
+from epsilon_vae.parallel.mesh import local_mesh, replicated
 from epsilon_vae.step_folders import load
 
 
@@ -30,7 +32,8 @@ class LatentSampler:
       times: `[nfe + 1]`, falling from 1 to 0.
       guidance: by the labels.
       mesh: of one process or all.
-      images_per_device: that are worked on together.
+      group_size: images that a device works on together.
+      progress: shows a bar while latents are generated.
       origin: of the parameters, which errors name: the checkpoint.
     """
 
@@ -42,7 +45,8 @@ class LatentSampler:
         times: np.ndarray,
         guidance: Guidance,
         mesh: Mesh,
-        images_per_device: int = IMAGES_PER_DEVICE,
+        group_size: int = IMAGES_PER_DEVICE,
+        progress: bool = False,
         origin: str = "these parameters",
     ):
         self._origin = origin
@@ -61,7 +65,8 @@ class LatentSampler:
                 guidance=guidance,
             )
 
-        self._generate = share_images(generate, mesh, images_per_device)
+        bar = "generate" if progress else None
+        self._generate = share_images(generate, mesh, group_size, bar=bar)
 
     def __call__(
         self, params: dict, indices: np.ndarray, *, labels: np.ndarray, seed: int = 0
@@ -81,7 +86,7 @@ class LatentSampler:
         whole = params, self._times, np.uint32(seed % 2**32)
         latents = self._generate(whole, indices.astype(np.uint32), labels)
         check_finite(latents, f"{self._origin}: generated latents")
-        return self._metadata.denormalize(latents)
+        return self._metadata.normalization.denormalize(latents)
 
 
 class TrainedLatentDiffusion:
@@ -94,6 +99,7 @@ class TrainedLatentDiffusion:
       config: that it was trained with.
       step: of the checkpoint.
       origin: its folder, which errors name.
+      mesh, group_size, progress: of its samplers, as `restore_latent_diffusion` takes them.
     """
 
     def __init__(
@@ -105,11 +111,15 @@ class TrainedLatentDiffusion:
         config: ml_collections.ConfigDict,
         step: int,
         origin: str,
+        mesh: Mesh,
+        group_size: int,
+        progress: bool,
     ):
         self.model, self.params, self.metadata = model, params, metadata
         self.config, self.step, self.origin = config, step, origin
+        self.mesh, self.group_size, self.progress = mesh, group_size, progress
 
-    def sampler(self, nfe: int, guidance: Guidance, mesh: Mesh) -> LatentSampler:
+    def sampler(self, nfe: int, guidance: Guidance) -> LatentSampler:
         """A sampler of `nfe` steps, at the config's spacing."""
         times = SPACINGS[self.config.flow.spacing](nfe)
         return LatentSampler(
@@ -117,43 +127,50 @@ class TrainedLatentDiffusion:
             self.metadata,
             times=times,
             guidance=guidance,
-            mesh=mesh,
+            mesh=self.mesh,
+            group_size=self.group_size,
+            progress=self.progress,
             origin=self.origin,
         )
 
 
 def restore_latent_diffusion(
-    mesh: Mesh,
     workdir: str,
-    *,
     step: int | None = None,
-    preferred: int | None = None,
+    *,
+    device: jax.Device | str | None = None,
+    mesh: Mesh | None = None,
     weights: str = "ema",
+    dtype: DTypeLike | None = None,
+    group_size: int = IMAGES_PER_DEVICE,
+    progress: bool = False,
+    preferred: int | None = None,
 ) -> TrainedLatentDiffusion:
-    """The latent diffusion model of a run, whole on each device of a mesh; all call alike.
+    """The latent diffusion model of a run, whole on each device; processes of a mesh call alike.
 
     Args:
-      mesh: of one process or all.
       workdir: of the run, as given to `epsilon_vae.main`.
       step: of the checkpoint; None for the newest that can be read.
-      preferred: a step to take before the newest, if it is there.
-      weights: 'ema' or 'raw'.
+      device, mesh, weights, dtype, progress, preferred: as `restoring.restore`'s.
+      group_size: images that a device generates together; another number may change a last digit.
 
     Raises:
       CheckpointError: no checkpoint there that can be read, or not of this step.
-      ConfigError: the run is of an autoencoder.
+      ConfigError: as `restoring.restore`, or the run is of an autoencoder.
     """
+    mesh = local_mesh(device=device, mesh=mesh)
+    field = FIELDS[one_of("weights", weights, FIELDS)]
 
     def read(step_directory: epath.Path) -> TrainedLatentDiffusion:
         config = checkpoint.load_config(step_directory)
         check_kind(config, workdir, latent_diffusion=True)
-        model, shape = build_latent_diffusion(config), latents_shape(config)
+        model = build_latent_diffusion(computing_in(config, dtype))
+        shape = latents_shape(config)
         key = jax.random.key(0)
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
             jax.eval_shape(lambda k: model.init(k, shape), key),
         )
-        field = {"ema": "ema", "raw": "params"}[weights]
         path = f"{field}/generator"
         params = checkpoint.load_parts(step_directory, {path: target})[field]["generator"]
         metadata = LatentMetadata.of(checkpoint.load_data(step_directory)["latents"])
@@ -164,6 +181,9 @@ def restore_latent_diffusion(
             config=config,
             step=int(step_directory.name),
             origin=str(step_directory),
+            mesh=mesh,
+            group_size=group_size,
+            progress=progress,
         )
 
     return load(workdir, read, step=step, preferred=preferred)

@@ -7,6 +7,7 @@ with a checksum) and `README.md`, the model card.
 import json
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import ml_collections
@@ -14,9 +15,11 @@ import numpy as np
 from flax import traverse_util
 
 from epsilon_vae.config import check_kind, check_values, from_dict, to_json
+from epsilon_vae.data.latents import Normalization
 from epsilon_vae.errors import reason
 from epsilon_vae.hub import Repository, is_name
 from epsilon_vae.inference.model_card import model_card
+from epsilon_vae.models.build import public_normalization
 from epsilon_vae.names import encode
 from epsilon_vae.output import write_whole
 from epsilon_vae.pretrained.layouts import check_shapes
@@ -54,10 +57,54 @@ def save(folder: str, files: Mapping[str, bytes], *, overwrite: bool) -> None:
         write_whole(path / name, content)
 
 
-def metadata(config: ml_collections.ConfigDict, step: int | None) -> dict[str, str]:
+def metadata(
+    config: ml_collections.ConfigDict, step: int | None, normalization: Normalization | None
+) -> dict[str, str]:
     """What our files of weights say of them, besides the checksum."""
     known = {"format": FORMAT, "config": to_json(config), "versions": json.dumps(versions())}
-    return known if step is None else known | {"step": str(step)}
+    if step is not None:
+        known["step"] = str(step)
+    if normalization is not None:
+        known["normalization"] = json.dumps(normalization._asdict())
+    return known
+
+
+def normalization_of(
+    config: ml_collections.ConfigDict, stored: dict[str, Any] | None
+) -> Normalization | None:
+    """Mean and deviation of an autoencoder's latents by channel, None where they are not known.
+
+    Args:
+      config: whose own factors, if it has any, are taken.
+      stored: what training has measured, as a checkpoint or a file of weights has it.
+
+    Raises:
+      ValueError: what is stored is none.
+    """
+    if public := public_normalization(config):
+        return Normalization(*public)
+    if stored is None:
+        return None
+    try:
+        found = Normalization(**stored)
+        found.check(config.model.encoder.n_z)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"its normalization of latents is none ({error})") from error
+    return found
+
+
+def normalization_in(
+    metadata: Mapping[str, str], config: ml_collections.ConfigDict, path: str
+) -> Normalization | None:
+    """`normalization_of` what the metadata of the file of weights at `path` say.
+
+    Raises:
+      WeightsError: they say what is none.
+    """
+    try:
+        return normalization_of(config, json.loads(metadata.get("normalization", "null")))
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from error
 
 
 def weights_bytes(
@@ -65,6 +112,7 @@ def weights_bytes(
     config: ml_collections.ConfigDict,
     *,
     step: int | None,
+    normalization: Normalization | None,
     dtype: str = "float32",
 ) -> bytes:
     """The content of a safetensors file of parameters.
@@ -73,11 +121,12 @@ def weights_bytes(
       params: `{'encoder', 'decoder'}`.
       config: that they were trained with.
       step: of the checkpoint, if it is of one.
+      normalization: of the latents, if it is known.
       dtype: one of `DTYPES`.
     """
     flat = traverse_util.flatten_dict(jax.device_get(params), sep="/")
     arrays = {name: np.asarray(array).astype(dtype) for name, array in flat.items()}
-    return safetensors_bytes(arrays, metadata(config, step))
+    return safetensors_bytes(arrays, metadata(config, step, normalization))
 
 
 def files_of(
@@ -85,6 +134,7 @@ def files_of(
     config: ml_collections.ConfigDict | None,
     *,
     step: int | None,
+    normalization: Normalization | None,
     name: str,
     dtype: str,
     evaluation: str | None,
@@ -96,6 +146,7 @@ def files_of(
       params: `{'encoder', 'decoder'}`.
       config: that they were trained with.
       step: of the checkpoint, if it is of one.
+      normalization: of the latents, if it is known.
       name: by which the folder is loaded, for the card.
       dtype: of the weights, one of `DTYPES`.
       evaluation: `results.json` of an evaluation, or its folder; None for no numbers.
@@ -112,7 +163,7 @@ def files_of(
         config, step=step, name=name, dtype=dtype, evaluation=evaluation, license=license
     )
     return {
-        WEIGHTS: weights_bytes(params, config, step=step, dtype=dtype),
+        WEIGHTS: weights_bytes(params, config, step=step, normalization=normalization, dtype=dtype),
         CONFIG: encode(to_json(config)),
         CARD: encode(card),
     }
@@ -163,8 +214,8 @@ def load_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
     return config
 
 
-def load_params(folder: pathlib.Path, shapes: dict) -> tuple[dict, int | None]:
-    """The parameters in a folder, float32, and the step of their checkpoint, if they say it.
+def load_weights(folder: pathlib.Path, shapes: dict) -> tuple[dict, Mapping[str, str]]:
+    """The parameters in a folder, float32, and the metadata of their file.
 
     Args:
       folder: that has them.
@@ -184,5 +235,4 @@ def load_params(folder: pathlib.Path, shapes: dict) -> tuple[dict, int | None]:
     except ValueError as error:
         raise WeightsError(f"{path} does not fit {CONFIG} beside it: {error}") from error
     flat = {name: array.astype(np.float32) for name, array in weights.arrays.items()}
-    step = weights.metadata.get("step", "")
-    return traverse_util.unflatten_dict(flat, sep="/"), int(step) if step.isdecimal() else None
+    return traverse_util.unflatten_dict(flat, sep="/"), weights.metadata

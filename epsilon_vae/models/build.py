@@ -70,6 +70,7 @@ ENCODERS = {
         functools.partial(LiteEncoder, channels=32, blocks=1, groups=8),
         {4: (1, 2, 2), 8: (1, 2, 2, 2)},
     ),
+    "small": (functools.partial(LiteEncoder, channels=32, blocks=1, groups=8), {8: (1, 2, 2, 4)}),
 }
 
 

@@ -28,8 +28,9 @@ from epsilon_vae.parallel.sharding import shard_images
 
 # Widths and depths of the paper's decoders (Table 6), with attention derived from the published
 # parameter counts. `tiny` is ours, of 0.8 to 1.1 M parameters as the other decoders' `tiny`, for a
-# small study of them. `micro` is for tests of all but the networks: the least that is one, to be
-# compiled in two seconds.
+# small study of them; `small` too, for whole photos on a CPU: its only attention, in the middle, is
+# at 1/16 of the resolution. `micro` is for tests of all but the networks: the least that is one, to
+# be compiled in two seconds.
 UNET_SIZES = {
     "micro": {
         "channels": 16,
@@ -44,6 +45,14 @@ UNET_SIZES = {
         "blocks": 1,
         "attention_factors": (4,),
         "multipliers": (1, 1, 2),
+        "head_dim": 32,
+        "groups": 8,
+    },
+    "small": {
+        "channels": 32,
+        "blocks": 2,
+        "attention_factors": (),
+        "multipliers": (1, 1, 2, 2, 4),
         "head_dim": 32,
         "groups": 8,
     },

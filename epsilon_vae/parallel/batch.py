@@ -7,7 +7,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from tqdm import tqdm
 
+from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import replicated
 from epsilon_vae.parallel.programs import keep_programs
 from epsilon_vae.parallel.sharding import BATCH_AXES
@@ -51,55 +53,55 @@ def num_data_shards(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def in_chunks(function: Callable[..., Any], size: int) -> Callable[..., Any]:
-    """`function(whole, *batches)`, given `size` images at a time, in one program for all of them.
-
-    What it gives for an image is what `share_images` gives, which needs no program for each number.
-    """
-
-    def call(whole: Any, *batches: jax.Array) -> Any:
-        groups = [x.reshape(-1, size, *x.shape[1:]) for x in batches]
-        results = jax.lax.map(lambda group: function(whole, *group), groups)
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
-
-    return call
-
-
 def share_images(
-    function: Callable[..., Any], mesh: Mesh, group_size: int = 1
+    function: Callable[..., Any], mesh: Mesh, group_size: int = 1, *, bar: str | None = None
 ) -> Callable[..., Any]:
     """`jit_shared(function, mesh)`, from NumPy arrays of any number of images to NumPy results.
 
     Each device is given a group of images, filled up, then the next: one program, compiled or kept
-    (`keep_programs`), does any number of images, of which no more than a group take memory. What it
-    gives for an image is the same to the bit, however many there are and on however many devices:
-    another number in a convolution may change the last digit.
+    (`keep_programs`), does any number of images. While devices work on one group, the results of
+    the one before are copied. What it gives for an image is the same to the bit, however many there
+    are and on however many devices: another number in a convolution may change the last digit.
 
-    All processes give the same batches, and all get the results.
+    All processes give the same batches, of one image or more, and all get the results.
 
     Args:
       function: as `jit_shared`'s.
       mesh: as `jit_shared`'s.
       group_size: images that a device works on together.
+      bar: the title of a progress bar, which the first process shows; None for none.
     """
     keep_programs()
     compiled = jit_shared(function, mesh)
     images_at = NamedSharding(mesh, P(BATCH_AXES))
     per_call = group_size * num_data_shards(mesh)
 
-    def call_once(whole: Any, batches: list[np.ndarray]) -> Any:
-        size = len(batches[0])
-        filled = [np.concatenate([x, x[:1].repeat(per_call - size, 0)]) for x in batches]
+    def start(whole: Any, batches: list[np.ndarray]) -> Any:
+        missing = per_call - len(batches[0])
+        filled = [np.concatenate([x, x[:1].repeat(missing, 0)]) for x in batches]
         placed = [
             jax.make_array_from_callback(x.shape, images_at, lambda part, x=x: x[part])
             for x in filled
         ]
         with jax.set_mesh(mesh):
-            return jax.tree.map(lambda x: np.asarray(x)[:size], compiled(whole, *placed))
+            return compiled(whole, *placed)
 
     def call(whole: Any, *batches: np.ndarray) -> Any:
-        starts = range(0, len(batches[0]), per_call)
-        parts = [call_once(whole, [x[at : at + per_call] for x in batches]) for at in starts]
+        total, waiting, parts = len(batches[0]), [], []
+        is_hidden = bar is None or not hosts.is_first()
+        with tqdm(total=total, desc=bar, unit="image", disable=is_hidden) as shown:
+
+            def finish() -> None:
+                count, results = waiting.pop(0)
+                parts.append(jax.tree.map(lambda x: np.asarray(x)[:count], results))
+                shown.update(count)
+
+            for at in range(0, total, per_call):
+                group = [x[at : at + per_call] for x in batches]
+                waiting.append((len(group[0]), start(whole, group)))
+                if len(waiting) > 1:
+                    finish()
+            finish()
         return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
     return call

@@ -8,6 +8,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from epsilon_vae.config import ConfigError, mesh_shape
+from epsilon_vae.errors import reason
 from epsilon_vae.parallel.sharding import BATCH_AXES
 
 AXES = (*BATCH_AXES, "space")
@@ -43,6 +44,40 @@ def make_mesh(
     else:
         grid = mesh_utils.create_device_mesh(within, devices, **split)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def local_mesh(
+    space: int = 1, *, device: jax.Device | str | None = None, mesh: Mesh | None = None
+) -> Mesh:
+    """The mesh that a trained model is put on: this machine's first `space` devices by default.
+
+    Args:
+      space: devices that the rows of an image are spread over.
+      device: to be used alone; or a platform, as 'cpu', for its first.
+      mesh: of `make_mesh`, to be used as it is.
+
+    Raises:
+      ConfigError: fewer devices than `space`, no such device, another kind of mesh, or more than
+        one of the three.
+    """
+    if (space != 1) + (device is not None) + (mesh is not None) > 1:
+        raise ConfigError("space, device and mesh: give one of them; make_mesh has all")
+    if mesh is not None:
+        if mesh.axis_names != AXES:
+            raise ConfigError(
+                f"mesh with axes {mesh.axis_names}: expected {AXES}, as "
+                "epsilon_vae.parallel.mesh.make_mesh makes"
+            )
+        return mesh
+    try:
+        devices = jax.local_devices(backend=device if isinstance(device, str) else None)
+    except RuntimeError as error:
+        raise ConfigError(f"device = {device!r}: {reason(error)}") from error
+    if isinstance(device, jax.Device):
+        devices = [device]
+    if not 1 <= space <= len(devices):
+        raise ConfigError(f"space = {space}: expected 1 to {len(devices)}, this machine's devices")
+    return make_mesh(data=1, space=space, devices=devices[:space])
 
 
 def image_sharding(mesh: Mesh) -> NamedSharding:

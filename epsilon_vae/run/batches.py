@@ -1,6 +1,5 @@
 """Opens what a run trains on: images, latents, or images that are encoded on the fly."""
 
-import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -12,19 +11,17 @@ from epsilon_vae.config import ConfigError
 from epsilon_vae.data.decode import DataError, ImageDecoding
 from epsilon_vae.data.latents import LatentBatches, LatentMetadata, Latents
 from epsilon_vae.data.named import open_part
-from epsilon_vae.data.pipeline import BadRecords, Batch, TrainingBatches, evaluation_batches
+from epsilon_vae.data.pipeline import BadRecords, Batch, TrainingBatches
 from epsilon_vae.data.records import Record
-from epsilon_vae.data.sources import Subset, evenly_spaced
-from epsilon_vae.inference.autoencoder import Autoencoder, restore_on
-from epsilon_vae.inference.encoding import ChannelStatistics
-from epsilon_vae.models.build import latents_shape, public_normalization
+from epsilon_vae.inference.autoencoder import Autoencoder
+from epsilon_vae.inference.encoding import measure_latents
+from epsilon_vae.inference.restoring import restore
+from epsilon_vae.inference.sharing import normalization_of
+from epsilon_vae.models.build import latents_shape
 from epsilon_vae.names import printable
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.batch import IMAGES_PER_DEVICE
 from epsilon_vae.parallel.mesh import make_mesh
-
-# The number of images whose latents give the mean and deviation for normalization.
-NORMALIZATION_IMAGES = 1024
 
 
 class Batches(Protocol):
@@ -67,7 +64,7 @@ class EncodedBatches(Iterator[Batch]):
     def __next__(self) -> Batch:
         batch = next(self._images)
         latents = self.autoencoder.encode(batch["image"])
-        return {"latents": self.metadata.normalize(latents), "label": batch["label"]}
+        return {"latents": self.metadata.normalization.normalize(latents), "label": batch["label"]}
 
     @property
     def num_bad_records(self) -> int:
@@ -152,7 +149,7 @@ def _encoded_images(config: ml_collections.ConfigDict, local_indices: np.ndarray
     workdir = config.autoencoder.workdir
     mesh = make_mesh(devices=jax.local_devices())
     group_size = min(IMAGES_PER_DEVICE, -(-len(local_indices) // jax.local_device_count()))
-    autoencoder = restore_on(mesh, workdir, group_size=group_size)
+    autoencoder = restore(workdir, mesh=mesh, group_size=group_size)
     metadata = _measure(autoencoder, workdir, open_part(config.data, "train").source, config.data)
     _check_metadata(config, metadata, config.data.path)
     return EncodedBatches(images, autoencoder, metadata)
@@ -165,30 +162,18 @@ def _measure(
     data: ml_collections.ConfigDict,
 ) -> LatentMetadata:
     """The metadata of a data set's latents, by some of its images; alike on all processes."""
-    some = Subset(source, evenly_spaced(len(source), NORMALIZATION_IMAGES))
-    statistics = []
-    image_batches = evaluation_batches(
-        some,
-        IMAGES_PER_DEVICE * jax.local_device_count(),
-        resolution=data.resolution,
-        crop="center_crop_adm",
-        decoding=ImageDecoding.of(data),
-        bad_records=BadRecords(1, len(some)),
-    )
-    for batch in image_batches:
-        latents = autoencoder.encode(batch["image"])[batch["mask"]]
-        statistics += [ChannelStatistics.of(latents)] if len(latents) else []
-    if not statistics:
-        raise DataError(f"none of {len(some)} images can be read; check config.data.path")
-    found = functools.reduce(ChannelStatistics.merge, statistics)
-    measured = found.mean.tolist(), found.std().tolist()
-    mean, std = public_normalization(autoencoder.config) or measured
+    size = IMAGES_PER_DEVICE * jax.local_device_count()
+    found = measure_latents(autoencoder, source, data, batch_size=size)
+    if found is None:
+        raise DataError(f"no image can be read of {len(source)}; check config.data.path")
+    normalization = normalization_of(autoencoder.config, found._asdict())
+    networks = autoencoder.networks
+    side = -(-data.resolution // networks.multiple) * networks.multiple // networks.f
     provenance = autoencoder.provenance(workdir)
     classes = list(getattr(source, "classes", ()))
     return LatentMetadata(
-        shape=list(latents.shape[1:]),
-        mean=mean,
-        std=std,
+        shape=[side, side, networks.encoder.n_z],
+        **normalization._asdict(),
         classes=classes,
         provenance=provenance,
     )

@@ -33,8 +33,8 @@ def forecast(
     size = sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
     share = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
     yield (
-        f"memory for the state (parameters, EMA, optimizers): {in_words(share)} a device; a step "
-        "needs more, for gradients and activations"
+        f"memory for the state (parameters, EMA, optimizers): {in_words(share)} a device; for all "
+        "that a step needs, python -m epsilon_vae.compile compiles it for TPUs, without one"
     )
     count = max_checkpoints(config)
     yield f"disk for checkpoints: {in_words(count * size)}, {count} of {in_words(size)} at most"
@@ -50,10 +50,13 @@ def forecast(
 
 def max_checkpoints(config: ml_collections.ConfigDict) -> int:
     """Checkpoints that a run has at a time, at most: one is written before one is removed."""
+    best = config.checkpoint.keep_best != "none"
     saved = math.ceil(config.num_steps / config.checkpoint.every_steps)
+    if best:  # An evaluation may save too.
+        saved += config.num_steps // config.eval.every_steps
     permanent = config.checkpoint.permanent_every_steps
     never_removed = config.num_steps // permanent if permanent else 0
-    return min(saved, config.checkpoint.keep + 1 + never_removed)
+    return min(saved, config.checkpoint.keep + 1 + best + never_removed)
 
 
 def _step_seconds(workdir: str) -> list[float]:

@@ -8,12 +8,15 @@ from jax.sharding import Mesh
 from epsilon_vae.checkpoint import (
     OTHER_RUN,
     Checkpointer,
+    OtherNetworkError,
     Restored,
     holds_weights_alone,
+    load_config,
     load_parts,
 )
 from epsilon_vae.checksums import DamagedError
-from epsilon_vae.step_folders import load
+from epsilon_vae.config import differences
+from epsilon_vae.step_folders import CheckpointError, load
 from epsilon_vae.training.sharded import make_state, state_shapes
 from epsilon_vae.training.state import TrainState, non_finite_fields
 from epsilon_vae.training.step import TrainStep
@@ -44,7 +47,17 @@ def restore_or_init(
       CheckpointError: what is there, or in `config.init_from`, does not fit the config.
     """
     target = state_shapes(train_step, mesh)
-    restored, loaded = checkpointer.restore_newest(target, check=_check_finite), {}
+    try:
+        restored, loaded = checkpointer.restore_newest(target, check=_check_finite), {}
+    except OtherNetworkError as error:
+        saved = load_config(error.step_directory)
+        changed = [line for line in differences(saved, config) if line.startswith("model.")]
+        if not changed:
+            raise
+        raise CheckpointError(
+            f"{error.step_directory} is of another network: {', '.join(changed)}; set it back, or "
+            "name another workdir"
+        ) from error
     if restored is not None:
         if isinstance(restored.state, TrainState):
             return restored.state, restored

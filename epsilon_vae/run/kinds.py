@@ -1,7 +1,7 @@
 """The two kinds of runs: what an autoencoder's and a latent diffusion model's do differently."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import ml_collections
 import numpy as np
@@ -22,8 +22,11 @@ class Evaluation(Protocol):
 
     names: tuple[str, ...]
 
-    def __call__(self, params: dict) -> tuple[dict[str, float], np.ndarray | None]:
-        """Scores by name, and a picture, uint8 `[H, W, 3]`, or None."""
+    def __call__(self, params: dict, step: int) -> tuple[dict[str, float], np.ndarray | None]:
+        """Scores by name, and a picture that names the step, uint8 `[H, W, 3]`, or None."""
+
+    def latents(self, params: dict) -> dict[str, Any]:
+        """What the last checkpoint says of the latents of these parameters, as JSON holds it."""
 
 
 class Kind(NamedTuple):
@@ -38,7 +41,9 @@ class Kind(NamedTuple):
     open_evaluation: Callable[[ml_collections.ConfigDict, Mesh, Batches], Evaluation]
 
 
-AUTOENCODER = Kind(open_images, lambda config, mesh, batches: HeldOutEvaluation(config, mesh))
+AUTOENCODER = Kind(
+    open_images, lambda config, mesh, batches: HeldOutEvaluation(config, mesh, batches.source)
+)
 LATENT_DIFFUSION = Kind(open_latents, SampleEvaluation)
 
 

@@ -1,34 +1,37 @@
-"""Writes a run's numbers: TensorBoard (through clu), metrics.csv, the console, the workdir.
+"""Writes a run's numbers: metrics.csv, the console, the workdir; TensorBoard and W&B through clu.
 
 Process 0 writes them; on the others, the same calls do nothing.
 """
 
 import contextlib
-import csv
 import functools
 import io
 import json
 import os
-import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 
 import ml_collections
 import numpy as np
-from absl import logging
 from clu import parameter_overview
 from etils import epath
 from PIL import Image
-from tqdm import tqdm
 
-from epsilon_vae.config import to_json
-from epsilon_vae.output import OutputError, is_in_bucket, replacing, write_whole
+from epsilon_vae.config import flatten, to_json
+from epsilon_vae.names import printable
+from epsilon_vae.output import OutputError, replacing, write_whole
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.sharding import sharding_table
+from epsilon_vae.run.console import Console, closing_lines
+from epsilon_vae.run.metrics_csv import MetricsCSV
+from epsilon_vae.run.wandb_writer import WandbWriter
 from epsilon_vae.run.workdir import Heartbeat
 from epsilon_vae.versions import versions
 
-_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?([eE][-+]?\d+)?|inf|nan)", re.ASCII)
+# Groups of numbers in the order that TensorBoard and W&B, which sort by name, shall show them in.
+_GROUPS = ("loss", "eval", "lr", "speed", "grad_norm")
+_SPEED = ("images_per_second", "wait_percent", "goodput_percent", "step_seconds")
 
 
 def on_first(function: Callable[..., None]) -> Callable[..., None]:
@@ -42,130 +45,37 @@ def on_first(function: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-class MetricsCSV:
-    """`metrics.csv`: a `step` column and one per metric; cells of metrics not measured are empty.
-
-    Opened for a run that starts at `start_step`, it keeps the rows up to there and drops later
-    ones, which the run will write again. What a kill or a power cut has left that is not a row is
-    dropped with a warning, and a file without a header is set aside. Rows are appended; in a
-    bucket, which cannot do that, each rewrites the file.
-
-    Args:
-      path: of the file.
-      columns: metric names.
-      start_step: updates that the run's state has seen.
-    """
-
-    def __init__(self, path: epath.Path, columns: list[str], start_step: int):
-        before, rows = _read_rows(path)
-        kept = [row for row in rows if int(row["step"]) <= start_step]
-        fields = dict.fromkeys(["step", *before, *columns])
-        self._path, self._fields = path, list(fields)
-        write_whole(path, self._lines([dict(zip(fields, fields, strict=True)), *kept]).encode())
-
-    def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Adds a row, which is on the disk when this returns."""
-        line = self._lines([{"step": step} | {k: f"{v:.6g}" for k, v in metrics.items()}])
-        if is_in_bucket(self._path):
-            write_whole(self._path, f"{self._path.read_text()}{line}".encode())
-        else:
-            with self._path.open("a") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-
-    def _lines(self, rows: list[dict]) -> str:
-        text = io.StringIO()
-        csv.DictWriter(text, self._fields, lineterminator="\n").writerows(rows)
-        return text.getvalue()
-
-
-def _read_rows(path: epath.Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns and rows of a metrics.csv; none where there is no file, or one without a header.
-
-    The file may hold several headers, each of the rows that follow it.
-    """
-    if not path.exists():
-        return [], []
-    is_file = is_in_bucket(path) or path.is_file()
-    text = path.read_bytes().decode("utf-8-sig", errors="replace") if is_file else ""
-    *lines, rest = text.split("\n")
-    header, columns, rows, others = [], {}, [], [rest] if rest else []
-    for line in lines:
-        cells = line.rstrip("\r").split(",")
-        if cells[0] == "step" and len({*cells}) == len(cells) and all(map(str.isprintable, cells)):
-            header = cells
-            columns |= dict.fromkeys(header)
-        elif header and _is_row(cells, header):
-            rows.append(dict(zip(header, cells, strict=True)))
-        else:
-            others.append(line)
-    if not header:
-        logging.warning("%s: no table of metrics; set aside as %s", path, _set_aside(path))
-    elif others:
-        logging.warning(
-            "%s: left out %d lines that are not rows: %.60r…", path, len(others), others[0]
-        )
-    return list(columns), rows
-
-
-def _is_row(cells: list[str], header: list[str]) -> bool:
-    """Whether these are a step and numbers, or nothing, for each column."""
-    if len(cells) != len(header) or not re.fullmatch("[0-9]{1,18}", cells[0]):
-        return False
-    return all(not cell or _NUMBER.fullmatch(cell) for cell in cells)
-
-
-def _set_aside(path: epath.Path) -> epath.Path:
-    """Renames a file that cannot be used, and returns its new name."""
-    number = 0
-    while (aside := path.with_name(f"{path.stem}.damaged-{number}{path.suffix}")).exists():
-        number += 1
-    path.rename(aside)
-    return aside
+def grouped(name: str) -> str:
+    """A metric's name with its group's place: 'loss/flow' becomes '1_loss/flow'."""
+    group, slash, rest = name.partition("/")
+    if not slash:
+        group, rest = "speed" if name.startswith(_SPEED) else "data", name
+    place = _GROUPS.index(group) if group in _GROUPS else len(_GROUPS)
+    return f"{place + 1}_{group}/{rest}"
 
 
 def _drop_later_events(folder: epath.Path, start_step: int) -> None:
-    """Takes out of TensorBoard's files what a run that was killed wrote of steps to come."""
+    """Takes out of TensorBoard's files what a run that was killed wrote of steps to come.
+
+    And the config's values, of which the first would count.
+    """
     import tensorflow as tf
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto.event_pb2 import Event
+
+    def is_kept(event: Event) -> bool:
+        tags = (value.tag for value in event.summary.value)
+        return event.step <= start_step and not any(x.startswith("_hparams_/") for x in tags)
 
     for path in folder.iterdir():
         if not path.name.startswith("events.out.tfevents."):
             continue
         events = [*RawEventFileLoader(str(path)).Load()]  # up to one that is cut off or broken
-        kept = [event for event in events if Event.FromString(event).step <= start_step]
+        kept = [event for event in events if is_kept(Event.FromString(event))]
         if len(kept) < len(events):
             with replacing(path) as partial, tf.io.TFRecordWriter(str(partial)) as writer:
                 for event in kept:
                     writer.write(event)
-
-
-class Console:
-    """A progress bar on a terminal, plain lines elsewhere."""
-
-    def __init__(self, start_step: int, num_steps: int):
-        self._bar = tqdm(
-            total=num_steps,
-            initial=start_step,
-            unit="step",
-            dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
-        )
-
-    def advance(self) -> None:
-        """One step done."""
-        self._bar.update()
-
-    def line(self, text: str) -> None:
-        """Prints a line, above the bar if there is one."""
-        tqdm.write(text)
-        sys.stdout.flush()
-
-    def close(self) -> None:
-        """Leaves the bar as it stands."""
-        self._bar.close()
 
 
 class RunLog:
@@ -173,20 +83,26 @@ class RunLog:
 
     Args:
       workdir: of the run.
+      config: of the run.
       columns: names of the scalars that will be written.
-      start_step, num_steps: the run's extent.
+      start_step: the run begins after it.
       heartbeat: of the run.
+      logger: 'wandb', or None for CSV and TensorBoard alone.
+
+    Raises:
+      WandbError: W&B does not start.
     """
 
     @on_first
     def __init__(
         self,
         workdir: str,
-        columns: list[str],
+        config: ml_collections.ConfigDict,
         *,
+        columns: list[str],
         start_step: int,
-        num_steps: int,
         heartbeat: Heartbeat,
+        logger: str | None = None,
     ):
         # clu's writers bring TensorFlow, which takes seconds: not for bad input, nor for processes
         # that write nothing. It only writes events here, and need not announce its kernels.
@@ -195,24 +111,31 @@ class RunLog:
             os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # what fails is raised
         from clu import metric_writers
 
-        self._workdir, self._heartbeat = epath.Path(workdir), heartbeat
+        self._config, self._workdir, self._heartbeat = config, epath.Path(workdir), heartbeat
         self._csv = MetricsCSV(self._workdir / "metrics.csv", columns, start_step)
+        self._console = Console(start_step, config.num_steps)
         _drop_later_events(self._workdir, start_step)
-        self._tensorboard = metric_writers.SummaryWriter(str(workdir))
-        self._console = Console(start_step, num_steps)
+        writers = [metric_writers.SummaryWriter(str(workdir))]
+        if logger == "wandb":
+            writers.append(WandbWriter(self._workdir))
+            self.line(f"W&B: {writers[-1].place}")
+        self._writer = metric_writers.MultiWriter(writers)
+        with self._naming_writers():
+            self._writer.write_texts(start_step, {"config": f"```\n{to_json(config)}```"})
+            self._writer.write_hparams(flatten(config))
 
     @on_first
     def scalars(self, step: int, metrics: dict[str, float]) -> None:
-        """Writes to metrics.csv and TensorBoard."""
+        """Writes to metrics.csv, TensorBoard and W&B."""
         self._csv.write(step, metrics)
-        with self._naming_events():
-            self._tensorboard.write_scalars(step, metrics)
+        with self._naming_writers():
+            self._writer.write_scalars(step, {grouped(name): x for name, x in metrics.items()})
 
     @on_first
     def picture(self, step: int, picture: np.ndarray) -> None:
-        """A uint8 grid `[H, W, 3]`, to TensorBoard and as `samples/<step>.png`."""
-        with self._naming_events():
-            self._tensorboard.write_images(step, {"samples": picture[None]})
+        """A uint8 grid `[H, W, 3]`, to TensorBoard and W&B and as `samples/<step>.png`."""
+        with self._naming_writers():
+            self._writer.write_images(step, {"samples": picture[None]})
         folder = self._workdir / "samples"
         folder.mkdir(exist_ok=True)
         png = io.BytesIO()
@@ -223,6 +146,11 @@ class RunLog:
     def line(self, text: str) -> None:
         """Writes to the console."""
         self._console.line(text)
+
+    @on_first
+    def done(self, step: int, kept: int | None) -> None:
+        """Says on the console what has come of the run; `kept` is the step kept as the best."""
+        self.line(closing_lines(self._config, str(self._workdir), step=step, kept=kept))
 
     @on_first
     def advance(self) -> None:
@@ -236,20 +164,20 @@ class RunLog:
 
     @on_first
     def close(self) -> None:
-        """Flushes all writers."""
+        """Closes all writers."""
         self._console.close()
         is_failing = sys.exc_info()[0] is not None  # the first error counts
-        with contextlib.suppress(Exception) if is_failing else self._naming_events():
-            self._tensorboard.flush()
+        with contextlib.suppress(Exception) if is_failing else self._naming_writers():
+            self._writer.close()
 
     @contextlib.contextmanager
-    def _naming_events(self) -> Iterator[None]:
-        """Raises `OutputError` for TensorFlow's errors."""
+    def _naming_writers(self) -> Iterator[None]:
+        """Raises `OutputError` for errors of TensorFlow and wandb."""
         try:
             yield
         except Exception as error:
             words = str(error).split(";", 1)[-1].split("\n")[0].strip()
-            message = f"{self._workdir}: events for TensorBoard cannot be written ({words})"
+            message = f"{self._workdir}: numbers for TensorBoard or W&B cannot be written ({words})"
             raise OutputError(message) from error
 
 
@@ -257,8 +185,8 @@ class RunLog:
 def write_run_files(workdir: str, config: ml_collections.ConfigDict, params: dict) -> None:
     """`config.json`, `versions.json`, `parameters.txt`, and `sharding.txt`.
 
-    Versions are of git commit, packages and devices. Sharding is where each parameter lives, and
-    its EMA and moments with it.
+    Versions are of git commit, packages and devices, beside the command's arguments. Sharding is
+    where each parameter lives, and its EMA and moments with it.
 
     Args:
       workdir: of the run.
@@ -268,6 +196,7 @@ def write_run_files(workdir: str, config: ml_collections.ConfigDict, params: dic
     folder = epath.Path(workdir)
     table = parameter_overview.get_parameter_overview(params, include_stats=False)
     write_whole(folder / "config.json", to_json(config).encode())
-    write_whole(folder / "versions.json", f"{json.dumps(versions(), indent=2)}\n".encode())
+    made_with = {"arguments": printable(shlex.join(sys.argv[1:]))} | versions()
+    write_whole(folder / "versions.json", f"{json.dumps(made_with, indent=2)}\n".encode())
     write_whole(folder / "parameters.txt", f"{table}\n".encode())
     write_whole(folder / "sharding.txt", sharding_table(params).encode())

@@ -6,18 +6,18 @@ that was killed and started again ends in the state of one that was not.
 
 import contextlib
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import jax
 import ml_collections
 import numpy as np
 
-from epsilon_vae.checkpoint import Checkpointer, Restored, load_config
-from epsilon_vae.config import differences
-from epsilon_vae.parallel import hosts
+from epsilon_vae.checkpoint import Checkpointer, load_config
+from epsilon_vae.parallel import devices, hosts
 from epsilon_vae.parallel.mesh import batch_sharding, make_mesh, replicated
 from epsilon_vae.parallel.programs import keep_programs
 from epsilon_vae.parallel.sharding import global_batch, local_batch_indices
+from epsilon_vae.run.console import duration, legend, opening_lines, scores_line, step_line
 from epsilon_vae.run.initialize import restore_or_init
 from epsilon_vae.run.kinds import kind_of
 from epsilon_vae.run.logging import RunLog, write_run_files
@@ -32,24 +32,28 @@ from epsilon_vae.run.monitor import (
 from epsilon_vae.run.rescue import LastStep
 from epsilon_vae.run.workdir import open_workdir
 from epsilon_vae.step_folders import CheckpointError, absolute, load, newest_step, saved_steps
-from epsilon_vae.training.build import build_train_step, frozen_inputs
+from epsilon_vae.training.build import build_learning_rates, build_train_step, frozen_inputs
 from epsilon_vae.training.sharded import batch_shapes, jit_step
-from epsilon_vae.training.state import TrainState
-
-LOSSES = ("flow", "reconstruction", "lpips", "adv", "disc", "r1")
 
 
-def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | None:
+def train(
+    config: ml_collections.ConfigDict, workdir: str, logger: str | None = None
+) -> signal.Signals | None:
     """Trains from the newest checkpoint in `workdir`, or from the start, to `config.num_steps`.
 
     All processes call it alike, and go through the same steps, evaluations and checkpoints;
     process 0 writes the logs.
 
+    Args:
+      config: of the run.
+      workdir: of the run.
+      logger: 'wandb', beside CSV and TensorBoard.
+
     Returns:
       None when done, also if it was before; SIGTERM or SIGINT when stopped, with everything saved.
 
     Raises:
-      WorkdirError, ConfigError, DataError, CheckpointError: before the first step.
+      WorkdirError, ConfigError, DataError, CheckpointError, WandbError: before the first step.
       NonFiniteError: nothing of the bad step was saved.
       FailedError: another failure after the first step, which the message says is saved or not.
     """
@@ -60,6 +64,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
     with jax.set_mesh(mesh), StopSignal() as stop, contextlib.ExitStack() as to_close:
         heartbeat = open_workdir(workdir)
         to_close.callback(heartbeat.close)
+        _say_devices()
         keep_programs(absolute(workdir))
 
         # The parts, and the state: restored, or new.
@@ -72,7 +77,10 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
         to_close.callback(batches.close)
         evaluation = kind.open_evaluation(config, mesh, batches)
         checkpointer = Checkpointer(
-            workdir, config.checkpoint.keep, config.checkpoint.permanent_every_steps
+            workdir,
+            config.checkpoint.keep,
+            config.checkpoint.permanent_every_steps,
+            keep_best=config.checkpoint.keep_best,
         )
         to_close.callback(checkpointer.close)  # a save under way ends, whatever ends the run
         state, restored = restore_or_init(config, train_step, checkpointer=checkpointer, mesh=mesh)
@@ -85,18 +93,25 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
 
         # The step, compiled at its first call, and where its numbers go.
         step_fn = jit_step(train_step, state, mesh)
-        columns = _columns(step_fn, state, frozen, shapes, evaluation.names)
+        # With the shardings of the first call, which then need not trace the step again.
+        _, metrics = jax.eval_shape(step_fn, state, frozen, shapes)
+        rates = build_learning_rates(config, has_discriminator=bool(state.discriminator))
+        columns = _columns(metrics, rates, evaluation.names)
         networks = state.params | {"discriminator": state.discriminator}
         write_run_files(workdir, config, networks)
         log = RunLog(
             workdir,
-            columns,
+            config,
+            columns=columns,
             start_step=start_step,
-            num_steps=config.num_steps,
             heartbeat=heartbeat,
+            logger=logger,
         )
         to_close.callback(log.close)
-        log.line(_opening_line(config, restored, workdir))
+        before = restored.config if restored else None
+        log.line(opening_lines(config, workdir, start_step=start_step, before=before))
+        log.line(legend(columns))
+        log.line("Compiling, usually 1 to 2 min; a few seconds if it was compiled before")
 
         # One trace: two processes on a host would write to the same file.
         start_profile = config.profile.start_step if hosts.is_first() else 0
@@ -127,24 +142,34 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> signal.Signals | N
             if step % config.log.every_steps == 0 or done or stopped_by:
                 means = window.means() | clock.read(step - start_step) | memory_metrics()
                 means["bad_records"] = hosts.total(batches.num_bad_records)
+                means |= {f"lr/{name}": float(rate(step - 1)) for name, rate in rates.items()}
                 log.scalars(step, means)
-                log.line(_step_line(config, step, means, clock))
+                seconds_left = clock.seconds_left(config.num_steps - step)
+                log.line(step_line(step, config.num_steps, means, seconds_left))
                 log.beat(step)
             is_saving = step % config.checkpoint.every_steps == 0 or done or stopped_by
-            if is_saving:
+            is_evaluating = step % config.eval.every_steps == 0 or done
+            scores = {}
+            if is_saving or is_evaluating:
                 with clock.paused():
                     window.check_state(step, state)  # Nothing non-finite is ever saved.
-            if step % config.eval.every_steps == 0 or done:
+            if is_evaluating:
                 with clock.paused():
-                    window.sync()
-                    _log_evaluation(log, config, step=step, found=evaluation(state.ema))
-            if is_saving:
+                    scores, picture = evaluation(state.ema, step)
+                    _log_evaluation(log, config, step=step, scores=scores, picture=picture)
+            if is_saving or checkpointer.is_best(scores):
                 with clock.paused():
-                    checkpointer.save(step, state, data=batches.get_state(), config=config)
+                    data = batches.get_state() | (evaluation.latents(state.ema) if done else {})
+                    checkpointer.save(step, state, data=data, config=config, scores=scores)
             if stopped_by:
                 log.line(f"step {step}: {stopped_by.name}, saving")
+        checkpointer.wait()
+        heartbeat.end({None: "done", signal.SIGINT: "stopped"}.get(stopped_by, "preempted"))
         if clock.goodput_percent():
-            log.line(_closing_line(clock))
+            words = f"goodput {clock.goodput_percent():.1f} %"
+            log.line(f"Step {step} is saved, {duration(clock.since_launch())} in all, {words}")
+        if not stopped_by:
+            log.done(step, checkpointer.best_step())
         return stopped_by
 
 
@@ -163,13 +188,13 @@ def _log_evaluation(
     config: ml_collections.ConfigDict,
     *,
     step: int,
-    found: tuple[dict[str, float], np.ndarray | None],
+    scores: dict[str, float],
+    picture: np.ndarray | None,
 ) -> None:
     """Writes an evaluation's scores and its picture."""
-    scores, picture = found
     if scores:
         log.scalars(step, {f"eval/{name}": x for name, x in scores.items()})
-        log.line(_scores_line(config, step, scores))
+        log.line(scores_line(config, step, scores))
     if picture is not None:
         log.picture(step, picture)
 
@@ -194,26 +219,18 @@ def _is_finished(config: ml_collections.ConfigDict, workdir: str) -> bool:
     return is_finished
 
 
-def _columns(
-    step_fn, state: TrainState, frozen: dict, batch: dict, scores: Sequence[str]
-) -> list[str]:
-    """Names of all scalars that the run will write.
+def _say_devices() -> None:
+    if hosts.is_first():
+        print(f"Running on {devices.in_words()}", flush=True)
+        if unused := devices.unused_gpu():
+            print(unused, flush=True)
 
-    `batch` has the shardings of the first call, which then need not trace the step again.
-    """
-    _, metrics = jax.eval_shape(step_fn, state, frozen, batch)
+
+def _columns(metrics: Iterable[str], rates: Iterable[str], scores: Iterable[str]) -> list[str]:
+    """Names of all scalars that the run will write."""
     held_out = (f"eval/{name}" for name in scores)
-    return [*metrics, *SPEED_METRICS, *memory_metrics(), "bad_records", *held_out]
-
-
-def _opening_line(
-    config: ml_collections.ConfigDict, restored: Restored | None, workdir: str
-) -> str:
-    if restored is None:
-        return f"Training from the start to step {config.num_steps}, into {workdir}"
-    line = f"Resuming from step {restored.step} of {config.num_steps}, in {workdir}"
-    changed = list(differences(restored.config, config))
-    return "\n  config changed since: ".join([line, *changed])
+    others = [*SPEED_METRICS, *memory_metrics(), "bad_records"]
+    return [*metrics, *others, *(f"lr/{name}" for name in rates), *held_out]
 
 
 def _resumed_words(step: int, workdir: str) -> str:
@@ -223,30 +240,3 @@ def _resumed_words(step: int, workdir: str) -> str:
     if older is not None:
         way = f"to resume from {older} instead, move {workdir}/checkpoints/{step} away"
     return f" The run was resumed from checkpoint {step}, as it would be again; {way}."
-
-
-def _step_line(
-    config: ml_collections.ConfigDict, step: int, metrics: dict[str, float], clock: Clock
-) -> str:
-    losses = "  ".join(
-        f"{name} {metrics['loss/' + name]:.4f}" for name in LOSSES if f"loss/{name}" in metrics
-    )
-    left = clock.seconds_left(config.num_steps - step)
-    eta = "" if np.isnan(left) else f"  ETA {left // 60:.0f}:{left % 60:02.0f}"
-    return (
-        f"step {step}/{config.num_steps}  {losses}  {metrics['images_per_second']:.1f} images/s  "
-        f"wait {metrics['wait_percent']:.1f} %{eta}"
-    )
-
-
-def _scores_line(config: ml_collections.ConfigDict, step: int, scores: dict[str, float]) -> str:
-    words = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
-    return f"step {step}: held-out photos, NFE {config.flow.nfe}: {words}"
-
-
-def _closing_line(clock: Clock) -> str:
-    seconds = clock.since_launch()
-    return (
-        f"{seconds // 60:.0f}:{seconds % 60:02.0f} in all, goodput {clock.goodput_percent():.1f} % "
-        "(time in steps, without starting, compiling, evaluating, saving, waiting for data)"
-    )

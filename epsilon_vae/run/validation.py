@@ -1,5 +1,8 @@
 """The evaluation during training: means over held-out photos, and a grid."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh
@@ -7,19 +10,24 @@ from jax.sharding import Mesh
 from epsilon_vae.data.decode import ImageDecoding
 from epsilon_vae.data.named import open_part
 from epsilon_vae.data.pipeline import BadRecords
+from epsilon_vae.data.records import Record
 from epsilon_vae.data.sources import evenly_spaced
 from epsilon_vae.evaluation.images import Batch, batches
 from epsilon_vae.evaluation.measuring import MetricAccumulator
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
+from epsilon_vae.evaluation.reconstructors import stem
 from epsilon_vae.inference.autoencoder import Autoencoder
+from epsilon_vae.inference.encoding import measure_latents
 from epsilon_vae.models.build import build_networks, build_process
+from epsilon_vae.names import printable
+from epsilon_vae.run.captions import captioned
 
 GRID_IMAGES = 8
 GRID_STEPS = (1, 3)
 
 
 class HeldOutEvaluation:
-    """Scores and a picture of a run's parameters, on `eval.num_images` held-out photos.
+    """Scores and a picture of a run's parameters, on `eval.num_images` held-out images.
 
     Every process holds all photos, the devices of the mesh share the work, and all processes get
     the same.
@@ -27,6 +35,7 @@ class HeldOutEvaluation:
     Args:
       config: of the run.
       mesh: of the run.
+      trained_on: images that the run is trained on.
 
     Attributes:
       names: of the scores.
@@ -35,7 +44,8 @@ class HeldOutEvaluation:
       DataError: no such split, or an image that cannot be read.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
+    def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh, trained_on: Sequence[Record]):
+        self._data, self._trained_on = config.data, trained_on
         self._nfe = config.flow.nfe
         self._parts = {
             "networks": build_networks(config),
@@ -64,25 +74,53 @@ class HeldOutEvaluation:
             )
         )
 
-    def __call__(self, params: dict) -> tuple[dict[str, float], np.ndarray]:
+    def __call__(self, params: dict, step: int) -> tuple[dict[str, float], np.ndarray]:
         """Means of `names` over all images, rounded to uint8; and the grid.
 
-        The grid is uint8, a row an image: the original, then its reconstruction at NFE 1 and 3; 1
-        alone without diffusion.
+        The grid is uint8, a row an image: the original, then its reconstruction at NFE 1 and 3, or
+        the only one without diffusion. Captions are names and PSNR; the title is of the `step`.
         """
+        autoencoder, accumulator = self._of(params), MetricAccumulator()
+        for batch in self._batches:
+            pictures = autoencoder.reconstruct(batch.images, self._nfe)
+            accumulator.add(batch.cut(self._measures.compare(batch.images, pictures)), {})
+        means = accumulator.means()
+        title = f"step {step}, mean PSNR {means['psnr']:.2f} dB"
+        if autoencoder.is_diffusion:
+            title += f" at NFE {self._nfe}"
+        return means, self._grid(autoencoder, self._batches[0], title)
+
+    def latents(self, params: dict) -> dict[str, Any]:
+        """Mean and deviation of the latents of images that the run is trained on."""
+        found = measure_latents(
+            self._of(params), self._trained_on, self._data, batch_size=self._measures.batch_size
+        )
+        return {"normalization": found._asdict()} if found else {}
+
+    def _of(self, params: dict) -> Autoencoder:
+        """The autoencoder with these parameters, compiled once."""
         if self._autoencoder is None:
             self._autoencoder = Autoencoder(
                 **self._parts, params=params, mesh=self._mesh, origin="the EMA"
             )
         self._autoencoder.params = params
-        accumulator = MetricAccumulator()
-        for batch in self._batches:
-            pictures = self._autoencoder.reconstruct(batch.images, self._nfe)
-            accumulator.add(batch.cut(self._measures.compare(batch.images, pictures)), {})
-        return accumulator.means(), self._grid(self._batches[0])
+        return self._autoencoder
 
-    def _grid(self, batch: Batch) -> np.ndarray:
-        nfes = dict.fromkeys(map(self._autoencoder.nfe, GRID_STEPS))
-        pictures = [self._autoencoder.reconstruct(batch.images, nfe) for nfe in nfes]
-        rows = np.concatenate([batch.images, *pictures], axis=2)[: batch.count][:GRID_IMAGES]
-        return rows.reshape(-1, *rows.shape[2:])
+    def _grid(self, autoencoder: Autoencoder, batch: Batch, title: str) -> np.ndarray:
+        columns, heads = [batch.images], ["original"]
+        captions = [[printable(stem(name)) for name in batch.names]]
+        for nfe in dict.fromkeys(map(autoencoder.nfe, GRID_STEPS)):
+            pictures = autoencoder.reconstruct(batch.images, nfe)
+            columns.append(pictures)
+            heads.append(f"NFE {nfe}" if autoencoder.is_diffusion else "reconstruction")
+            scores = self._measures.compare(batch.images, pictures)["psnr"]
+            captions.append([f"PSNR {score:.2f} dB" for score in scores])
+        count = min(batch.count, GRID_IMAGES)
+        images = np.stack(columns, axis=1)[:count]
+        return captioned(
+            images.reshape(-1, *images.shape[2:]),
+            [caption for row in list(zip(*captions, strict=True))[:count] for caption in row],
+            columns=len(columns),
+            title=title,
+            heads=heads,
+        )

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import secrets
+import shutil
 import socket
 import threading
 import time
@@ -39,7 +40,7 @@ class Heartbeat:
     """`heartbeat.json`, written by process 0: who trains in the folder, and how far it is.
 
     It holds `step` and `unix_seconds` of the last log line, null before the first step; `training`,
-    false once the run has ended; `alive_unix_seconds`, every `BEAT_SECONDS`;
+    false once the run has ended, and `ended`, how; `alive_unix_seconds`, every `BEAT_SECONDS`;
     `started_unix_seconds`; `host`, `process`, `boot` and `run`, which tell runs apart.
 
     While a run trains, nobody else may train there: on a disk, the file `.lock` is locked, which
@@ -58,6 +59,7 @@ class Heartbeat:
             "step": None,
             "unix_seconds": round(now, 3),
             "training": True,
+            "ended": None,
             "alive_unix_seconds": round(now, 3),
             "started_unix_seconds": int(now),
             "host": socket.gethostname(),
@@ -67,7 +69,8 @@ class Heartbeat:
         }
         self._locked: int | None = None  # descriptor of the locked file
         self._writing, self._ended = threading.Lock(), threading.Event()
-        self._is_taken, self._taken_by = False, None
+        self._is_taken, self._taken_by, self._end = False, None, "failed"
+        self.is_new = False  # nothing was there before this run; a refused one then leaves nothing
 
     def take(self) -> None:
         """Takes the folder, if need be once another host's run there was silent for long enough.
@@ -100,15 +103,22 @@ class Heartbeat:
                 "was silent; nothing more was saved"
             )
 
+    def end(self, how: str) -> None:
+        """Takes note that the run is 'done', 'stopped' or 'preempted'; else it has failed."""
+        self._end = how
+
     def close(self) -> None:
         """Leaves the folder to other runs; on processes that have not taken it, does nothing."""
         self._ended.set()
-        self._content["training"] = False
+        self._content |= {"training": False, "ended": self._end}
         if self._is_taken:
             self._renew()
         if self._locked is not None:
             os.close(self._locked)
             self._locked = None
+        if self.is_new and self._content["step"] is None and not is_in_bucket(self._workdir):
+            with self._writing:
+                _remove_unused(pathlib.Path(self._workdir))
 
     def is_seen(self) -> bool:
         """Whether this process finds this run's file, if need be after a while."""
@@ -180,6 +190,13 @@ class Heartbeat:
         )
 
 
+def _remove_unused(workdir: pathlib.Path) -> None:
+    """Removes a folder in which no run has begun: there is no file but those that show one."""
+    files = {path.name for path in workdir.rglob("*") if not path.is_dir()}
+    if files <= {".lock", "heartbeat.json"}:
+        shutil.rmtree(workdir, ignore_errors=True)
+
+
 def open_workdir(workdir: str) -> Heartbeat:
     """Makes the folder, takes it for this run, and sees that all processes look at the same one.
 
@@ -197,6 +214,7 @@ def open_workdir(workdir: str) -> Heartbeat:
     problem = None
     if hosts.is_first():
         try:
+            heartbeat.is_new = not path.exists()
             path.mkdir(parents=True, exist_ok=True)
             heartbeat.take()
         except WorkdirError as error:

@@ -19,7 +19,7 @@ from epsilon_vae.models.discriminator import DISCRIMINATORS
 from epsilon_vae.pretrained import registry
 from epsilon_vae.training.latent_diffusion import LatentDiffusionObjective
 from epsilon_vae.training.objective import AutoencoderObjective, PerceptualTerm
-from epsilon_vae.training.optimizer import adam
+from epsilon_vae.training.optimizer import adam, learning_rate
 from epsilon_vae.training.step import Objective, TrainStep
 
 
@@ -98,6 +98,20 @@ def build_discriminator_optimizer(
         b2=optim.discriminator_b2,
         clip_norm=optim.clip_norm,
     )
+
+
+def build_learning_rates(
+    config: ml_collections.ConfigDict, *, has_discriminator: bool
+) -> dict[str, optax.Schedule]:
+    """The learning rate by the updates done before, for each optimizer."""
+    optim = config.optim
+    name = "generator" if is_latent_diffusion(config) else "autoencoder"
+    rates = {name: learning_rate(optim.lr, optim.warmup_steps)}
+    if has_discriminator:
+        rates["discriminator"] = learning_rate(
+            optim.discriminator_lr, optim.discriminator_warmup_steps
+        )
+    return rates
 
 
 def build_train_step(config: ml_collections.ConfigDict) -> TrainStep:

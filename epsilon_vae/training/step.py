@@ -82,7 +82,8 @@ class TrainStep:
       objective: the losses.
       optimizer, discriminator_optimizer: of what is trained of `state.params`, and of
         `state.discriminator`.
-      ema_decay: of `state.ema`, 0.999 in the paper.
+      ema_decay: of `state.ema`, 0.999 in the paper; less at first, (1 + step) / (10 + step), so
+        that the start's random weights do not stay in the average for thousands of steps.
       accumulate: the batch is worked through in so many parts, whose gradients are averaged.
     """
 
@@ -131,7 +132,8 @@ class TrainStep:
         discriminator = optax.apply_updates(state.discriminator, updates)
         # A frozen encoder is in neither tree: averaged with itself, it would drift by rounding.
         ema = self.objective.trained(state.ema)
-        ema = optax.incremental_update(trained, ema, 1 - self.ema_decay)
+        decay = jnp.minimum(self.ema_decay, (1 + state.step) / (10 + state.step))
+        ema = optax.incremental_update(trained, ema, 1 - decay)
         state = TrainState(
             step=state.step + 1,
             params=state.params | trained,

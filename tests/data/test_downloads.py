@@ -172,10 +172,10 @@ def test_classes_as_texts_have_them(tmp_path, first, second, expected):
     ("name", "data", "key", "words"),
     [
         ("0.cls", b"2000000000", "", "an image of class 2000000000; classes are 0 to 1048575"),
-        ("0.cls", b"x" * 2**21, "", "0.cls: no class can be read from it .more than 1048576 bytes"),
-        ("0.json", b"[1]", "label", "0.json: no class can be read from it .a list, not keys"),
-        ("0.json", b"{", "label", "0.json: no class can be read from it .Expecting"),
-        ("0.json", b"[" * 10**5, "label", "0.json: no class can be read from it .maximum rec"),
+        ("0.cls", b"x" * 2**21, "", "no class can be read from 0.cls .more than 1048576 bytes"),
+        ("0.json", b"[1]", "label", "no class can be read from 0.json .a list, not keys"),
+        ("0.json", b"{", "label", "no class can be read from 0.json .Expecting"),
+        ("0.json", b"[" * 10**5, "label", "no class can be read from 0.json .maximum rec"),
         ("0.json", b'{"label": 0.5}', "label", "a float, not a number or a name"),
     ],
 )

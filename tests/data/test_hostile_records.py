@@ -237,5 +237,5 @@ def test_mutated_indices_are_used_as_they_are_or_refused(latents):
             assert len(source) == 4
             for index in range(4):
                 with contextlib.suppress(DataError):
-                    normal = source.metadata.normalize(source[index].latents)
+                    normal = source.metadata.normalization.normalize(source[index].latents)
                     assert np.isfinite(normal).all() and normal.shape == (2, 2, 3)

@@ -116,7 +116,7 @@ def test_metadata_of_older_checkpoints_is_read():
 def test_facts_bring_latents_back(folder):
     source = Latents(str(folder))
     z = source[5].latents
-    again = source.metadata.denormalize(source.metadata.normalize(z))
+    again = source.metadata.normalization.denormalize(source.metadata.normalization.normalize(z))
     np.testing.assert_allclose(again[..., :2], z[..., :2], rtol=1e-6)
 
 

@@ -184,9 +184,10 @@ def test_tutorial_takes_imagenet_from_its_tars_to_training(tmp_path):
     )
     assert "val is done: 6 images, 4 classes" in outputs[1]
     for output in outputs[:2]:  # the flags that it prints are those that the tutorial trains with
-        assert output.splitlines()[-1] in " ".join(shlex.split(commands[-1]))
+        assert output.splitlines()[2] in " ".join(shlex.split(commands[-1]))
+    assert "Training needs val too" in outputs[0] and "needs" not in outputs[1]
 
-    assert "step 1/1" in outputs[2] and "step 1: held-out photos" in outputs[2]
+    assert "step 1/1" in outputs[2] and "step 1: held-out images" in outputs[2]
     config = json.loads((tmp_path / "runs" / "sd_m" / "config.json").read_text())
     data = tmp_path / config["data"]["path"]
     source = config["data"]["source"]

@@ -106,6 +106,8 @@ def make_results(images: list[ReportImage]) -> dict:
                 "num_images": 40,
             }
             row |= {"fd_vgg16": 123.456 / (nfe or 2), **means, "decode_seconds": seconds}
+            quartiles = [0.9 * seconds, 1.2 * seconds] if seconds else None
+            row |= {"decode_seconds_quartiles": quartiles}
             rows.append(row | {"notes": [NOTE] if nfe == 1 else []})
     paper = {"reconstructor": "tiny", "resolution": 64, "name": "ε-VAE M (paper)", "nfe": 3}
     return {

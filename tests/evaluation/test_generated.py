@@ -55,7 +55,7 @@ def test_a_folder_and_a_file_of_the_same_images_are_equal(images, tmp_path):
     assert (row["precision_alexnet"], row["recall_alexnet"]) == (1, 1)
     assert row["notes"] == [results.notes_on_distance("fd_alexnet", 256, 24)[0]]
     assert (row["num_images"], row["num_reference_images"]) == (24, 24)
-    assert "| samples |" in (tmp_path / "out" / "results.md").read_text()
+    assert "| Samples |" in (tmp_path / "out" / "results.md").read_text()
 
 
 def test_profiles_of_samples_and_photos_are_converted_unless_they_are_ignored(images, tmp_path):

@@ -86,7 +86,7 @@ def test_numbers_are_said_with_how_they_were_measured(chromium, report):
         ["Inception score deviation", "3.100", FIXED["inception_score"]],
         ["Precision VGG16 ↑", "0.8300", FIXED["precision_recall"]],
     ]
-    assert text_of(chromium, "#note-1") == NOTE
+    assert text_of(chromium, "#note-1") == NOTE.replace("fd_vgg16", "FD VGG16")
     assert BAD_NAME in text_of(chromium, "h1") and BAD_NAME in chromium.title
     assert f"against the statistics of /data/{BAD_NAME}.npz" in find(chromium, "header p").text
     find(chromium, "summary").click()

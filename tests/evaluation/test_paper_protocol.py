@@ -97,4 +97,4 @@ def test_generated_images_equal_to_the_reference(tmp_path):
     assert (row["precision"], row["recall"]) == (1, 1)
     assert row["inception_score"] >= 1 and row["inception_score_deviation"] >= 0
     assert "fid is over 2048 features of 12 images" in row["notes"][0]
-    assert "| fid |" in (output / "results.md").read_text()
+    assert "| FID ↓ |" in (output / "results.md").read_text()

@@ -15,6 +15,7 @@ from selenium.webdriver.support.select import Select
 
 from epsilon_vae.evaluation import plots
 from epsilon_vae.evaluation.report import Gallery, write_report
+from epsilon_vae.metrics.labels import LABELS
 from tests.evaluation.browser import emulate, find, find_all, open_page, requests, text_of
 from tests.evaluation.example_report import (
     BAD_NAME,
@@ -107,18 +108,18 @@ def test_names_are_text(page):
 
 
 def test_results_table(page):
-    head = [h.get_attribute("textContent").strip() for h in find_all(page, "#results-table th")]
+    head = [h.text.replace("\xa0", " ") for h in find_all(page, "#results-table th")]
     assert head == [
         "Reconstructor",
         "px",
         "NFE",
         "Images",
-        "rFID",
-        "FD VGG16",
-        "PSNR (dB)",
-        "SSIM",
-        "LPIPS VGG16",
-        "ms an image",
+        "rFID ↓",
+        "FD VGG16 ↓",
+        "PSNR (dB) ↑",
+        "SSIM ↑",
+        "LPIPS VGG16 ↓",
+        "Decoding (ms) ↓",
     ]
     resolutions, reconstructors = column(page, "results-table", 2), column(page, "results-table", 1)
     assert resolutions == ["32"] * 3 + ["64"] * 4
@@ -127,8 +128,12 @@ def test_results_table(page):
     assert column(page, "results-table", 5) == ["–"] * 5 + ["1.58", "–"]
     assert column(page, "results-table", 6)[:3] == ["123.51", "41.15", "61.73"]  # note 1 of 123.5
     assert column(page, "results-table", 7)[2] == "∞"
-    assert column(page, "results-table", 10)[:3] == ["12.3", "36.9", "–"]
-    assert text_of(page, "#note-1") == NOTE
+    assert column(page, "results-table", 10)[:3] == ["12.3 (11.1–14.8)", "36.9 (33.2–44.3)", "–"]
+    assert text_of(page, "#note-1") == NOTE.replace("fd_vgg16", "FD VGG16")
+    best = [
+        cell.get_attribute("textContent").strip() for cell in find_all(page, "#results-table .best")
+    ]
+    assert best[:2] == ["12.3 (11.1–14.8)", "41.15"] and best[4] == "∞"
     find(page, "#results-table th:nth-child(6) button").click()
     assert column(page, "results-table", 6)[:2] == ["41.15"] * 2
     assert column(page, "results-table", 6)[-1] == "–"
@@ -143,7 +148,7 @@ def test_protocol_unfolds(page):
 
 def test_plots_are_inline(page):
     assert [figure.get_attribute("id") for figure in find_all(page, "#plots figure")] == [
-        "frechet_over_nfe",
+        "fd_vgg16_over_nfe",
         "psnr_over_lpips",
         "quality_over_decode_time",
     ]
@@ -154,6 +159,7 @@ def test_plots_are_inline(page):
 
 def test_wipe_shows_left_and_right(page, pictures):
     image = pictures.images[0]
+    choose(page, "viewer-left", "original")
     choose(page, "viewer-right", "tiny, NFE 1")
     find(page, "#zooms button[value='8']").click()
     other, wipe = image.reconstructions["tiny", 1], find(page, "#wipe")
@@ -198,8 +204,11 @@ def test_viewer_keeps_the_image_at_another_resolution(page, pictures):
     choose(page, "viewer-left", "tiny, NFE 1")
     image = pictures.images[NUM_IMAGES + 2]
     assert image.resolution == 64
-    values = [cell.text for cell in find_all(page, "#viewer-metrics tr.shown td")]
+    values = [cell.text for cell in find_all(page, "#viewer-metrics td.shown")]
     assert values[0] == f"{image.metrics['tiny', 1]['psnr']:.2f}" and len(values) == 6
+    best = [cell.text for cell in find_all(page, "#viewer-metrics td.best")]
+    assert best[0] == f"{max(values['psnr'] for values in image.metrics.values()):.2f}"
+    assert best[2] == f"{min(values['lpips_vgg16'] for values in image.metrics.values()):.4f}"
 
 
 def test_images_table_sorts_and_opens_the_viewer(page, pictures):
@@ -225,7 +234,7 @@ def test_images_table_sorts_and_opens_the_viewer(page, pictures):
 
 @pytest.mark.parametrize("metric", ["psnr", "lpips_vgg16"])
 def test_worst_images(page, pictures, metric):
-    label = plots.LABELS[metric]
+    label = LABELS[metric]
     choose(page, "worst-resolution", "64 px")
     choose(page, "worst-key", "tiny, NFE 3")
     choose(page, "worst-metric", label)
@@ -264,6 +273,52 @@ def test_decoding_from_noise(page):
     )
     choose(page, "trajectory", "photo_0.png, 64 px, tiny, 4 steps")
     assert text_of(page, "#trajectory-now") == "t = 1"
+
+
+def test_page_begins_with_two_reconstructors_in_the_viewer(page):
+    """Each at NFE 3, or the one that it has."""
+    sections = [section.get_attribute("id") for section in find_all(page, "main > section")]
+    assert sections[:3] == ["viewer", "results", "plots"]
+    assert text_of(page, "#left-label") == "tiny, NFE 3"
+    assert text_of(page, "#right-label") == BAD_NAME
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_no_word_is_broken(page, width):
+    """A cell of a table is as wide as its longest word."""
+    emulate(page, width, "light")
+    script = """
+      const broken = [];
+      for (const cell of document.querySelectorAll("table :is(th, td)")) {
+        const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+        while (walker.nextNode()) {
+          for (const word of walker.currentNode.data.matchAll(/[\\p{L}\\d]+/gu)) {
+            const range = document.createRange();
+            range.setStart(walker.currentNode, word.index);
+            range.setEnd(walker.currentNode, word.index + word[0].length);
+            const tops = new Set([...range.getClientRects()].map(({ top }) => Math.round(top)));
+            if (tops.size > 1) broken.push(word[0]);
+          }
+        }
+      }
+      return broken;"""
+    assert page.execute_script(script) == []
+
+
+def test_metrics_are_reachable_on_a_phone(page):
+    """Reconstructors stay where they are while the metrics scroll past, to the last."""
+    emulate(page, 390, "light")
+    for table in ("results-table", "viewer-metrics"):
+        script = f"return document.getElementById('{table}').parentElement"
+        scroll = page.execute_script(script)
+        page.execute_script("arguments[0].scrollLeft = 10000", scroll)
+        inside = "const r = arguments[0].getBoundingClientRect(); return [r.left, r.right]"
+        first, last = (find(page, f"#{table} tbody tr > :{x}-child") for x in ("first", "last"))
+        [left, right], [_, end] = (page.execute_script(inside, cell) for cell in (first, last))
+        assert left >= 0 and right < 200 and end <= 390, table
+    for svg in find_all(page, "#plots svg"):
+        left, right = page.execute_script(inside, svg)
+        assert left >= 0 and right <= 390
 
 
 def luminance(color: str) -> float:
@@ -325,7 +380,7 @@ def test_worst_images_need_no_other_pictures(chromium, pictures, tmp_path):
     )
     write_report(tmp_path / "report.html", results, figures={}, pictures=shown)
     open_page(chromium, tmp_path / "report.html")
-    assert find(chromium, ".shown").text == "64 px: 11 of 40 images, evenly spaced."
+    assert find(chromium, "p.shown").text == "64 px: 11 of 40 images, evenly spaced."
     choose(chromium, "viewer-right", "tiny, NFE 1")
     find_all(chromium, "#worst-list button")[0].click()
     assert text_of(chromium, "#viewer-name") == worst.name
@@ -335,3 +390,22 @@ def test_worst_images_need_no_other_pictures(chromium, pictures, tmp_path):
     choose(chromium, "images-key", "tiny, NFE 1")
     assert len(column(chromium, "images-table", 1)) == len(own) - 1
     assert chromium.get_log("browser") == []
+
+
+def test_page_of_one_reconstructor_begins_beside_the_original(chromium, pictures, tmp_path):
+    key = ("tiny", 1)
+    images = [
+        dataclasses.replace(
+            x, reconstructions={key: x.reconstructions[key]}, metrics={key: x.metrics[key]}
+        )
+        for x in pictures.images
+    ]
+    shown = Gallery(images=images, worst={}, seeds=[], trajectories=[])
+    results = make_results(pictures.images)
+    results["rows"] = [row for row in results["rows"] if row["nfe"] == 1][:1]
+    figures = plots.draw(results["rows"])
+    write_report(tmp_path / "report.html", results, figures=figures, pictures=shown)
+    open_page(chromium, tmp_path / "report.html")
+    assert text_of(chromium, "#left-label") == "original"
+    assert text_of(chromium, "#right-label") == "tiny, NFE 1"
+    assert not find_all(chromium, "#plots") and not find_all(chromium, ".best")

@@ -135,7 +135,7 @@ def test_table_has_the_paper_under_the_run_and_marks_what_is_biased():
             "nfe": nfe,
             "num_images": 40,
             "rfid": 12.3456,
-            "psnr": 21.345,
+            "psnr": 21.345 + nfe,
             "ssim": 0.7,
             "decode_seconds": 0.0123,
             "notes": ["rfid is over 2048 features of 40 images"],
@@ -151,14 +151,47 @@ def test_table_has_the_paper_under_the_run_and_marks_what_is_biased():
     found["paper"][0]["reconstructor"] = "run|1"
     lines = results.markdown(found).splitlines()
     table = [line for line in lines if line.startswith("|")]
-    assert table[0].startswith("| Reconstructor | px | NFE | Images | rFID | PSNR (dB) | SSIM |")
-    assert table[2] == r"| run\|1 | 128 | 1 | 40 | 12.35 [1] | 21.34 | 0.7000 | 12.3 |"
+    assert table[0].startswith(
+        "| Reconstructor | px | NFE | Images | rFID ↓ | PSNR (dB) ↑ | SSIM ↑ | D"
+    )
+    assert table[2] == r"| run\|1 | 128 | 1 | 40 | 12.35 [1] | 22.34 | 0.7000 | 12.3 |"
+    assert "| **24.34** |" in table[3]
     assert (
         table[4]
         == "| *paper, sd f 8, M, ImageNet* | *128* | *3* | *50000* | *1.58* | *–* | *–* | *–* |"
     )
-    assert lines[-1] == "- [1] rfid is over 2048 features of 40 images"
+    assert lines[-1] == "- [1] rFID is over 2048 features of 40 images"
     assert "`paper`: 40 images of photos, crop adm, ema weights, seed 0" in lines[0]
+
+
+def test_table_of_the_terminal_fits():
+    """A line for each metric; columns that do not fit follow below. Of rows without quartiles."""
+    row = {"resolution": 64, "nfe": 3, "num_images": 40, "psnr": 21.345, "decode_seconds": 0.01}
+    found = {
+        "protocol": protocols.parse("local").stamp(),
+        "data": {"source": "photos", "num_images": 40},
+        "rows": [
+            row | {"reconstructor": "a", "notes": ["psnr is a guess"]},
+            row
+            | {"reconstructor": "b\n" * 20, "nfe": None, "notes": []}
+            | {"decode_seconds_quartiles": [0.009, 0.012]},
+        ],
+        "paper": [],
+    }
+    title, _, *lines = results.text(found, 50).splitlines()
+    assert title.startswith("Protocol local: 40 images of photos, crop adm")
+    assert lines[:5] == [
+        "64 px                    a",
+        "NFE                      3",
+        "Images                  40",
+        "PSNR (dB) ↑      21.34 [1]",
+        "Decoding (ms) ↓       10.0",
+    ]
+    assert lines[6].startswith("64 px            b\\nb\\n") and lines[10].endswith(
+        " 10.0 (9.00–12.0)"
+    )
+    assert lines[11:] == ["", "[1] PSNR (dB) is a guess"]
+    assert max(map(len, results.text(found, 100).splitlines()[2:7])) <= 100
 
 
 def test_results_are_strict_json(tmp_path):

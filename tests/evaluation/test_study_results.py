@@ -20,7 +20,7 @@ ROWS = [
 def test_table_has_means_and_deviations_over_seeds_beside_the_paper(tmp_path):
     study_results.write(tmp_path, ROWS, {"a": 24.11, "b": None})
     lines = (tmp_path / "study.md").read_text().splitlines()
-    assert lines[0] == "| Variant | NFE | Seeds | FD AlexNet | PSNR (dB) | rFID (paper) |"
+    assert lines[0] == "| Variant | NFE | Seeds | FD AlexNet ↓ | PSNR (dB) ↑ | rFID (paper) |"
     assert lines[2] == "| a | 100 | 1 | 30.00 | 15.00 | *24.11* |"
     assert lines[3] == "| b | 3 | 1 | 11.00 | 19.00 | – |"
     assert lines[4] == "| b | 5 | 2 | 12.00 ± 2.83 | 21.00 ± 1.41 | – |"

@@ -230,7 +230,7 @@ def test_nothing_is_overwritten(run_module, finished_run, exported):
         (["--workdir=a", "--steps=0"], "--steps=0: expected numbers of at least 1"),
         (["--workdir=a", "--steps=1,x"], "--steps=1,x: expected numbers of at least 1"),
         (["--workdir=a", "--format=onnx", "--platforms=cpu"], "--platforms: is for --format=jax"),
-        (["--workdir=nowhere"], "nowhere: no checkpoints in it"),
+        (["--workdir=nowhere"], "--workdir=nowhere: no such folder"),
         (["--workdir=RUN", "--resolution=30"], "resolution = 30: the networks take multiples of 4"),
     ],
 )

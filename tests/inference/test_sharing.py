@@ -43,6 +43,7 @@ def folder(vae, tmp_path_factory) -> pathlib.Path:
 def assert_same_model(one: Autoencoder, other: Autoencoder) -> None:
     """Parameters, latents and images are equal to the bit, and so is the config."""
     assert one.config.to_dict() == other.config.to_dict()
+    assert one.normalization == other.normalization
     assert jax.tree.structure(one.params) == jax.tree.structure(other.params)
     for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True):
         assert a.dtype == b.dtype
@@ -61,6 +62,7 @@ def test_restore_from_pretrained_and_convert_give_the_same(vae, folder, run_modu
     finish(run_module("epsilon_vae.convert", weights, workdir))
     converted = epsilon_vae.restore(str(tmp_path / "run"))
     assert_same_model(converted, vae)
+    assert converted.latent_mean is not None
     converted.save_pretrained(str(tmp_path / "again"))
     again = safetensors.numpy.load_file(tmp_path / "again" / "model.safetensors")
     assert again.keys() == safetensors.numpy.load_file(folder / "model.safetensors").keys()
@@ -80,12 +82,13 @@ def test_bfloat16_is_half_the_size_and_rounded(vae, folder, tmp_path):
 
 
 def test_weights_that_another_tool_has_saved(vae, folder, tmp_path):
-    """Without our metadata; a step is not known then."""
+    """Without our metadata; neither the step nor the mean of latents is known then."""
     shutil.copy(folder / "config.json", tmp_path)
     arrays = safetensors.numpy.load_file(folder / "model.safetensors")
     safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors")
     loaded = epsilon_vae.from_pretrained(str(tmp_path))
-    assert loaded.step is None
+    assert loaded.step is None and loaded.latent_mean is None
+    loaded.normalization = vae.normalization
     assert_same_model(loaded, vae)
     loaded.save_pretrained(str(tmp_path / "again"))
     assert "step unknown" in (tmp_path / "again" / "README.md").read_text()
@@ -199,7 +202,7 @@ def test_card_has_numbers_data_license_and_how_to_load(vae, finished_run, tmp_pa
     assert "| 32 | 3 | 3 | 1.5000 | 20.1235 |" in card and "too few: biased" in card
     assert "- name: local,features=alexnet" in card and "- crop: adm" in card
     assert r"- images: 3 of photos \*val\*" in card
-    assert "99" not in card and "others" not in card
+    assert "| 99" not in card and "others" not in card
     assert "- source: photos" in card and "random_resized, 32 px" in card
     assert f"of step {STEPS}" in card
 

@@ -36,6 +36,11 @@ def test_permanent_checkpoints_come_on_top():
     assert max_checkpoints(config) == 2 + 1 + 4
     config.checkpoint.every_steps = 500
     assert max_checkpoints(config) == 2
+    config.checkpoint.update(keep_best="psnr", permanent_every_steps=0)
+    config.eval.every_steps = 1000
+    assert max_checkpoints(config) == 3
+    config.eval.every_steps = 100
+    assert max_checkpoints(config) == 2 + 1 + 1
 
 
 def test_a_table_that_is_none_tells_no_time(tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,6 +17,7 @@ from PIL import Image
 
 from epsilon_vae.checkpoint import Checkpointer, CheckpointError
 from epsilon_vae.data.sources import Photos
+from epsilon_vae.run import captions
 from epsilon_vae.run.initialize import load_init_weights
 from epsilon_vae.run.monitor import MetricsWindow, NonFiniteError
 from epsilon_vae.versions import versions
@@ -51,13 +54,56 @@ def test_workdir_holds_what_users_script_against(finished_run_and_output):
     assert json.loads((workdir / "heartbeat.json").read_text())["step"] == STEPS
     assert "decoder/conv_in/kernel" in (workdir / "sharding.txt").read_text()
     grid = Image.open(workdir / "samples" / f"{STEPS:08d}.png")
-    assert grid.size == (3 * 32, 3 * 32)  # original, NFE 1, NFE 3; three held-out photos
+    # Original, NFE 1, NFE 3; three held-out photos: of 32 px, five times as large.
+    assert grid.size == (3 * 160 + 2 * captions.GAP + 16, 3 * (160 + captions.LINE) + 52)
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["4", "6"]
     assert list(workdir.glob("events.out.tfevents.*"))
     (trace,) = workdir.glob("plugins/profile/*/*.xplane.pb")
     assert b"jit_step" in trace.read_bytes()
-    assert "step 6/6" in out and "images/s" in out and "wait" in out and "ETA" in out
-    assert "in all, goodput " in out.splitlines()[-1]
+    assert "step 6/6" in out and "img/s" in out and "wait" in out and "ETA" in out
+
+
+def test_first_lines_say_where_and_the_last_what_to_do(
+    finished_run_and_output, run_module, tmp_path
+):
+    """The commands are run as they are written; what they write goes elsewhere."""
+    workdir, out = finished_run_and_output
+    lines = out.splitlines()
+    assert re.fullmatch(r"Running on \d+ CPU cores?", lines[0])
+    assert sum(line.startswith("  disc ") for line in lines) == 1
+    assert any(line.startswith("Compiling, usually 1 to 2 min") for line in lines)
+    assert all(len(line) <= 100 for line in lines if str(workdir) not in line)
+    scores = [line for line in lines if line.startswith(f"step {STEPS}: held-out photos, NFE 3: ")]
+    last = lines.index(next(line for line in lines if line.startswith(f"Step {STEPS} is saved, ")))
+    psnr = float(re.search("psnr ([0-9.]+)", scores[0])[1])
+    assert f"  psnr           {psnr:.4g}, best {psnr:.4g} at step {STEPS}" in lines[last:]
+    assert f"  samples        {workdir}/samples" in lines[last:]
+    assert f"  checkpoints    {workdir}/checkpoints: {STEPS}, the newest" in lines[last:]
+    photo = tmp_path / "photo.jpg"
+    Image.open(Photos("val").paths[0]).convert("RGB").resize((32, 32)).save(photo)
+    reconstruct, evaluate = (shlex.split(line) for line in lines[-2:])
+    reconstruct[reconstruct.index("photo.jpg")] = str(photo)
+    for python, m, module, *arguments in (reconstruct, evaluate):
+        assert (python, m) == ("python", "-m")
+        arguments = [x for x in arguments if not x.startswith("--output=")]
+        arguments.append(f"--output={tmp_path}/{module}.png")
+        finish(run_module(module, *arguments, **QUICK_FLAGS))
+
+
+def test_best_checkpoint_survives_what_came_after_and_resuming(run_module, tmp_path):
+    """A step that is evaluated as the best is saved, though no save is due; a rate of 10 spoils."""
+    more = (*FLOW_ALONE, "--config.checkpoint.keep=1", "--config.checkpoint.keep_best=psnr")
+    more += ("--config.checkpoint.every_steps=100", "--config.eval.every_steps=1")
+    for num_steps, rate in ((2, "5e-3"), (5, "10")):
+        changes = f"--config.num_steps={num_steps}", f"--config.optim.lr={rate}"
+        process = run_module("epsilon_vae.main", *flags(tmp_path, *more, *changes), **QUICK_FLAGS)
+        out, _ = finish(process)
+    scores = {int(row["step"]): row["eval/psnr"] for row in read_metrics(tmp_path)}
+    best = max(scores, key=lambda step: float(scores[step]))
+    assert best < 5 and saved_steps(tmp_path) == [best, 5]
+    assert f"checkpoints: 5, the newest; {best}, the best by psnr" in out
+    assert f"best {float(scores[best]):.4g} at step {best}" in out
+    assert out.splitlines()[-1].endswith(f" --checkpoint_step={best}")
 
 
 def test_commit_where_there_is_no_git(monkeypatch):
@@ -82,6 +128,8 @@ def test_killed_run_ends_in_the_same_bits(finished_run, run_module, tmp_path):
     else:
         raise AssertionError("worker processes are left")
     assert not (tmp_path / "checkpoints" / str(STEPS)).exists()
+    out, _ = finish(run_module("epsilon_vae.runs", str(tmp_path)))
+    assert out.splitlines()[1].split()[3] == "failed"
     out, _ = finish(run_module("epsilon_vae.main", *flags(tmp_path)))
     assert "Resuming from step" in out
     assert_same_state(tmp_path, finished_run)
@@ -97,6 +145,8 @@ def test_stopped_run_saves_and_says_how_to_go_on(finished_run, run_module, tmp_p
     os.killpg(process.pid, number)
     out, err = process.communicate(timeout=300)
     assert process.returncode == code, err[-2000:]
+    ended = {75: "preempted", 0: "stopped"}[code]
+    assert json.loads((tmp_path / "heartbeat.json").read_text())["ended"] == ended
     assert "run the same command again" in out
     saved = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
     assert 1 <= saved < STEPS
@@ -127,15 +177,14 @@ def test_half_written_checkpoint_is_left_out(finished_run, run_module, tmp_path)
     assert_same_state(tmp_path, finished_run)
 
 
-def test_other_model_names_each_parameter_that_differs(finished_run, run_module, tmp_path):
+def test_another_network_names_the_key_that_differs(finished_run, run_module, tmp_path):
     shutil.copytree(finished_run / "checkpoints", tmp_path / "checkpoints")
     more = "--config.model.encoder.n_z=4", "--config.num_steps=7"
     process = run_module("epsilon_vae.main", *flags(tmp_path, *more))
     _, err = process.communicate(timeout=300)
     assert process.returncode == 2 and "Traceback" not in err
-    assert "params/encoder/conv_out/kernel is (1, 1, 16, 8) in the checkpoint, (1, 1, 16, 4)" in err
-    assert "params/decoder/conv_in/kernel" in err
-    assert "middle" not in err
+    assert len(err.splitlines()) == 1
+    assert "checkpoints/6 is of another network: model.encoder.n_z: 8 -> 4; set it back" in err
 
 
 def test_finished_run_says_so_and_writes_nothing(finished_run, run_module):
@@ -178,7 +227,7 @@ def test_second_run_is_refused_killed_worker_saves_lost_stdout_and_hangup_too(ru
     assert f"after step {saved}: " in err and f"Step {saved} is saved; to resume" in err
 
     process = run_module("epsilon_vae.main", *arguments, "--config.data.workers=1", **QUICK_FLAGS)
-    assert "Resuming from step" in process.stdout.readline()
+    read_until(process, "Resuming from step")
     process.stdout.close()
     while int(read_metrics(tmp_path)[-1]["step"]) < saved + 3:
         assert process.poll() is None, process.stderr.read()
@@ -204,7 +253,7 @@ def test_interrupt_before_the_first_step_ends_at_once(run_module, tmp_path):
     read_until(process, "Training from the start")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGINT and "step" not in out and "Traceback" not in err
+    assert process.returncode == -signal.SIGINT and "\nstep 1" not in out and "Traceback" not in err
 
 
 @pytest.fixture
@@ -268,6 +317,7 @@ def test_non_finite_loss_stops_before_it_is_saved(run_module, tmp_path, log_ever
     assert process.returncode == 1 and "Traceback" not in err
     assert "epsilon_vae: step 2: " in err and "loss/flow = " in err
     assert saved_steps(tmp_path) == [1]
+    assert json.loads((tmp_path / "heartbeat.json").read_text())["ended"] == "failed"
 
 
 def test_bad_record_stops_the_run_or_is_left_out(run_module, tmp_path):
@@ -374,7 +424,7 @@ def test_decoder_of_another_size_is_refused_unless_it_is_not_asked_for(finished_
     with pytest.raises(CheckpointError) as error:
         init_weights(small_config, finished_run)
     message = str(error.value)
-    assert "(take its own config, or config.init.decoder = none):" in message
+    assert message.endswith("; take its own config, or config.init.decoder = none")
     assert (
         "ema/decoder/conv_in/kernel is (3, 3, 11, 16) in the checkpoint, (3, 3, 11, 64)" in message
     )
@@ -395,7 +445,7 @@ def test_first_stage_without_a_gan_has_no_discriminator_to_give(small_config, tm
     small_config.loss.adv_weight = 0.5
     with pytest.raises(CheckpointError) as error:
         init_weights(small_config, tmp_path)
-    assert "or config.init.discriminator = none)" in str(error.value)
+    assert "or config.init.discriminator = none" in str(error.value)
     assert "discriminator/conv0/kernel (4, 4, 6, 16) is not in the checkpoint" in str(error.value)
     loaded = init_weights(small_config, tmp_path, discriminator="none")
     assert loaded.keys() == {"params", "ema"}

@@ -12,7 +12,7 @@ from epsilon_vae import checkpoint
 from epsilon_vae.checkpoint import Checkpointer, CheckpointError, SaveError
 from epsilon_vae.data.transforms import to_uint8
 from epsilon_vae.errors import NonFiniteError
-from epsilon_vae.inference.autoencoder import restore
+from epsilon_vae.inference.restoring import restore
 from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.run.initialize import restore_or_init
 from epsilon_vae.run.monitor import MetricsWindow

@@ -23,7 +23,9 @@ def test_losses_of_five_steps_are_equal(trained, name):
     assert len(rows) == STEPS and expected[0]["loss/r1"] > 0
     for row, expected_row in zip(rows, expected, strict=True):
         for metric, value in expected_row.items():
-            np.testing.assert_allclose(row[metric], value, rtol=1e-5, err_msg=metric)
+            # Logits of both signs nearly cancel in a mean; their rounding errors do not.
+            atol = 1e-6 if metric.startswith("logits/") else 0
+            np.testing.assert_allclose(row[metric], value, rtol=1e-5, atol=atol, err_msg=metric)
 
 
 def test_fsdp_alone_shards_the_state(trained):

@@ -200,9 +200,11 @@ def test_remat_changes_neither_parameters_nor_gradients(small_config, monkeypatc
         np.testing.assert_allclose(again[name], metrics[name], rtol=1e-5, atol=1e-7)
 
 
-def test_ema_follows_with_its_decay(training):
-    state, _ = run(training, 1)
-    decay = training.config.optim.ema_decay
+@pytest.mark.parametrize(("step", "decay"), [(0, 0.1), (8, 0.5), (1000, None)])
+def test_ema_follows_with_its_decay_and_faster_at_first(training, step, decay):
+    start = training.state.replace(step=jnp.asarray(step, jnp.int32))
+    state, _ = training.step(start, training.frozen, training.batch)
+    decay = decay or training.config.optim.ema_decay
     expected = jax.tree.map(
         lambda old, new: decay * old + (1 - decay) * new, training.state.ema, state.params
     )

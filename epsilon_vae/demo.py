@@ -1,0 +1,56 @@
+"""A page to try a model on: `python -m epsilon_vae.demo --workdir=RUN`.
+
+Drop a photo, choose steps and seed, and see original, reconstruction and difference. The page is
+served to this machine alone. Exit codes: 0 done; 1 failed; 2 the command cannot run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+from etils import epy
+
+from epsilon_vae.command_line import UsageError, check_folder, exit_codes, parse_flags
+from epsilon_vae.errors import reason
+
+with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
+    from epsilon_vae.inference import demo_page, restoring
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
+STEP = flags.DEFINE_integer("checkpoint_step", None, "Checkpoint to use; the newest by default.")
+PORT = flags.DEFINE_integer("port", 7860, "Where the page is, on this machine.", 1, 65535)
+
+
+def check_flags() -> None:
+    """Raises `UsageError` for flags that are missing, or without gradio."""
+    if WORKDIR.value is None:
+        raise UsageError("--workdir is missing: name the folder of a run")
+    check_folder(WORKDIR)
+    if importlib.util.find_spec("gradio") is None:
+        raise UsageError("the page needs gradio; pip install -e '.[demo]'")
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Restores, and serves until Ctrl-C."""
+    del argv
+    logging.set_verbosity(logging.ERROR)
+    with exit_codes():
+        vae = restoring.restore(WORKDIR.value, STEP.value)
+        page = demo_page.build_page(vae, f"{WORKDIR.value}, step {vae.step}")
+        print(f"http://127.0.0.1:{PORT.value} (Ctrl-C ends it)", flush=True)
+        try:
+            page.launch(
+                server_name="127.0.0.1", server_port=PORT.value, quiet=True, footer_links=[]
+            )
+        except OSError as error:
+            raise UsageError(
+                f"--port={PORT.value}: cannot be served on ({reason(error)}); name another"
+            ) from error
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=lambda argv: parse_flags(argv, check_flags))

@@ -244,7 +244,8 @@ AUTOENCODER: dict[str, Key] = {
     "init.decoder": _one_of(("ema", "raw", "none"), "The same of the decoder."),
     "init.discriminator": _one_of(
         ("raw", "none"),
-        "The same of the discriminator, which has no moving average. It is new in any case where that run was made of a file of weights.",
+        "The same of the discriminator, which has no moving average. It is new in any case where "
+        "that run was made of a file of weights.",
     ),
     "data.source": _one_of(
         ("photos", "folder", "array_record", "tfds"),

@@ -21,7 +21,7 @@ def test_dry_run_prints_config_parameters_and_flops(run_module):
     assert "encoder parameters: 225576" in out
     assert "decoder parameters: " in out and "discriminator parameters: " in out
     assert "FLOPs a step: " in out
-    assert "(parameters, EMA, optimizers): 30 MiB a device; a step needs more" in out
+    assert "(parameters, EMA, optimizers): 30 MiB a device; for all" in out
     assert "disk for checkpoints: 91 MiB, 3 of 30 MiB at most" in out
     assert "time for" not in out  # no step was timed
 

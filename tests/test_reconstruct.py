@@ -10,7 +10,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.sources import Photos
-from epsilon_vae.inference.autoencoder import restore
+from epsilon_vae.inference.restoring import restore
 from epsilon_vae.reconstruct import find_pictures, work_in_words
 from tests.data.profiles import in_srgb, rgb_profile
 from tests.processes import finish, start_alone

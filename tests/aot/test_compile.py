@@ -38,8 +38,8 @@ def test_a_reconstruction_that_fits(run_module, tmp_path):
     # Two images' activations take more than the weights, which are in float32 and whole.
     weights = 4 * sum(report["parameters"].values())
     assert memory["temporaries"] > memory["arguments"] > weights
-    # Two images a chip, encoded one after the other, then decoded, in two steps each.
-    assert list(report["loops"].values()) == [2, 2, 2]
+    # Two images a chip, encoded together, then decoded, in two steps.
+    assert list(report["loops"].values()) == [2]
     # Parameters are on every chip, each works on its own images: the results alone are sent.
     (sent,) = report["collectives"]
     assert (sent["kind"], sent["bytes"]) == ("all-gather", 8 * 32 * 32 * 3 * 4)

@@ -534,5 +534,10 @@ def current_name(key: str) -> str:
 
 
 def goodness(metric: str, score: float) -> float:
-    """A number that is the larger, the better a score is: PSNR, SSIM, or a distance."""
-    return score if metric.startswith(("psnr", "ssim")) else -score
+    """A number that is the larger, the better a score is."""
+    return score if is_larger_better(metric) else -score
+
+
+def is_larger_better(metric: str) -> bool:
+    """Whether a larger value of a metric is the better one; all others are distances, or times."""
+    return metric.startswith(("psnr", "ssim", "inception_score", "precision", "recall"))

@@ -16,6 +16,7 @@ from absl import app
 from etils import epath
 
 from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
+from epsilon_vae.metrics.labels import label
 from epsilon_vae.names import printable
 from epsilon_vae.run.metrics_csv import best_score, read_scores
 
@@ -119,7 +120,7 @@ def _best(run: epath.Path, config: dict) -> str:
     if metric is None:
         return UNKNOWN
     step, score = best_score(metric, scores[metric])
-    return f"{metric} {score:.4g} at {step}"
+    return f"{label(metric)} {score:.4g} at {step}"
 
 
 def _size(folder: epath.Path) -> int:

@@ -63,7 +63,7 @@ def test_states_of_runs_at_any_depth(finished_run, run_module, tmp_path):
         "study/runs/a b": "preempted",
     }
     assert [*rows] == sorted(rows) and rows["on"][:2] == ["micro", f"{STEPS}/99"]
-    assert rows["on"][3].startswith("psnr ") and rows["on"][3].endswith(f" at {STEPS}")
+    assert rows["on"][3].startswith("PSNR (dB) ") and rows["on"][3].endswith(f" at {STEPS}")
     assert all(cells[4].endswith(" MiB") for cells in rows.values())
 
 

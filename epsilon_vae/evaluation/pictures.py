@@ -15,7 +15,7 @@ from epsilon_vae.evaluation.measuring import Key, MetricAccumulator, main_nfe
 from epsilon_vae.evaluation.page import BYTES_PER_PIXEL
 from epsilon_vae.evaluation.reconstructors import Reconstructor, Run, stem
 from epsilon_vae.evaluation.report import Gallery, ReportImage, SeedVariation, Trajectory
-from epsilon_vae.metrics.labels import is_larger_better
+from epsilon_vae.keys import is_larger_better
 from epsilon_vae.names import printable
 from epsilon_vae.parallel import hosts
 

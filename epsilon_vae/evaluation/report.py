@@ -16,7 +16,8 @@ from epsilon_vae.evaluation.measuring import Key, main_nfe
 from epsilon_vae.evaluation.page import data_uri, render
 from epsilon_vae.evaluation.plots import svg
 from epsilon_vae.evaluation.tables import all_metadata, cell, plain, results_table
-from epsilon_vae.metrics.labels import heading, is_larger_better, label
+from epsilon_vae.keys import is_larger_better
+from epsilon_vae.metrics.labels import heading, label
 from epsilon_vae.names import encode
 
 # What of the protocol is said without asking; the rest unfolds.

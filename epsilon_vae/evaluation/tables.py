@@ -2,7 +2,8 @@
 
 import math
 
-from epsilon_vae.metrics.labels import LABELS, heading, is_larger_better, label
+from epsilon_vae.keys import is_larger_better
+from epsilon_vae.metrics.labels import LABELS, heading, label
 from epsilon_vae.names import printable
 
 # Of the results table, before what was measured.

@@ -1,5 +1,7 @@
 """What people read in place of the names that metrics have in files, and which way is better."""
 
+from epsilon_vae.keys import is_larger_better
+
 _NETWORKS = {
     "alexnet": "AlexNet",
     "vgg16": "VGG16",
@@ -22,8 +24,6 @@ LABELS = {
     "lpips_alexnet": "LPIPS AlexNet",
     "decode_seconds": "Decoding (ms)",
 }
-# All others are distances, or times.
-LARGER_IS_BETTER = ("psnr", "ssim", "inception_score", "precision", "recall")
 
 
 def label(name: str) -> str:
@@ -31,11 +31,6 @@ def label(name: str) -> str:
     name, _, noise = name.partition("_noise")
     words = LABELS.get(name, name)
     return f"{words}, noise {noise}" if noise else words
-
-
-def is_larger_better(name: str) -> bool:
-    """Whether a larger value of a metric is the better one."""
-    return name.startswith(LARGER_IS_BETTER)
 
 
 def heading(name: str) -> str:

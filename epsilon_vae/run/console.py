@@ -10,6 +10,7 @@ from etils import epath
 from tqdm import tqdm
 
 from epsilon_vae.config import differences, is_latent_diffusion
+from epsilon_vae.metrics.labels import label
 from epsilon_vae.names import printable
 from epsilon_vae.run.metrics_csv import best_score, read_scores
 
@@ -133,7 +134,7 @@ def scores_line(config: ml_collections.ConfigDict, step: int, scores: dict[str, 
     """The scores of an evaluation."""
     what = "photos" if config.data.source == "photos" else "images"
     shown = (name for name in scores if name != "ssim_range2")  # which is SSIM of another range
-    words = "  ".join(f"{name} {scores[name]:.4g}" for name in shown)
+    words = "  ".join(f"{label(name)} {scores[name]:.4g}" for name in shown)
     return f"step {step}: held-out {what}, NFE {config.flow.nfe}: {words}"
 
 
@@ -151,7 +152,7 @@ def closing_lines(
     folder, lines, by = epath.Path(workdir), [], config.checkpoint.keep_best
     for metric, measured in read_scores(folder / "metrics.csv").items():
         at, best = best_score(metric, measured)
-        lines.append(f"  {metric:<14} {measured[-1][1]:.4g}, best {best:.4g} at step {at}")
+        lines.append(f"  {label(metric):<14} {measured[-1][1]:.4g}, best {best:.4g} at step {at}")
     if (folder / "samples").is_dir():
         lines.append(f"  samples        {workdir}/samples")
     steps = f"{step}, the newest" + (f"; {kept}, the best by {by}" if kept else "")

@@ -75,8 +75,8 @@ def test_first_lines_say_where_and_the_last_what_to_do(
     assert all(len(line) <= 100 for line in lines if str(workdir) not in line)
     scores = [line for line in lines if line.startswith(f"step {STEPS}: held-out photos, NFE 3: ")]
     last = lines.index(next(line for line in lines if line.startswith(f"Step {STEPS} is saved, ")))
-    psnr = float(re.search("psnr ([0-9.]+)", scores[0])[1])
-    assert f"  psnr           {psnr:.4g}, best {psnr:.4g} at step {STEPS}" in lines[last:]
+    psnr = float(re.search(r"PSNR \(dB\) ([0-9.]+)", scores[0])[1])
+    assert f"  PSNR (dB)      {psnr:.4g}, best {psnr:.4g} at step {STEPS}" in lines[last:]
     assert f"  samples        {workdir}/samples" in lines[last:]
     assert f"  checkpoints    {workdir}/checkpoints: {STEPS}, the newest" in lines[last:]
     photo = tmp_path / "photo.jpg"

@@ -14,7 +14,10 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["configs", "epsilon_vae", "epsilon_vae.*"]),
     entry_points={"console_scripts": ["epsilon-vae = epsilon_vae.__main__:main"]},
-    package_data={"epsilon_vae.evaluation": ["*.j2", "*.css", "*.js"]},
+    package_data={
+        "epsilon_vae": ["released/*/*"],
+        "epsilon_vae.evaluation": ["*.j2", "*.css", "*.js"],
+    },
     # Lower bounds are what Python 3.11 got when they were tried, upper ones stop at a major change.
     install_requires=[
         "absl-py>=2.3",

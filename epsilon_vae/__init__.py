@@ -1,6 +1,6 @@
 """ε-VAE: Denoising as Visual Decoding (Zhao et al., ICML 2025), in JAX and Flax.
 
-vae = epsilon_vae.restore("runs/tiny")  # or from_pretrained("FOLDER or OWNER/NAME")
+vae = epsilon_vae.load("small")  # a model that comes with the package; or restore("runs/tiny")
 latents = vae.encode("photo.jpg")  # or PIL's images, or arrays: uint8, or float in [-1, 1]
 images = vae.decode(latents, steps=3, seed=0)  # float32 in [-1, 1]
 
@@ -10,7 +10,7 @@ images = vae.decode(latents, steps=3, seed=0)  # float32 in [-1, 1]
 import signal
 import sys
 
-__all__ = ["from_pretrained", "restore"]
+__all__ = ["from_pretrained", "list_models", "load", "restore"]
 __version__ = "0.1.0"
 
 # A command is being started, `python -m epsilon_vae.…`, and imports for seconds. KeyboardInterrupt

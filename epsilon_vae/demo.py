@@ -1,5 +1,6 @@
-"""A page to try a model on: `python -m epsilon_vae.demo --workdir=RUN`.
+"""A page to try a model on: `python -m epsilon_vae.demo`.
 
+The model is that of a run, `--workdir=DIR`, or one that comes with the package.
 Drop a photo, choose steps and seed, and see original, reconstruction and difference. The page is
 served to this machine alone. Exit codes: 0 done; 1 failed; 2 the command cannot run.
 """
@@ -13,22 +14,20 @@ from collections.abc import Sequence
 from absl import app, flags, logging
 from etils import epy
 
-from epsilon_vae.command_line import UsageError, check_folder, exit_codes, parse_flags
+from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
 from epsilon_vae.errors import reason
+from epsilon_vae.model_flags import ModelFlags
 
 with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
-    from epsilon_vae.inference import demo_page, restoring
+    from epsilon_vae.inference import demo_page
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
-STEP = flags.DEFINE_integer("checkpoint_step", None, "Checkpoint to use; the newest by default.")
+MODEL = ModelFlags()
 PORT = flags.DEFINE_integer("port", 7860, "Where the page is, on this machine.", 1, 65535)
 
 
 def check_flags() -> None:
-    """Raises `UsageError` for flags that are missing, or without gradio."""
-    if WORKDIR.value is None:
-        raise UsageError("--workdir is missing: name the folder of a run")
-    check_folder(WORKDIR)
+    """Raises `UsageError` for flags that cannot be used, or without gradio."""
+    MODEL.check()
     if importlib.util.find_spec("gradio") is None:
         raise UsageError("the page needs gradio; pip install -e '.[demo]'")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -39,8 +38,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     logging.set_verbosity(logging.ERROR)
     with exit_codes():
-        vae = restoring.restore(WORKDIR.value, STEP.value)
-        page = demo_page.build_page(vae, f"{WORKDIR.value}, step {vae.step}")
+        vae = MODEL.open()
+        page = demo_page.build_page(vae, f"{vae.origin}, step {vae.step}")
         print(f"http://127.0.0.1:{PORT.value} (Ctrl-C ends it)", flush=True)
         try:
             page.launch(

@@ -1,5 +1,6 @@
-"""Reconstructs pictures: `python -m epsilon_vae.reconstruct --workdir=DIR IN… --output=OUT`.
+"""Reconstructs pictures: `python -m epsilon_vae.reconstruct IN… --output=OUT`.
 
+The model is that of a run, `--workdir=DIR`, or one that comes with the package.
 IN are image files or folders of them. For one file, OUT may be a file; else it is a folder. Prints
 the PSNR of each. What cannot be read is named, and the others are reconstructed. Nothing that is
 there is overwritten, but for earlier outputs with --overwrite. Exit codes: 0 done; 1 some pictures
@@ -19,7 +20,7 @@ from etils import epy
 from PIL import Image
 from tqdm import tqdm
 
-from epsilon_vae.command_line import UsageError, check_folder, exit_codes, exit_with, parse_flags
+from epsilon_vae.command_line import UsageError, exit_codes, exit_with, parse_flags
 from epsilon_vae.data.decode import (
     DEFAULT,
     DataError,
@@ -30,19 +31,19 @@ from epsilon_vae.data.decode import (
 )
 from epsilon_vae.data.files import list_images
 from epsilon_vae.data.formats import SUFFIXES, is_named_as
+from epsilon_vae.model_flags import ModelFlags
 from epsilon_vae.names import printable
 from epsilon_vae.output import replacing
 
 with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
-    from epsilon_vae.inference import autoencoder, restoring
+    from epsilon_vae.inference import autoencoder
     from epsilon_vae.metrics import psnr_ssim
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
+MODEL = ModelFlags()
 OUTPUT = flags.DEFINE_string("output", None, "Image file or folder to write.")
 STEPS = flags.DEFINE_integer("steps", 3, "Network evaluations (NFE) a picture.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise that decoding starts from.")
 SPACE = flags.DEFINE_integer("space", 1, "Devices that the rows of a picture are spread over.", 1)
-STEP = flags.DEFINE_integer("checkpoint_step", None, "Checkpoint to use; the newest by default.")
 OVERWRITE = flags.DEFINE_bool(
     "overwrite", default=False, help="Replace outputs that exist; inputs never are."
 )
@@ -62,11 +63,9 @@ Pairs = list[tuple[pathlib.Path, pathlib.Path]]
 
 def check_flags() -> None:
     """Raises `UsageError` for flags that are missing."""
-    if WORKDIR.value is None:
-        raise UsageError("--workdir is missing: name the folder of a run")
     if OUTPUT.value is None:
         raise UsageError("--output is missing: name an image file or a folder to write")
-    check_folder(WORKDIR)
+    MODEL.check()
 
 
 def find_pictures(inputs: Sequence[str], output: str, *, overwrite: bool = False) -> Pairs:
@@ -162,7 +161,7 @@ def main(argv: Sequence[str]) -> None:
         if len(argv) < 2:
             raise DataError("no picture named: give image files or folders")
         pairs = find_pictures(argv[1:], OUTPUT.value, overwrite=OVERWRITE.value)
-        vae = restoring.restore(WORKDIR.value, STEP.value, SPACE.value)
+        vae = MODEL.open(space=SPACE.value)
         scores, unread = [], []
         for source, written in tqdm(pairs, unit="image", disable=not sys.stderr.isatty()):
             try:

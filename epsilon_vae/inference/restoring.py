@@ -1,5 +1,6 @@
-"""Restores trained autoencoders: from runs, from folders and from the Hugging Face Hub."""
+"""Restores trained autoencoders: from runs, folders, the Hugging Face Hub and this package."""
 
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from etils import epath
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from epsilon_vae import checkpoint
+from epsilon_vae import checkpoint, step_folders
 from epsilon_vae.config import ConfigError, check_kind
 from epsilon_vae.diffusion.time import SPACINGS
 from epsilon_vae.inference import sharing
@@ -17,10 +18,10 @@ from epsilon_vae.inference.autoencoder import Autoencoder
 from epsilon_vae.models.autoencoder_model import AutoencoderModel
 from epsilon_vae.models.build import build_networks, build_process
 from epsilon_vae.parallel.mesh import local_mesh, replicated
-from epsilon_vae.step_folders import load
 
 FIELDS = {"ema": "ema", "raw": "params"}  # of a checkpoint, by what its weights are called
 DTYPES = ("float32", "bfloat16")
+RELEASED = pathlib.Path(__file__).parents[1] / "released"  # folders as `save_pretrained` makes them
 
 
 def restore(
@@ -90,7 +91,30 @@ def restore(
             origin=str(step_directory),
         )
 
-    return load(workdir, read, step=step, preferred=preferred)
+    return step_folders.load(workdir, read, step=step, preferred=preferred)
+
+
+def list_models() -> list[str]:
+    """The names of the models that come with this package."""
+    return sorted(folder.name for folder in RELEASED.iterdir())
+
+
+def load(name: str, **options: Any) -> Autoencoder:
+    """Loads a model that comes with this package, or what `from_pretrained` takes.
+
+    Args:
+      name: one of `list_models()`; or else a folder, or OWNER/NAME of the Hugging Face Hub.
+      options: as `from_pretrained`'s.
+
+    Returns:
+      An `epsilon_vae.inference.autoencoder.Autoencoder`, as `restore` gives it.
+
+    Raises:
+      WeightsError, HubError, ConfigError: as `from_pretrained`.
+    """
+    if name in list_models():
+        return from_pretrained(str(RELEASED / name), **options)
+    return from_pretrained(name, **options)
 
 
 def from_pretrained(

@@ -184,7 +184,10 @@ def find(name: str, revision: str | None) -> pathlib.Path:
     if folder.is_dir():
         return folder
     if folder.exists() or folder.parent.is_dir() or not is_name(name):
-        raise WeightsError(f"{name}: no such folder; on the Hub, names are OWNER/NAME")
+        raise WeightsError(
+            f"{name}: neither a folder nor a model of epsilon_vae.list_models(); on the Hub, names "
+            "are OWNER/NAME"
+        )
     return Repository(name=name, revision=revision).download([CONFIG, WEIGHTS])
 
 

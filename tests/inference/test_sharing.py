@@ -163,7 +163,7 @@ def test_folders_that_cannot_be_loaded(folder, tmp_path, kind, words):
 
 @pytest.mark.parametrize("name", ["nowhere", "tests/nowhere", "/no/where/at/all", "a/b/c"])
 def test_no_such_folder(name):
-    with pytest.raises(WeightsError, match=f"{name}: no such folder; on the Hub, names are OWNER"):
+    with pytest.raises(WeightsError, match=f"{name}: neither a folder nor a model of"):
         epsilon_vae.from_pretrained(name)
 
 

@@ -354,13 +354,18 @@ def in_words(size: int) -> str:
 
 def holds_weights_alone(step_directory: epath.Path) -> bool:
     """Whether a step has neither optimizers nor a discriminator: training makes them."""
-    return {path.split("/")[0] for path in _saved_shapes(step_directory)} <= set(WEIGHTS)
+    return _are_weights_alone(_saved_shapes(step_directory))
+
+
+def _are_weights_alone(saved: dict[str, tuple[int, ...]]) -> bool:
+    return {path.split("/")[0] for path in saved} <= set(WEIGHTS)
 
 
 def _restore(step_directory: epath.Path, target: Any) -> Restored:
-    if holds_weights_alone(step_directory):
+    saved = _saved_shapes(step_directory)
+    if _are_weights_alone(saved):
         target = {name: getattr(target, name) for name in WEIGHTS}
-    _check_fits(step_directory, target, ("",), OTHER_RUN)
+    _check_fits(step_directory, saved, target, within=("",), hint=OTHER_RUN)
     restored = _read(
         step_directory,
         state=ocp.args.StandardRestore(target),
@@ -426,7 +431,8 @@ def load_parts(step_directory: epath.Path, target: dict, hint: str = OTHER_RUN) 
     Raises:
       CheckpointError: a shape or a name differs.
     """
-    _check_fits(step_directory, target, tuple(f"{path}/" for path in target), hint)
+    saved, within = _saved_shapes(step_directory), tuple(f"{path}/" for path in target)
+    _check_fits(step_directory, saved, target, within=within, hint=hint)
     tree = traverse_util.unflatten_dict(target, sep="/")
     args = ocp.args.PyTreeRestore(
         item=tree,
@@ -437,13 +443,17 @@ def load_parts(step_directory: epath.Path, target: dict, hint: str = OTHER_RUN) 
 
 
 def _check_fits(
-    step_directory: epath.Path, target: Any, within: tuple[str, ...], hint: str
+    step_directory: epath.Path,
+    saved: dict[str, tuple[int, ...]],
+    target: Any,
+    *,
+    within: tuple[str, ...],
+    hint: str,
 ) -> None:
     """Raises `CheckpointError` that names each leaf whose name or shape differs.
 
     Leaves that only the checkpoint has count where their path starts with one of `within`.
     """
-    saved = _saved_shapes(step_directory)
     wanted = _shapes(target)
     problems = []
     for path in sorted(wanted.keys() | {path for path in saved if path.startswith(within)}):

@@ -12,6 +12,7 @@ be used; 75 preempted (SIGTERM or SIGHUP) and saved, to be started again.
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import Sequence
@@ -59,6 +60,8 @@ def main(argv: Sequence[str]) -> None:
     """Joins the other processes, if any, checks the config, then hands over to the loop."""
     del argv
     logging.set_verbosity(logging.WARNING)
+    # Tracing makes many objects, and looking for cycles as often as by default a third of its time.
+    gc.set_threshold(50_000, 20, 100)
     with exit_codes(OSError):  # of the time before the first step
         if DRY_RUN.value:
             check(CONFIG.value, jax.device_count())

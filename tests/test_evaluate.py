@@ -67,7 +67,9 @@ def test_numbers_are_those_of_the_restored_model(evaluated, finished_run):
     images = output / "images" / "32"
     files = sorted((images / "originals").iterdir())
     originals = np.stack([np.asarray(Image.open(file)) for file in files])
-    pictures = epsilon_vae.restore(str(finished_run)).reconstruct(originals, steps=3)
+    group_size = read(output)["protocol"]["group_size"]
+    vae = epsilon_vae.restore(str(finished_run), group_size=group_size)
+    pictures = vae.reconstruct(originals, steps=3)
     name = read(output)["reconstructors"][0]["name"]
     for file, picture in zip(files, pictures, strict=True):
         saved = np.asarray(Image.open(images / f"{name}-nfe3" / file.name))
@@ -77,6 +79,29 @@ def test_numbers_are_those_of_the_restored_model(evaluated, finished_run):
     with (output / "per_image_32.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["nfe"] == "3"]
     assert np.mean([float(row["psnr"]) for row in rows]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_groups_are_one_by_one_up_to_rounding(evaluated, finished_run, run_module, tmp_path):
+    """And one by one is what it always was: to the bit what the model gives for one image."""
+    arguments = f"--workdir={finished_run}", f"{PROTOCOL},group_size=1", "--steps=3"
+    finish(run_module(MODULE, *arguments, f"--output={tmp_path}", "--save_images"))
+    [in_groups], [alone] = (
+        [row for row in read(folder)["rows"] if row["nfe"] == 3]
+        for folder in (evaluated[0], tmp_path)
+    )
+    assert read(tmp_path)["protocol"]["group_size"] == 1
+    for name in ("psnr", "ssim", "ssim_range2", "lpips_alexnet", "lpips_vgg16", "fd_alexnet"):
+        assert in_groups[name] == pytest.approx(alone[name], rel=1e-4)
+    vae = epsilon_vae.restore(str(finished_run))
+    for folder in (tmp_path / "images" / "32").glob("*-nfe3"):
+        for file in folder.iterdir():
+            original = np.asarray(Image.open(folder.parent / "originals" / file.name))
+            np.testing.assert_array_equal(np.asarray(Image.open(file)), vae.reconstruct(original))
+    grouped = epsilon_vae.restore(str(finished_run), group_size=8)
+    images = training_images(8, 32)
+    latents = vae.encode(images)
+    np.testing.assert_allclose(grouped.encode(images), latents, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(grouped.decode(latents), vae.decode(latents), rtol=0, atol=1e-5)
 
 
 def test_training_evaluates_by_the_same_code(evaluated, finished_run):

@@ -95,7 +95,9 @@ def evaluate(
     }
     saves = save_images and hosts.is_first()
     keep = functools.partial(_save, folder / "images") if saves else None
-    metrics = ReconstructionMetrics(LPIPS_NETS, protocol.features, mesh)
+    metrics = ReconstructionMetrics(
+        LPIPS_NETS, protocol.features, mesh, decoded_together=protocol.group_size
+    )
     crop = CROPS[protocol.crop]
     report_images = ReportImages(
         reconstructors,

@@ -251,7 +251,8 @@ def measure(
     ):
         if keep:
             keep(batch, ORIGINALS, batch.images)
-        results = {ORIGINALS: ({}, batch.cut(metrics.features(batch.images)), ())}
+        originals = batch.images[: batch.count]
+        results = {ORIGINALS: ({}, metrics.features(originals), ())}
         for reconstructor in reconstructors:
             code = reconstructor.encode(batch)
             for nfe in reconstructor.nfes(steps):
@@ -260,17 +261,19 @@ def measure(
                 begin = time.perf_counter()
                 pictures = reconstructor.decode(code, nfe, seed)
                 seconds = (time.perf_counter() - begin) / len(pictures)
+                pictures = pictures[: batch.count]
                 if keep:
                     keep(batch, (reconstructor.name, nfe), pictures)
                 features = metrics.features(pictures)
                 for tau in protocol.latent_noise:
                     noisy_code = reconstructor.add_noise(code, tau, batch=batch, seed=seed)
                     if noisy_code is not None:
-                        found = metrics.features(reconstructor.decode(noisy_code, nfe, seed))
+                        noisy_pictures = reconstructor.decode(noisy_code, nfe, seed)
+                        found = metrics.features(noisy_pictures[: batch.count])
                         features |= {noisy(name, tau): array for name, array in found.items()}
                 results[reconstructor.name, nfe] = (
-                    batch.cut(metrics.compare(batch.images, pictures)),
-                    batch.cut(features),
+                    metrics.compare(originals, pictures),
+                    features,
                     (seconds,) if reconstructor.decodes else (),
                 )
         warm = True

@@ -15,6 +15,7 @@ CROPS = {"adm": "center_crop_adm", "bicubic": "center_crop_bicubic"}
 _NOISE = "_noise"
 PROFILES = ("srgb", "ignored")
 SPACINGS = ("run", "reversed_log", "uniform")
+MAX_GROUP = 1024
 
 # What is the same in all protocols, in the words that results carry.
 FIXED = {
@@ -53,6 +54,8 @@ class Protocol:
       profiles: of image files, their ICC profiles: colors are converted to 'srgb', or they are
         'ignored'.
       max_pixels: of an image file.
+      group_size: images that a device encodes and decodes together. Another number changes last
+        digits, and 1 is slow on a GPU; results of earlier versions, which do not say, are of 1.
       latent_noise: each tau adds a Fréchet distance of images decoded from `z + tau std(z) n`, n
         normal: how well a decoder bears the errors of a latent diffusion model.
     """
@@ -67,6 +70,7 @@ class Protocol:
     latent_noise: tuple[float, ...] = ()
     profiles: str = "srgb"
     max_pixels: int = MAX_PIXELS
+    group_size: int = 8
 
     def decoding(self) -> ImageDecoding:
         """How image files are decoded."""
@@ -172,6 +176,12 @@ def _whole_number(value: str) -> int:
     return int(value)
 
 
+def _group_size(value: str) -> int:
+    if not 0 < (size := _whole_number(value)) <= MAX_GROUP:
+        raise ValueError(f"expected 1 to {MAX_GROUP}")
+    return size
+
+
 _READERS = {
     "crop": _one_of(*CROPS),
     "features": _features,
@@ -182,6 +192,7 @@ _READERS = {
     "latent_noise": _latent_noise,
     "profiles": _one_of(*PROFILES),
     "max_pixels": _whole_number,
+    "group_size": _group_size,
 }
 
 

@@ -25,6 +25,7 @@ class ReconstructionMetrics:
       lpips_nets: of LPIPS, in `losses.perceptual.NETS`.
       features: in `features.FEATURES`.
       mesh: of one process or all, which then call alike.
+      decoded_together: images by a device, which a batch then has at least.
 
     Attributes:
       names: of what `compare` gives, in the order of tables.
@@ -34,9 +35,16 @@ class ReconstructionMetrics:
       WeightsError: of LPIPS or the features.
     """
 
-    def __init__(self, lpips_nets: tuple[str, ...], features: tuple[str, ...], mesh: Mesh):
+    def __init__(
+        self,
+        lpips_nets: tuple[str, ...],
+        features: tuple[str, ...],
+        mesh: Mesh,
+        *,
+        decoded_together: int = GROUP_SIZE,
+    ):
         self.names = ("psnr", "ssim", "ssim_range2", *(f"lpips_{net}" for net in lpips_nets))
-        self.batch_size = GROUP_SIZE * num_data_shards(mesh)
+        self.batch_size = max(GROUP_SIZE, decoded_together) * num_data_shards(mesh)
         distances = {net: LPIPS(net) for net in lpips_nets}
 
         def compare(params: dict, images: jax.Array, others: jax.Array) -> dict[str, jax.Array]:

@@ -95,7 +95,7 @@ class Run(Reconstructor):
     Args:
       workdir: of the run.
       step: of the checkpoint; None for the newest.
-      protocol: says which weights and which spacing.
+      protocol: says which weights, which spacing and how many images at once.
       mesh: of one process or all.
       decoding: what it is called and how it decodes; None for the folder's name, its config's
         spacing and the NFEs that are asked for.
@@ -119,7 +119,12 @@ class Run(Reconstructor):
         if protocol.spacing != "run":
             spacing = protocol.spacing
         self.autoencoder = restore(
-            workdir, step, mesh=mesh, weights=protocol.weights, spacing=spacing
+            workdir,
+            step,
+            mesh=mesh,
+            weights=protocol.weights,
+            spacing=spacing,
+            group_size=protocol.group_size,
         )
         if decoding:  # as if the variant had a run of its own
             config = self.autoencoder.config.copy_and_resolve_references()
@@ -282,12 +287,14 @@ class DiffusersVAE(Reconstructor):
 
     Args:
       path: folder of its `config.json` and weights, or a name on the Hugging Face hub.
+      group_size: images that are encoded and decoded together.
 
     Raises:
       ReconstructorError: diffusers is not installed, or has no such VAE.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, group_size: int):
+        self._group_size = group_size
         try:
             import torch
             from diffusers import AutoencoderKL
@@ -320,36 +327,36 @@ class DiffusersVAE(Reconstructor):
         if resolution % f:
             raise ReconstructorError(f"resolution {resolution}: {self.name} takes multiples of {f}")
 
-    def encode(self, batch: Batch) -> list:
-        """Its latents."""
+    def encode(self, batch: Batch):
+        """Its latents, a tensor `[B, n_z, h, w]`."""
         images = to_float(batch.images).transpose(0, 3, 1, 2)
         x = self._torch.from_numpy(images).to(self._device)
         with self._torch.no_grad():
-            code = [self._vae.encode(image[None]).latent_dist.mode() for image in x]
+            groups = x.split(self._group_size)
+            code = self._torch.cat([self._vae.encode(g).latent_dist.mode() for g in groups])
         if self._device == "cuda":
             self._torch.cuda.synchronize()  # or the time of decoding would hold what is pending
         return code
 
-    def learn_deviation(self, codes: Iterable[list]) -> None:
-        """Learns the deviation of each channel of its latents `[1, n_z, h, w]`."""
-        latents = self._torch.cat([z for code in codes for z in code])
+    def learn_deviation(self, codes: Iterable) -> None:
+        """Learns the deviation of each channel of its latents."""
+        latents = self._torch.cat(list(codes))
         self._deviation = latents.std(dim=(0, 2, 3), correction=0, keepdim=True)
 
-    def add_noise(self, code: list, tau: float, *, batch: Batch, seed: int) -> list:
+    def add_noise(self, code, tau: float, *, batch: Batch, seed: int):
         """`z + tau std(z) n`."""
-        noise = [
-            self._torch.from_numpy(_noise(seed, index, z.shape[1:])).to(z)
-            for z, index in zip(code, batch.indices, strict=True)
-        ]
-        return [z + tau * self._deviation * n for z, n in zip(code, noise, strict=True)]
+        noise = np.stack([_noise(seed, index, code.shape[1:]) for index in batch.indices])
+        return code + tau * self._deviation * self._torch.from_numpy(noise).to(code)
 
-    def decode(self, code: list, nfe: None, seed: int) -> np.ndarray:
+    def decode(self, code, nfe: None, seed: int) -> np.ndarray:
         """uint8 pictures of its latents."""
         del nfe, seed
         with self._torch.no_grad():
-            images = [self._vae.decode(z).sample[0].cpu().numpy() for z in code]
-        check_finite(np.stack(images), f"{DIFFUSERS}{self.metadata['path']}: its images")
-        return to_uint8(np.stack(images).transpose(0, 2, 3, 1))
+            groups = code.split(self._group_size)
+            images = [self._vae.decode(z).sample.cpu().numpy() for z in groups]
+        images = np.concatenate(images)
+        check_finite(images, f"{DIFFUSERS}{self.metadata['path']}: its images")
+        return to_uint8(images.transpose(0, 2, 3, 1))
 
 
 def open_reconstructors(
@@ -378,7 +385,7 @@ def open_reconstructors(
 
 def _open(path: str, step: int | None, protocol: Protocol, mesh: Mesh) -> Reconstructor:
     if path.startswith(DIFFUSERS):
-        return DiffusersVAE(path.removeprefix(DIFFUSERS))
+        return DiffusersVAE(path.removeprefix(DIFFUSERS), protocol.group_size)
     folder = pathlib.Path(path)
     if folder.is_dir() and not (folder / "checkpoints").exists():
         files = list_files(*filesystem(path), path)

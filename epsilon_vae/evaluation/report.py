@@ -21,7 +21,7 @@ from epsilon_vae.metrics.labels import heading, label
 from epsilon_vae.names import encode
 
 # What of the protocol is said without asking; the rest unfolds.
-STAMP = ("name", "crop", "features", "weights", "spacing", "seed")
+STAMP = ("name", "crop", "features", "weights", "spacing", "seed", "group_size")
 HEAT_COLORS = "magma"
 # Of the deviations over seeds; few outliers would darken all maps.
 HEAT_QUANTILE = 0.999

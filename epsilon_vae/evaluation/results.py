@@ -160,7 +160,7 @@ def _protocol_line(results: dict, code: str = "") -> str:
     return (
         f"Protocol {code}{protocol['name']}{code}: {data['num_images']} images of {source}, "
         f"crop {protocol['crop']}, {protocol['weights']} weights, seed {protocol['seed']}, "
-        f"features {', '.join(protocol['features'])}"
+        f"features {', '.join(protocol['features'])}, groups of {protocol['group_size']}"
     )
 
 

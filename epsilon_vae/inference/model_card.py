@@ -109,7 +109,8 @@ def _numbers(evaluation: str, config: ml_collections.ConfigDict, step: int | Non
     try:
         results = json.loads(path.read_bytes())
         data, protocol = results["data"], results["protocol"]
-        stamp = {"images": f"{data['num_images']} of {data['source']}"} | protocol
+        # Earlier versions, which do not say, decoded one by one.
+        stamp = {"images": f"{data['num_images']} of {data['source']}", "group_size": 1} | protocol
         weights, measured = protocol["weights"], results["reconstructors"]
         rows = [
             row for row in results["rows"] if row["reconstructor"] in _names(measured, config, step)

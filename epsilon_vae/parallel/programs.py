@@ -14,9 +14,10 @@ MAX_BYTES = 2 * 2**30
 def keep_programs(workdir: epath.Path | None = None) -> None:
     """Has JAX keep compiled programs, unless JAX_COMPILATION_CACHE_DIR says where already.
 
-    They are kept in `user_folder()`. Several processes share none but that in the folder of their
-    run, since process 0 alone writes it; so does a run in a bucket, whose machine may be another
-    when it is resumed. Where nothing can be written, nothing is kept.
+    They are kept in `user_folder()`, and beside them what a GPU's kernels were tuned to. Several
+    processes share none but that in the folder of their run, since process 0 alone writes it; so
+    does a run in a bucket, whose machine may be another when it is resumed. Where nothing can be
+    written, nothing is kept.
 
     Args:
       workdir: of the run that is trained; None for other commands.
@@ -26,6 +27,8 @@ def keep_programs(workdir: epath.Path | None = None) -> None:
     if jax.process_count() > 1 or "://" in str(workdir):
         if workdir is not None:
             jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
+        if "://" in str(workdir):  # XLA, which knows no buckets, would make a folder of that name
+            jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
         return
     with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: nobody knows the home
         folder = user_folder()

@@ -16,6 +16,7 @@ from epsilon_vae.checkpoint import (
 )
 from epsilon_vae.checksums import DamagedError
 from epsilon_vae.config import differences
+from epsilon_vae.parallel import hosts
 from epsilon_vae.step_folders import CheckpointError, load
 from epsilon_vae.training.sharded import make_state, state_shapes
 from epsilon_vae.training.state import TrainState, non_finite_fields
@@ -64,6 +65,8 @@ def restore_or_init(
         loaded = restored.state
     elif config.init_from:
         loaded = load_init_weights(target, config.init_from, **config.init)
+    if hosts.is_first():
+        print("Initializing the networks", flush=True)
     state = make_state(train_step, config.seed, target)
     weights = {field: getattr(state, field) | networks for field, networks in loaded.items()}
     return state.replace(**weights), restored

@@ -3,6 +3,7 @@
 Process 0 writes them; on the others, the same calls do nothing.
 """
 
+import concurrent.futures
 import contextlib
 import functools
 import io
@@ -11,6 +12,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -104,38 +106,47 @@ class RunLog:
         heartbeat: Heartbeat,
         logger: str | None = None,
     ):
-        # clu's writers bring TensorFlow, which takes seconds: not for bad input, nor for processes
-        # that write nothing. It only writes events here, and need not announce its kernels.
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-        if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "1":  # JAX's default
-            os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # what fails is raised
-        from clu import metric_writers
-
         self._config, self._workdir, self._heartbeat = config, epath.Path(workdir), heartbeat
         self._csv = MetricsCSV(self._workdir / "metrics.csv", columns, start_step)
         self._console = Console(start_step, config.num_steps)
-        _drop_later_events(self._workdir, start_step)
-        writers = [metric_writers.SummaryWriter(str(workdir))]
+        others = []
         if logger == "wandb":
-            writers.append(WandbWriter(self._workdir))
-            self.line(f"W&B: {writers[-1].place}")
-        self._writer = metric_writers.MultiWriter(writers)
-        with self._naming_writers():
-            self._writer.write_texts(start_step, {"config": f"```\n{to_json(config)}```"})
-            self._writer.write_hparams(flatten(config))
+            others.append(WandbWriter(self._workdir))
+            self.line(f"W&B: {others[-1].place}")
+        # It only writes events here, and need not announce its kernels.
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+        if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "1":  # JAX's default
+            os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # what fails is raised
+        # clu's writers bring TensorFlow, which takes seconds: while XLA compiles the step.
+        thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._writer = thread.submit(self._open_writers, start_step, others)
+        thread.shutdown(wait=False)
+
+    def _open_writers(self, start_step: int, others: list) -> Any:
+        from clu import metric_writers
+
+        _drop_later_events(self._workdir, start_step)
+        writer = metric_writers.MultiWriter(
+            [metric_writers.SummaryWriter(str(self._workdir)), *others]
+        )
+        writer.write_texts(start_step, {"config": f"```\n{to_json(self._config)}```"})
+        writer.write_hparams(flatten(self._config))
+        return writer
 
     @on_first
     def scalars(self, step: int, metrics: dict[str, float]) -> None:
         """Writes to metrics.csv, TensorBoard and W&B."""
         self._csv.write(step, metrics)
         with self._naming_writers():
-            self._writer.write_scalars(step, {grouped(name): x for name, x in metrics.items()})
+            self._writer.result().write_scalars(
+                step, {grouped(name): x for name, x in metrics.items()}
+            )
 
     @on_first
     def picture(self, step: int, picture: np.ndarray) -> None:
         """A uint8 grid `[H, W, 3]`, to TensorBoard and W&B and as `samples/<step>.png`."""
         with self._naming_writers():
-            self._writer.write_images(step, {"samples": picture[None]})
+            self._writer.result().write_images(step, {"samples": picture[None]})
         folder = self._workdir / "samples"
         folder.mkdir(exist_ok=True)
         png = io.BytesIO()
@@ -168,7 +179,7 @@ class RunLog:
         self._console.close()
         is_failing = sys.exc_info()[0] is not None  # the first error counts
         with contextlib.suppress(Exception) if is_failing else self._naming_writers():
-            self._writer.close()
+            self._writer.result().close()
 
     @contextlib.contextmanager
     def _naming_writers(self) -> Iterator[None]:

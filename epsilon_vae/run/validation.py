@@ -14,7 +14,7 @@ from epsilon_vae.data.records import Record
 from epsilon_vae.data.sources import evenly_spaced
 from epsilon_vae.evaluation.images import Batch, batches
 from epsilon_vae.evaluation.measuring import MetricAccumulator
-from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
+from epsilon_vae.evaluation.reconstruction_metrics import GROUP_SIZE, ReconstructionMetrics
 from epsilon_vae.evaluation.reconstructors import stem
 from epsilon_vae.inference.autoencoder import Autoencoder
 from epsilon_vae.inference.encoding import measure_latents
@@ -101,7 +101,11 @@ class HeldOutEvaluation:
         """The autoencoder with these parameters, compiled once."""
         if self._autoencoder is None:
             self._autoencoder = Autoencoder(
-                **self._parts, params=params, mesh=self._mesh, origin="the EMA"
+                **self._parts,
+                params=params,
+                mesh=self._mesh,
+                group_size=GROUP_SIZE,
+                origin="the EMA",
             )
         self._autoencoder.params = params
         return self._autoencoder

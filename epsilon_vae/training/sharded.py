@@ -23,10 +23,12 @@ def state_shapes(train_step: TrainStep, mesh: Mesh) -> TrainState:
 def make_state(train_step: TrainStep, seed: int, target: TrainState) -> TrainState:
     """The state before the first step, made where `state_shapes` says that it lives.
 
-    Each device allocates only its own shard.
+    Each device allocates only its own shard. On a CPU it is compiled without optimizations, in a
+    quarter of the time: it runs once, and gives the same bits.
     """
     shardings = jax.tree.map(lambda x: x.sharding, target)
-    make = jax.jit(train_step.init, out_shardings=shardings)
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    make = jax.jit(train_step.init, out_shardings=shardings, compiler_options=options)
     return make(jax.random.key(seed))
 
 

@@ -11,7 +11,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from epsilon_vae.data.decode import DEFAULT, DataError
 from epsilon_vae.data.records import Record
 from epsilon_vae.data.sources import Photos
-from epsilon_vae.evaluation import measuring, protocols, results
+from epsilon_vae.evaluation import evaluation, measuring, protocols, results
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
 from epsilon_vae.evaluation.reconstructors import Reconstructor
 from epsilon_vae.parallel.mesh import make_mesh
@@ -193,7 +193,7 @@ import json, pathlib, sys, tempfile
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
 from epsilon_vae.data.sources import Photos
-from epsilon_vae.evaluation import measuring, protocols, results
+from epsilon_vae.evaluation import evaluation, measuring, protocols, results
 from epsilon_vae.evaluation.reconstruction_metrics import ReconstructionMetrics
 from epsilon_vae.parallel.mesh import make_mesh
 from tests.evaluation.test_measuring import SIZE, Darker, Stops, run
@@ -258,3 +258,15 @@ def test_unfinished_parts_that_are_damaged_are_measured_again(tmp_path):
     assert not any(found[: len(cut)]) and not all(found)
     measuring.Progress(["a"], accumulators, "here").save(file)  # one name, two numbers
     assert measuring.Progress.load(file, keys, "here").names == []
+
+
+def test_a_pass_resumes_with_its_own_protocol_alone():
+    found = {"data": {}, "reconstructors": [], "versions": {}}
+    texts = ("local", "local,group_size=4", "local,seed=1")
+    prints = {
+        evaluation._fingerprint(
+            found | {"protocol": protocols.parse(text).stamp()}, SIZE, STEPS, save_images=False
+        )
+        for text in texts
+    }
+    assert len(prints) == len(texts)

@@ -16,13 +16,13 @@ def test_paper_is_fid_on_adm_crops_of_ema_weights():
 def test_changes_are_in_the_name_and_the_stamp():
     text = (
         "local,crop=bicubic,features=vgg16+efficientnet_lite0,seed=7,num_images=500,weights=raw,"
-        "latent_noise=0.1+0.3"
+        "latent_noise=0.1+0.3,group_size=16"
     )
     stamp = protocols.parse(text).stamp()
     assert stamp["name"] == text
     assert stamp["features"] == ("vgg16", "efficientnet_lite0")
     assert (stamp["crop"], stamp["seed"], stamp["num_images"]) == ("bicubic", 7, 500)
-    assert stamp["latent_noise"] == (0.1, 0.3)
+    assert (stamp["latent_noise"], stamp["group_size"]) == ((0.1, 0.3), 16)
     assert {"rounding", "reference", "psnr", "ssim", "ssim_range2", "weights"} <= stamp.keys()
 
 
@@ -44,6 +44,7 @@ def test_how_files_are_decoded_is_in_the_stamp():
         ("paper,profiles=p3", "profiles = 'p3': expected srgb or ignored"),
         ("paper,seed=-1", "seed = '-1': expected a whole number"),
         ("paper,seed", "seed = '': expected a whole number"),
+        ("paper,group_size=0", "group_size = '0': expected 1 to 1024"),
         ("paper,latent_noise=0.1+0", "latent_noise = '0.1.0': expected numbers above 0, as 0.1"),
         ("paper,latent_noise=much", "latent_noise = 'much': expected numbers above 0"),
     ],

@@ -4,9 +4,14 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from jax._src.compiler import get_compile_options
 from PIL import Image
 
+from epsilon_vae.parallel.mesh import make_mesh
 from epsilon_vae.parallel.programs import keep_programs, user_folder
+from epsilon_vae.training.build import build_train_step
+from epsilon_vae.training.sharded import make_state, state_shapes
+from tests.helpers import QUICK_FLAGS, flags
 from tests.processes import finish
 
 # Also those that compile in less than a second.
@@ -52,6 +57,32 @@ def test_the_next_process_loads_them(reconstruct, tmp_path):
     np.testing.assert_array_equal(again, first)
 
 
+def test_neither_another_seed_nor_a_restart_compiles_anything(run_module, tmp_path):
+    """All programs of a run: initialization, step, evaluation, and what they do beside."""
+    environment = KEEP_ALL | QUICK_FLAGS | {"XDG_CACHE_HOME": str(tmp_path / "caches")}
+
+    def train(seed: int, num_steps: int) -> tuple[str, list[str]]:
+        changes = f"--config.seed={seed}", f"--config.num_steps={num_steps}"
+        arguments = flags(tmp_path / str(seed), *changes)
+        out, _ = finish(run_module("epsilon_vae.main", *arguments, **environment))
+        return out, sorted(path.name for path in (tmp_path / "caches").rglob("*-cache"))
+
+    out, programs = train(seed=0, num_steps=1)
+    assert "Initializing" in out and {"jit_init", "jit_step"} <= {x.split("-")[0] for x in programs}
+    assert train(seed=1, num_steps=1)[1] == programs
+    again, restarted = train(seed=0, num_steps=2)
+    assert "Initializing" not in again and restarted == programs
+
+
+def test_initialization_in_a_hurry_gives_the_same_bits(small_config):
+    small_config.loss.adv_weight = small_config.loss.lpips_weight = 0.0
+    mesh, train_step = make_mesh(devices=jax.devices()[:1]), build_train_step(small_config)
+    key, options = jax.random.key(3), {"xla_backend_optimization_level": 3}
+    init = jax.jit(lambda key: train_step.init(key).params, compiler_options=options)
+    made = make_state(train_step, 3, state_shapes(train_step, mesh)).params
+    jax.tree.map(np.testing.assert_array_equal, made, init(key))
+
+
 def test_without_a_place_nothing_is_kept(reconstruct):
     _, err = reconstruct("/dev/null")
     assert not err
@@ -60,7 +91,11 @@ def test_without_a_place_nothing_is_kept(reconstruct):
 @pytest.fixture
 def jax_config():
     """JAX's settings of its cache, as a user's process begins with them."""
-    names = ("jax_compilation_cache_dir", "jax_compilation_cache_max_size")
+    names = (
+        "jax_compilation_cache_dir",
+        "jax_compilation_cache_max_size",
+        "jax_persistent_cache_enable_xla_caches",
+    )
     before = {name: getattr(jax.config, name) for name in names}
     before["jax_enable_compilation_cache"] = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_compilation_cache_dir", None)
@@ -74,6 +109,19 @@ def test_a_run_in_a_bucket_keeps_its_own(jax_config):
     keep_programs(epath.Path("gs://bucket/run"))
     assert jax_config.jax_compilation_cache_dir == "gs://bucket/run/compilation_cache"
     assert jax_config.jax_compilation_cache_max_size == -1  # a bucket has no locks
+    assert not autotuning_folder()
+
+
+def test_a_gpus_autotuning_is_kept_beside_them(jax_config, tmp_path, monkeypatch):
+    """What is measured of a fusion or a convolution serves other programs too."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    keep_programs()
+    assert autotuning_folder().startswith(f"{user_folder()}/")
+
+
+def autotuning_folder() -> str:
+    options = get_compile_options(num_replicas=1, num_partitions=1)
+    return options.executable_build_options.debug_options.xla_gpu_per_fusion_autotune_cache_dir
 
 
 def test_what_the_user_has_set_counts(jax_config, tmp_path, monkeypatch):

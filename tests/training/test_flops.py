@@ -8,6 +8,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from configs import tiny
+from epsilon_vae.losses.perceptual import LPIPS
 from epsilon_vae.models.dit import DIT_SIZES, ClassDiT, DiT
 from epsilon_vae.training.build import build_train_step, frozen_inputs
 from epsilon_vae.training.flops import jaxpr_flops, step_flops
@@ -116,6 +117,18 @@ def test_the_whole_step_is_xlas_but_for_its_element_wise_operations():
     ours = step_flops(step, frozen, 4)
     xlas = xla_flops(step, state_shapes(config), frozen, step.objective.batch_shapes(4))
     assert 0.97 < ours / xlas < 1
+
+
+def test_lpips_costs_three_forward_passes():
+    """Of both images, and back through the estimate's alone: x0 takes no gradients."""
+    config = tiny.get_config()
+    config.data.resolution = 32
+    frozen, images = frozen_inputs(config), jnp.ones((4, 32, 32, 3))
+    with_lpips = step_flops(build_train_step(config), frozen, 4)
+    forward = flops(LPIPS(config.loss.lpips_net), frozen["lpips"], images, images) / 2
+    config.loss.lpips_weight = 0.0
+    without = step_flops(build_train_step(config), frozen, 4)
+    assert with_lpips - without == pytest.approx(3 * forward, rel=0.01)
 
 
 def test_accumulation_and_remat():

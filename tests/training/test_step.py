@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from epsilon_vae.losses.adversarial import NoGAN
 from epsilon_vae.models.build import ENCODERS
 from epsilon_vae.models.encoder import LiteEncoder
 from epsilon_vae.models.unet import UNET_SIZES
+from epsilon_vae.parallel.mesh import make_mesh
+from epsilon_vae.training import sharded
 from epsilon_vae.training.build import build_objective, build_train_step, frozen_inputs
 from epsilon_vae.training.flops import step_flops
 from epsilon_vae.training.optimizer import adam
@@ -40,6 +43,22 @@ def run(training, steps: int = 1, step=None):
 def trained(training):
     """State and metrics after three steps: past the zero-initialised layers, all have moved."""
     return run(training, 3)
+
+
+def test_compiled_step_works_in_place_and_sees_each_image_once(small_config):
+    """All of the state is donated; D's passes over real and fake images serve all that ask them."""
+    mesh, step = make_mesh(devices=jax.devices()[:1]), build_train_step(small_config)
+    with jax.set_mesh(mesh):
+        state = sharded.state_shapes(step, mesh)
+        batch = sharded.batch_shapes(step, small_config.batch_size, mesh)
+        lowered = sharded.jit_step(step, state, mesh).lower(
+            state, frozen_inputs(small_config), batch
+        )
+        compiled = lowered.compile(QUICK_COMPILE)
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    assert compiled.memory_analysis().alias_size_in_bytes == size
+    forward = r'op_name="[^"]*/jvp\(PatchDiscriminator\)/conv0/conv_general_dilated"'
+    assert len(re.findall(forward, compiled.as_text())) == 2
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from epsilon_vae.errors import reason
 from epsilon_vae.inference.functions import Functions
 from epsilon_vae.models.build import build_networks, build_process
 from epsilon_vae.models.decoder import SDDecoder
-from epsilon_vae.parallel import devices
+from epsilon_vae.parallel import devices, programs
 
 
 class Decoder:
@@ -73,10 +73,6 @@ def makers(
     return made
 
 
-def _ran(call: Callable[[], None]) -> Callable[[], bool]:
-    return lambda: call() is None
-
-
 def unless_out_of_memory(make: Callable) -> object | None:
     """What `make` gives, or None where memory is too small."""
     try:
@@ -120,12 +116,15 @@ def rates(
     """
     ours = makers(decoders, batch_size, resolution, steps)
     with ThreadPoolExecutor() as pool:
-        calls = dict(zip(ours, pool.map(unless_out_of_memory, ours.values()), strict=True))
+        compiled = list(pool.map(unless_out_of_memory, ours.values()))
+    calls = {}
+    for name, call in zip(ours, compiled, strict=True):
+        if call and unless_out_of_memory(lambda call=call: [call()]):
+            calls[name] = call
     for name, make in torch_makers(decoders, batch_size, resolution).items():
-        how, call = unless_out_of_memory(make) or ("", None)
-        calls[f"{name} {how}"] = call
-    fits = {name for name, call in calls.items() if call and unless_out_of_memory(_ran(call))}
-    calls = {name: call for name, call in calls.items() if name in fits}
+        if made := unless_out_of_memory(make):
+            how, call = made
+            calls[f"{name} {how}"] = call
     seconds = timing.seconds_in_turn(calls, rounds)
     return {name: batch_size / taken for name, taken in seconds.items()}
 
@@ -150,21 +149,22 @@ def report(
     for size in batch_sizes:
         for name, rate in rates(decoders, size, resolution, steps=steps, rounds=rounds).items():
             table.setdefault(name, {})[size] = rate
-    rivals = [row for name, row in table.items() if "PyTorch" in name]
-    heading = "".join(f"{f'batch {size}':>12}" for size in batch_sizes)
-    ratios = "  over PyTorch's: batch 1, best" if rivals else ""
-    print(f"{resolution} px, images a second{heading}{'best':>16}{ratios}")
+    rival = next((row for name, row in table.items() if "PyTorch" in name), {})
+    first = min(batch_sizes)
+    columns = [*(f"batch {size}" for size in batch_sizes), "best", "at batch"]
+    columns += [f"over PyTorch's {words}" for words in (f"at {first}", "best")] if rival else []
+    print(f"{f'{resolution} px, images a second':<28}" + "".join(f"{x:>12}  " for x in columns))
     for name, row in table.items():
-        cells = "".join(
-            f"{row[size]:>12.2f}" if size in row else f"{'-':>12}" for size in batch_sizes
-        )
         best = max(row, key=row.get)
-        line = f"{name:<25}{cells}{row[best]:>10.2f} ({best})"
-        if rivals:
-            first = min(batch_sizes)
-            quotients = row.get(first, 0) / rivals[0][first], row[best] / max(rivals[0].values())
-            line += "".join(f"{quotient:>8.2f}" for quotient in quotients)
-        print(line, flush=True)
+        values = [*(row.get(size) for size in batch_sizes), row[best], best]
+        if rival:
+            pairs = (row.get(first), rival.get(first)), (row[best], max(rival.values()))
+            values += [mine and theirs and mine / theirs for mine, theirs in pairs]
+        cells = (
+            f"{'-' if x is None else f'{x:.4g}':>{max(len(c), 12)}}  "
+            for x, c in zip(values, columns, strict=True)
+        )
+        print(f"{name:<28}" + "".join(cells), flush=True)
 
 
 def main() -> None:
@@ -175,9 +175,10 @@ def main() -> None:
     parser.add_argument("--resolutions", default="256,512", help="in pixels")
     parser.add_argument("--batch_sizes", default="1,16,64")
     parser.add_argument("--steps", default="1,3", help="NFE of decoders that denoise")
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory too
+    programs.keep_programs()
     decoders = {name: Decoder(load(name)) for name in arguments.configs}
     print(f"{devices.in_words()}, JAX {jax.__version__}")
     numbers = (arguments.batch_sizes, arguments.steps, arguments.resolutions)

@@ -3,8 +3,10 @@
 Convolutions are channels_last. `tests/parity` shows that outputs and gradients are equal.
 """
 
+import warnings
 from collections.abc import Callable
 
+import diffusers
 import torch
 from diffusers import AutoencoderKL, UNet2DModel
 
@@ -135,7 +137,9 @@ def peak_gib() -> float:
 
 
 def _prepare() -> None:
-    """Has PyTorch take TF32, as JAX does, and try the algorithms of convolutions."""
+    """Has PyTorch take TF32, as JAX does, and try the algorithms of convolutions; quietly."""
+    warnings.filterwarnings("ignore", module="torch._dynamo")
+    diffusers.logging.set_verbosity_error()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
 

@@ -18,6 +18,7 @@ import copy
 import functools
 import os
 import time
+import types
 from collections.abc import Callable, Sequence
 
 import ml_collections
@@ -165,7 +166,7 @@ def measure(config: ml_collections.ConfigDict, sizes: list[int], matrix_rate: fl
         rate, (peak, how) = step.flops / taken, timing.peak_bytes(step.compiled)
         parts = ", ".join(f"{name} {value:.1f}" for name, value in step.seconds.items())
         print(
-            f"{size:>7}{taken * 1e3:>11.2f}{size / taken:>10.1f}{rate / 1e12:>9.2f}"
+            f"{size:>7}{taken * 1e3:>11.2f}{size / taken:>10.1f}{rate / 1e12:>9.3g}"
             f"{rate / matrix_rate / jax.device_count():>7.1%}{peak / 2**30:>10.2f}"
             f"  {sum(step.seconds.values()):.1f}: {parts}",
             flush=True,
@@ -197,30 +198,40 @@ def our_call(
     return lambda: jax.block_until_ready(gradient(params, x, t, latents))
 
 
-def compare(config: ml_collections.ConfigDict, batch_size: int) -> None:
-    """Prints how fast the decoder is here and in PyTorch, forward and backward.
+def counterpart(config: ml_collections.ConfigDict) -> types.ModuleType:
+    """`benchmarks.torch_networks`, which imports PyTorch.
 
     Raises:
-      UsageError: it has no counterpart in diffusers, or PyTorch or diffusers is missing.
+      UsageError: it has no such decoder, or PyTorch or diffusers is missing.
     """
-    networks, resolution = models.build_networks(config), config.data.resolution
-    is_unet = isinstance(networks.decoder, unet.UNet)
-    if not is_unet or networks.decoder.conditioning != "concat":
-        raise UsageError("--against=torch: is for an ADM or DDPM decoder without input_skip")
+    decoder = models.build_networks(config).decoder
+    if not isinstance(decoder, unet.UNet) or decoder.conditioning != "concat":
+        raise UsageError(
+            "--against=torch: diffusers has the UNet alone; decoder.name = 'adm' or 'ddpm' with "
+            "conditioning = 'concat' and input_skip = False would do"
+        )
     try:
         from benchmarks import torch_networks
     except ImportError as error:
         raise UsageError(f"--against=torch: {error}; pip install torch diffusers") from error
+    return torch_networks
+
+
+def compare(
+    config: ml_collections.ConfigDict, torch_networks: types.ModuleType, batch_size: int
+) -> None:
+    """Prints how fast the decoder is here and in PyTorch, forward and backward."""
+    networks = models.build_networks(config)
     try:
         start = time.perf_counter()
-        ours = our_call(networks, batch_size, resolution)
+        ours = our_call(networks, batch_size, config.data.resolution)
         ours()
         middle = time.perf_counter()
         how, theirs = torch_networks.training_call(
             networks.decoder,
             3 + networks.encoder.n_z,
             batch_size=batch_size,
-            resolution=resolution,
+            resolution=config.data.resolution,
             bfloat16=config.dtype == "bfloat16",
         )
         first = (middle - start, time.perf_counter() - middle)
@@ -232,9 +243,9 @@ def compare(config: ml_collections.ConfigDict, batch_size: int) -> None:
         return
     print(f"decoder, forward and backward, batch {batch_size}, {torch_networks.WORDS}:")
     names = ("ours", f"PyTorch, {how}")
-    for name, taken, start in zip(names, seconds.values(), first, strict=True):
+    for name, taken, waited in zip(names, seconds.values(), first, strict=True):
         rate = f"{taken * 1e3:>9.2f} ms{batch_size / taken:>10.1f} images/s"
-        print(f"  {name:<20}{rate}  (first call {start:.1f} s)")
+        print(f"  {name:<20}{rate}  (first call {waited:.1f} s)")
     ratio = seconds["theirs"] / seconds["ours"]
     gib = f"; PyTorch's peak {peak:.1f} GiB" if (peak := torch_networks.peak_gib()) else ""
     print(f"  ours / PyTorch's images a second: {ratio:.2f}{gib}", flush=True)
@@ -252,12 +263,13 @@ def main(argv: Sequence[str]) -> None:
         start = time.perf_counter()
         check(config, jax.device_count())
         programs.keep_programs()
+        torch_networks = counterpart(config) if AGAINST.value else None
         started = time.perf_counter() - start
         print(f"{devices.in_words()}, JAX {jax.__version__}, imported in {started:.1f} s")
         rate, side = timing.matrix_rate(jnp.dtype(config.dtype))
-        print(f"{config.dtype}, {side} x {side} products: {rate / 1e12:.2f} TFLOP/s on one device")
+        print(f"{config.dtype}, {side} x {side} products: {rate / 1e12:.3g} TFLOP/s on one device")
         for size in sizes if AGAINST.value else ():
-            compare(config, size)
+            compare(config, torch_networks, size)
         measure(config, sizes, rate)
 
 

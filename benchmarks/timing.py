@@ -7,8 +7,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-CHAIN = 16  # products of a chain
-
 
 def seconds_in_turn(calls: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
     """Median seconds of each call over the rounds, in each of which all are called in turn.
@@ -29,19 +27,19 @@ def matrix_rate(dtype: jnp.dtype, rounds: int = 5) -> tuple[float, int]:
 
     The matrices are random: a chip that multiplies zeros draws less power and is faster.
     """
-    side = 1024 if jax.default_backend() == "cpu" else 8192
+    side, length = (1024, 4) if jax.default_backend() == "cpu" else (8192, 64)
     keys = jax.random.split(jax.random.key(0))
     x, weights = (jax.random.normal(key, (side, side), jnp.float32) for key in keys)
     weights = (weights / side**0.5).astype(dtype)  # the products keep their size
 
     @jax.jit
     def chain(x: jax.Array, weights: jax.Array) -> jax.Array:
-        return jax.lax.fori_loop(0, CHAIN, lambda _, x: x @ weights, x)
+        return jax.lax.fori_loop(0, length, lambda _, x: x @ weights, x)
 
     x = x.astype(dtype)
     jax.block_until_ready(chain(x, weights))
     call = {"chain": lambda: jax.block_until_ready(chain(x, weights))}
-    return CHAIN * 2 * side**3 / seconds_in_turn(call, rounds)["chain"], side
+    return length * 2 * side**3 / seconds_in_turn(call, rounds)["chain"], side
 
 
 def peak_bytes(compiled: jax.stages.Compiled) -> tuple[int, str]:

@@ -1,6 +1,8 @@
 """The benchmark of a training step in its smallest form, as a process."""
 
+import os
 import re
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -8,21 +10,21 @@ import pytest
 
 from benchmarks import kernels, timing, train_speed
 from epsilon_vae.pretrained import registry
-from tests.processes import finish
+from tests.processes import ROOT, finish
 
 MODULE = "benchmarks.train_speed"
 MICRO = ("--config=tests/micro.py", "--rounds=1", "--calls=1")
 
 
 def test_step_is_timed_and_traced(run_module, tmp_path):
-    """Two batch sizes: what is printed of them is consistent, and kernels of all kinds add up."""
-    more = ("--batch_sizes=2,4", "--longest=5", f"--trace={tmp_path}")
+    """Twice one batch size: what is printed is consistent, and kernels of all kinds add up."""
+    more = ("--batch_sizes=4,4", "--longest=5", f"--trace={tmp_path}")
     out, _ = finish(run_module(MODULE, *MICRO, *more))
     matrix_rate = float(re.search(r"products: ([\d.]+) TFLOP/s on one device", out)[1])
     rows = re.findall(
         r"^ +(\d) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)% +([\d.]+)  (.*)", out, re.M
     )
-    assert [row[0] for row in rows] == ["2", "4"]
+    assert [row[0] for row in rows] == ["4", "4"]
     for batch, milliseconds, images, teraflops, share, gib, parts in rows:
         assert float(images) == pytest.approx(1e3 * int(batch) / float(milliseconds), rel=0.02)
         assert float(share) == pytest.approx(
@@ -40,6 +42,16 @@ def test_step_is_timed_and_traced(run_module, tmp_path):
     total = sum(float(table[kind]) for kind in kernels.KINDS)
     assert float(table["all"]) == pytest.approx(total, rel=0.02)
     assert [*tmp_path.rglob("*.xplane.pb")]
+
+
+def test_script_for_a_gpu(tmp_path):
+    """One part of it in its smallest form; without a GPU it goes on, as after a part that fails."""
+    environment = os.environ | {"CONFIG": "tests/micro.py", "BATCH_SIZES": "4"}
+    command = ["benchmarks/gpu.sh", tmp_path, "no_such_part", "train"]
+    subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
+    log = (tmp_path / "log.txt").read_text()
+    assert "no such part: no_such_part" in log and "== code 0" in log
+    assert all(f"\n  {kind} " in log for kind in kernels.KINDS)
 
 
 @pytest.mark.parametrize(

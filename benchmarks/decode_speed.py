@@ -175,11 +175,15 @@ def main() -> None:
     parser.add_argument("--resolutions", default="256,512", help="in pixels")
     parser.add_argument("--batch_sizes", default="1,16,64")
     parser.add_argument("--steps", default="1,3", help="NFE of decoders that denoise")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="the configs' by default")
     parser.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory too
     programs.keep_programs()
-    decoders = {name: Decoder(load(name)) for name in arguments.configs}
+    configs = {name: load(name) for name in arguments.configs}
+    for config in configs.values():
+        config.dtype = arguments.dtype or config.dtype
+    decoders = {name: Decoder(config) for name, config in configs.items()}
     print(f"{devices.in_words()}, JAX {jax.__version__}")
     numbers = (arguments.batch_sizes, arguments.steps, arguments.resolutions)
     batch_sizes, steps, resolutions = ([int(x) for x in text.split(",")] for text in numbers)

@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.." || exit
 exec > >(tee -a "$out/log.txt") 2>&1
 config="${CONFIG:-sd_m}" sizes="${BATCH_SIZES:-64,128,256}"
 batch="$(cut -d, -f2 <<<"$sizes,$sizes")"  # the second size, or the only one
-export PYTHONPATH="$PWD" PYTHONUNBUFFERED=1
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
 run() {  # SECONDS COMMAND…
   echo "== ${*:2}"

@@ -3,6 +3,7 @@
 import re
 import sys
 
+import benchmarks
 from benchmarks import decode_speed
 from configs import common
 from tests import micro
@@ -21,6 +22,7 @@ def micro_decoders() -> dict[str, decode_speed.Decoder]:
 
 def test_rates_of_decoders(capsys, monkeypatch):
     """At each batch size; where PyTorch is missing it says so, and ours are timed."""
+    monkeypatch.delattr(benchmarks, "torch_networks", raising=False)
     monkeypatch.setitem(sys.modules, "benchmarks.torch_networks", None)
     decode_speed.report(micro_decoders(), 32, batch_sizes=[1, 2], steps=[1, 3], rounds=1)
     out = capsys.readouterr().out

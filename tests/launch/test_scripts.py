@@ -8,7 +8,11 @@ import pytest
 
 from tests.processes import ROOT
 
-SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / "launch/slurm.sbatch"])
+SCRIPTS = [
+    *sorted((ROOT / "launch").glob("*.sh")),
+    ROOT / "launch/slurm.sbatch",
+    ROOT / "benchmarks/gpu.sh",
+]
 README = (ROOT / "launch/README.md").read_text(encoding="utf-8")
 VARIABLES = {
     "PROJECT": "my-project",

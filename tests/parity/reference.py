@@ -7,13 +7,13 @@ import functools
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DModel
+from diffusers import DiTTransformer2DModel
 from flax import linen as nn
 
+from benchmarks.torch_networks import build_autoencoder, build_unet
 from epsilon_vae.models.decoder import SDDecoder
 from epsilon_vae.models.dit import ClassDiT, DiT, DiTDecoder
 from epsilon_vae.models.encoder import SDEncoder
-from epsilon_vae.models.unet import UNet
 from tests import golden_params
 from tests.parity.weights import to_diffusers
 
@@ -73,37 +73,6 @@ def build(module: nn.Module, params: dict, inputs: dict) -> torch.nn.Module:
     return network
 
 
-def build_unet(module: UNet, in_channels: int) -> UNet2DModel:
-    """The UNet2DModel of the same layout.
-
-    With scale and shift it leaves out the norm of its middle attention unless
-    `attn_norm_num_groups` is set; guided-diffusion has it.
-    """
-    kind = "Resnet{}sampleBlock2D" if module.resample_in_blocks else "{}Block2D"
-    kinds = [
-        "Attn{}Block2D" if 2**level in module.attention_factors else kind
-        for level in range(len(module.multipliers))
-    ]
-    return UNet2DModel(
-        in_channels=in_channels,
-        out_channels=module.out_channels,
-        block_out_channels=[module.channels * multiplier for multiplier in module.multipliers],
-        layers_per_block=module.blocks,
-        down_block_types=[kind.format("Down") for kind in kinds],
-        up_block_types=[kind.format("Up") for kind in reversed(kinds)],
-        downsample_type="resnet" if module.resample_in_blocks else "conv",
-        upsample_type="resnet" if module.resample_in_blocks else "conv",
-        downsample_padding=1,
-        resnet_time_scale_shift="scale_shift" if module.adaptive_norm else "default",
-        attention_head_dim=module.head_dim,
-        norm_num_groups=module.groups,
-        attn_norm_num_groups=module.groups,
-        norm_eps=1e-5,
-        flip_sin_to_cos=True,
-        freq_shift=0,
-    )
-
-
 def build_dit(module: DiT, x: np.ndarray, more_channels: int = 0) -> DiTTransformer2DModel:
     """Of the same layout, for x and other channels; all epsilons are the published network's 1e-6.
 
@@ -120,25 +89,6 @@ def build_dit(module: DiT, x: np.ndarray, more_channels: int = 0) -> DiTTransfor
         num_embeds_ada_norm=10,
         norm_eps=1e-6,
     ).eval()
-
-
-def build_autoencoder(
-    module: SDEncoder | SDDecoder, blocks: int, latent_channels: int
-) -> AutoencoderKL:
-    """Of the same layout; its encoder gives means and log-variances, its decoder has a block more.
-
-    With attention at the last level it is VQModel's layout too, of the same blocks.
-    """
-    plain = len(module.multipliers) - 1
-    attention = "Attn" if module.last_attention else ""
-    return AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * plain + [f"{attention}DownEncoderBlock2D"],
-        up_block_types=[f"{attention}UpDecoderBlock2D"] + ["UpDecoderBlock2D"] * plain,
-        block_out_channels=[module.channels * multiplier for multiplier in module.multipliers],
-        layers_per_block=blocks,
-        latent_channels=latent_channels,
-        norm_num_groups=module.groups,
-    )
 
 
 def forward(network: torch.nn.Module, **tensors: torch.Tensor) -> torch.Tensor:

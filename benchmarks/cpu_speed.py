@@ -1,0 +1,113 @@
+"""Where two cores spend the time of a step, and of ADM-B's decoder beside diffusers' in PyTorch.
+
+`python -m benchmarks.cpu_speed` times, in turn and within one process, `sd_b`'s decoder and
+diffusers' `UNet2DModel` of as many parameters (64 px, batch 4, float32, eager), forward, and
+forward and backward; then the parts of a step of `tiny`. It prints wall and CPU seconds: other
+work on the machine lengthens the first more than the second.
+"""
+
+import argparse
+import functools
+import importlib
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.step_flops import parts
+from epsilon_vae.models.unet import UNET_SIZES, UNet
+from epsilon_vae.training.build import build_train_step, frozen_inputs
+
+BATCH_SIZE = 4
+
+
+def time_in_turn(calls: dict[str, Callable], repeats: int) -> dict[str, tuple[float, float]]:
+    """Name → median wall and CPU seconds of a call, after one call that is not counted."""
+    seconds = {name: [] for name in calls}
+    for call in calls.values():
+        jax.block_until_ready(call())
+    for _ in range(repeats):
+        for name, call in calls.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            jax.block_until_ready(call())
+            seconds[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    return {
+        name: tuple(statistics.median(column) for column in zip(*rows, strict=True))
+        for name, rows in seconds.items()
+    }
+
+
+def decoder_calls(size: str, resolution: int) -> dict[str, Callable]:
+    """The UNet of `size` forward, and forward and backward, ours and diffusers'."""
+    import torch
+
+    from tests.parity import reference
+
+    module = UNet(**UNET_SIZES[size])
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(keys[0], (BATCH_SIZE, resolution, resolution, 3))
+    latents = jax.random.normal(keys[1], (BATCH_SIZE, resolution // 8, resolution // 8, 4))
+    t = jnp.full(BATCH_SIZE, 0.5)
+    params = jax.jit(module.init)(jax.random.key(0), x, t, latents)
+    forward = jax.jit(module.apply)
+    backward = jax.jit(jax.grad(lambda *inputs: jnp.mean(module.apply(*inputs) ** 2)))
+
+    network = reference.build_unet(module, 3 + latents.shape[-1])
+    image = torch.randn(BATCH_SIZE, 3 + latents.shape[-1], resolution, resolution)
+    times = torch.full((BATCH_SIZE,), 500.0)
+
+    @torch.no_grad()
+    def torch_forward() -> None:
+        network(image, times)
+
+    def torch_backward() -> None:
+        network.zero_grad(set_to_none=True)
+        (network(image, times).sample ** 2).mean().backward()
+
+    return {
+        "forward": lambda: forward(params, x, t, latents),
+        "forward, PyTorch": torch_forward,
+        "forward and backward": lambda: backward(params, x, t, latents),
+        "forward and backward, PyTorch": torch_backward,
+    }
+
+
+def step_calls(name: str) -> dict[str, Callable]:
+    """The step of a config and its parts, as `step_flops.parts` names them, of zeros."""
+    config = importlib.import_module(f"configs.{name}").get_config()
+    step = build_train_step(config)
+    programs = parts(step, frozen_inputs(config), config.data.resolution)
+
+    def call(function: Callable, arguments: tuple) -> Callable:
+        arguments = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), arguments)
+        return functools.partial(jax.jit(function), *arguments)
+
+    return {part: call(*program) for part, program in programs.items()}
+
+
+def report(calls: dict[str, Callable], repeats: int) -> dict[str, tuple[float, float]]:
+    """Prints the table of `calls`, and returns it."""
+    seconds = time_in_turn(calls, repeats)
+    for name, (wall, cpu) in seconds.items():
+        print(f"  {name:<32}{wall:>8.3f} s{cpu:>8.3f} CPU s", flush=True)
+    return seconds
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", default="b", help="of the decoder, a key of UNET_SIZES")
+    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--config", default="tiny", help="name in configs/, whose step is timed")
+    parser.add_argument("--repeats", type=int, default=10)
+    arguments = parser.parse_args()
+    print(f"decoder {arguments.size}, {arguments.resolution} px, batch {BATCH_SIZE}:")
+    report(decoder_calls(arguments.size, arguments.resolution), arguments.repeats)
+    print(f"step of {arguments.config} and its parts, batch 2:")
+    report(step_calls(arguments.config), arguments.repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -119,7 +119,7 @@ class Run(Reconstructor):
         if protocol.spacing != "run":
             spacing = protocol.spacing
         self.autoencoder = restore(
-            workdir, step, mesh=mesh, weights=protocol.weights, spacing=spacing
+            workdir, step, mesh=mesh, weights=protocol.weights, spacing=spacing, tile=0
         )
         if decoding:  # as if the variant had a run of its own
             config = self.autoencoder.config.copy_and_resolve_references()

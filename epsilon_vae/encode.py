@@ -91,7 +91,7 @@ def _encode() -> tuple[dict, int]:
     # Each process encodes on its own, for its own shards.
     devices = mesh.make_mesh(devices=jax.local_devices())
     vae = restoring.restore(
-        WORKDIR.value, STEP.value, mesh=devices, group_size=batch.IMAGES_PER_DEVICE
+        WORKDIR.value, STEP.value, mesh=devices, group_size=batch.IMAGES_PER_DEVICE, tile=0
     )
     return encoding.encode_data(
         vae,

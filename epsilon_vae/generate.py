@@ -120,6 +120,7 @@ def _generate() -> int:
         mesh=devices,
         preferred=restoring.step_that_made(trained.metadata.provenance, workdir),
         group_size=batch.IMAGES_PER_DEVICE,
+        tile=0,
     )
     plan = generation.plan_generation(
         trained,

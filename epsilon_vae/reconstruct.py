@@ -50,10 +50,13 @@ OVERWRITE = flags.DEFINE_bool(
 CONVERT_PROFILES = flags.DEFINE_bool(
     "convert_profiles", default=True, help="Convert colors of ICC profiles to sRGB."
 )
+TILE = flags.DEFINE_integer(
+    "tile",
+    None,
+    "Side of the tiles, in pixels, that larger pictures are cut into; 0 for none. By default twice "
+    "the resolution of training, for pictures of more than 4 x 4 of that.",
+)
 MAX_PIXELS = flags.DEFINE_integer("max_pixels", DEFAULT.max_pixels, "Of the largest picture.", 1)
-
-# Pictures of more pixels may take minutes: what is done is said before.
-LARGE_PIXELS = 512 * 512
 
 # What pictures may be written as: with all their colors.
 OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -133,9 +136,10 @@ def reconstruct_file(
         image = np.asarray(encoded.rgb())
     except (OSError, DecodeError) as error:
         raise DataError(f"{source}: not a readable image ({error})") from error
-    if image.shape[0] * image.shape[1] > LARGE_PIXELS:
-        words = work_in_words(vae, *image.shape[:2], STEPS.value)
-        tqdm.write(printable(f"{source}: {words}"), file=sys.stderr)
+    height, width = image.shape[:2]
+    if tiling := vae.tiling(height, width):
+        words = f"{width} x {height} px in {len(tiling.corners)} tiles of {tiling.side} px"
+        tqdm.write(printable(f"{source}: {words} (--tile)"), file=sys.stderr)
     reconstruction = vae.reconstruct(image, STEPS.value, SEED.value)
     file_format = Image.registered_extensions()[written.suffix.lower()]
     with replacing(written) as partial:
@@ -146,14 +150,6 @@ def reconstruct_file(
     return score
 
 
-def work_in_words(vae: autoencoder.Autoencoder, height: int, width: int, steps: int) -> str:
-    """What reconstructing a picture of this size in `steps` takes: it is not cut into tiles."""
-    multiple, f = vae.networks.multiple, vae.networks.f
-    rows, columns = (-(-side // multiple) * multiple // f for side in (height, width))
-    nfe = vae.nfe(steps)
-    return f"{width} x {height} px in one piece, {columns} x {rows} latents, NFE {nfe}"
-
-
 def main(argv: Sequence[str]) -> None:
     """Reads, reconstructs and writes one picture after the other."""
     logging.set_verbosity(logging.WARNING)
@@ -161,7 +157,7 @@ def main(argv: Sequence[str]) -> None:
         if len(argv) < 2:
             raise DataError("no picture named: give image files or folders")
         pairs = find_pictures(argv[1:], OUTPUT.value, overwrite=OVERWRITE.value)
-        vae = MODEL.open(space=SPACE.value)
+        vae = MODEL.open(space=SPACE.value, progress=sys.stderr.isatty(), tile=TILE.value)
         scores, unread = [], []
         for source, written in tqdm(pairs, unit="image", disable=not sys.stderr.isatty()):
             try:

@@ -10,8 +10,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from epsilon_vae.data.decode import DataError
 from epsilon_vae.data.sources import Photos
-from epsilon_vae.inference.restoring import restore
-from epsilon_vae.reconstruct import find_pictures, work_in_words
+from epsilon_vae.reconstruct import find_pictures
 from tests.data.profiles import in_srgb, rgb_profile
 from tests.processes import finish, start_alone
 
@@ -45,14 +44,23 @@ def test_folder(finished_run, run_module, pictures, tmp_path):
     assert f"mean PSNR of 2 images: {np.mean(printed):.1f}"[:-1] in out
 
 
-def test_what_a_large_picture_takes_is_said(finished_run):
-    vae = restore(str(finished_run))
-    words = work_in_words(vae, 1000, 1501, steps=3)
-    assert words == f"1501 x 1000 px in one piece, {columns_of(vae, 1501)} x 250 latents, NFE 3"
-
-
-def columns_of(vae, width: int) -> int:
-    return vae.encode(np.zeros((8, width, 3), np.uint8)).shape[1]
+def test_large_pictures_are_cut_into_tiles_and_that_is_said(finished_run, run_module, tmp_path):
+    """The run is of 32 px: pictures of more than 128 x 128 are cut, unless that is forbidden."""
+    Image.open(Photos("val").paths[0]).resize((200, 130)).save(tmp_path / "x.png")
+    command = "epsilon_vae.reconstruct", f"--workdir={finished_run}", f"{tmp_path}/x.png"
+    for flags, said in (((), "200 x 130 px in 12 tiles of 64 px (--tile)"), (("--tile=0",), "")):
+        written = f"--output={tmp_path}/{len(flags)}.png"
+        process = run_module(*command, written, "--steps=1", *flags)
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0
+        assert err == (f"{tmp_path}/x.png: {said}\n" if said else "")
+        assert Image.open(f"{tmp_path}/{len(flags)}.png").size == (200, 130)
+    process = run_module(*command, f"--output={tmp_path}/2.png", "--tile=100")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert (
+        err == "epsilon_vae: tile = 100: expected 0, for whole images, or a multiple of 16 pixels\n"
+    )
 
 
 def test_bad_files_are_named_and_the_others_reconstructed(finished_run, run_module, pictures):

@@ -72,12 +72,15 @@ class RectifiedFlow:
       normalization: standard deviation that `network_input` divides by: 'sample' measures it over
         each image (Chen 2023), 'analytic' takes `sqrt(((1 - t) gamma)^2 s^2 + t^2)`, s = 0.5,
         'none' is 1.
+      measured: with 'sample', so many images, the first of a batch, are measured together for all
+        of it: they stand for a larger image that the others are tiles of. 0 measures each.
     """
 
     loss_name: ClassVar[str] = "flow"
 
     gamma: float
     normalization: str = "sample"
+    measured: int = 0
 
     def perturb(self, x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
         """x_t (Eq. 5)."""
@@ -93,7 +96,9 @@ class RectifiedFlow:
         if self.normalization == "none":
             return x_t
         if self.normalization == "sample":
-            return x_t / (jnp.std(x_t, axis=(1, 2, 3), keepdims=True) + 1e-6)
+            axes = (0, 1, 2, 3) if self.measured else (1, 2, 3)
+            measured = x_t[: self.measured or None]
+            return x_t / (jnp.std(measured, axis=axes, keepdims=True) + 1e-6)
         data_std = 0.5
         return x_t / per_image(jnp.sqrt(((1 - t) * self.gamma * data_std) ** 2 + t**2) + 1e-6)
 

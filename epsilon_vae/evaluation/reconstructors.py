@@ -125,6 +125,7 @@ class Run(Reconstructor):
             weights=protocol.weights,
             spacing=spacing,
             group_size=protocol.group_size,
+            tile=0,
         )
         if decoding:  # as if the variant had a run of its own
             config = self.autoencoder.config.copy_and_resolve_references()

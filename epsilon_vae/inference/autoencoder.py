@@ -10,6 +10,7 @@ import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh
 
+from epsilon_vae.config import ConfigError
 from epsilon_vae.data.latents import Normalization
 from epsilon_vae.data.transforms import check_finite, to_uint8
 from epsilon_vae.diffusion.path import Process
@@ -17,8 +18,9 @@ from epsilon_vae.hub import Repository
 from epsilon_vae.inference import sharing
 from epsilon_vae.inference.functions import Functions
 from epsilon_vae.inference.inputs import ImageLike, as_images, as_latents, as_number
+from epsilon_vae.inference.tiling import PARTS, TILES_PER_DEVICE, Tiling, default_tile
 from epsilon_vae.models.autoencoder_model import AutoencoderModel
-from epsilon_vae.parallel.batch import share_images
+from epsilon_vae.parallel.batch import share_images, stream_images
 from epsilon_vae.parallel.mesh import local_mesh
 
 
@@ -45,7 +47,10 @@ class Autoencoder:
       normalization: mean and deviation of the latents; None where they are not known.
       mesh: None for this machine's first device.
       group_size: images that a device works on together.
-      progress: shows a bar, group by group, while a batch is encoded or decoded.
+      progress: shows a bar, group by group, while a batch or a large image is encoded or decoded.
+      tile: side of the overlapping tiles, in pixels, that larger images are encoded and decoded in;
+        0 for none; None for what `tile_of` chooses by the resolution of training, which is none
+        without a config, and where several devices share an image's rows.
       origin: of the parameters, which errors name: the checkpoint.
 
     Attributes:
@@ -68,6 +73,7 @@ class Autoencoder:
         mesh: Mesh | None = None,
         group_size: int = 1,
         progress: bool = False,
+        tile: int | None = None,
         origin: str = "these parameters",
     ):
         self.networks, self.process, self.params = networks, process, params
@@ -82,6 +88,17 @@ class Autoencoder:
         self._decode = share_images(
             self.functions.decode_from_seed, mesh, group_size, bar="decode" if progress else None
         )
+        bars = ("encode", "decode") if progress else (None, None)
+        shared = {"mesh": mesh, "group_size": TILES_PER_DEVICE, "unit": "tile"}
+        self._encode_tiles = stream_images(self.functions.encode_tiles, bar=bars[0], **shared)
+        self._decode_tiles = stream_images(self.functions.decode_tiles, bar=bars[1], **shared)
+        unit = PARTS * networks.multiple
+        if tile is not None and (as_number("tile", tile) < 0 or tile % unit):
+            raise ConfigError(
+                f"tile = {tile}: expected 0, for whole images, or a multiple of {unit} pixels"
+            )
+        is_whole = config is None or mesh.shape["space"] > 1
+        self._tile = 0 if tile is None and is_whole else tile
         self._follow = jax.jit(self.functions.trajectory, static_argnames="steps")
 
     def __repr__(self) -> str:
@@ -206,6 +223,25 @@ class Autoencoder:
         """Network evaluations of a decoding that is asked for `steps`: 1 without diffusion."""
         return steps if self.is_diffusion else 1
 
+    def tile_of(self, height: int, width: int) -> int:
+        """Side of the tiles that an image of this size is encoded and decoded in; 0 for whole."""
+        if self._tile is None:
+            return default_tile(
+                height,
+                width,
+                resolution=self.config.data.resolution,
+                unit=PARTS * self.networks.multiple,
+            )
+        return self._tile if max(height, width) > self._tile else 0
+
+    def tiling(self, height: int, width: int) -> Tiling | None:
+        """The tiles of an image of this size, padded to what they cover; None for whole."""
+        side, multiple = self.tile_of(height, width), self.networks.multiple
+        if not side:
+            return None
+        height, width = (max(side, -(-n // multiple) * multiple) for n in (height, width))
+        return Tiling(height, width, side=side, multiple=multiple)
+
     def encoder_fingerprint(self) -> str:
         """SHA-256 of the encoder's parameters, by which latents know whose they are."""
         digest = hashlib.sha256()
@@ -297,7 +333,14 @@ class Autoencoder:
 
     def _latents(self, images: np.ndarray) -> np.ndarray:
         """Latents of float images `[B, H, W, 3]`."""
-        latents = self._encode(self.params, _pad_to_multiple(images, self.networks.multiple))
+        multiple = self.networks.multiple
+        padded = _pad_to_multiple(images, multiple)
+        if tiling := self.tiling(*images.shape[1:3]):
+            height, width = (n // self.networks.f for n in padded.shape[1:3])
+            latents = np.stack([self._latents_of_tiles(tiling, image) for image in padded])
+            latents = latents[:, :height, :width]
+        else:
+            latents = self._encode(self.params, padded)
         check_finite(latents, f"{self.origin}: latents of its encoder")
         return latents
 
@@ -309,9 +352,24 @@ class Autoencoder:
         height, width = (size * self.networks.f for size in latents.shape[1:3])
         multiple = max(1, self.networks.decoder_stride // self.networks.f)
         whole = self.params, self.functions.times(steps), _seed(seed)
-        images = self._decode(whole, _pad_to_multiple(latents, multiple))
+        padded = _pad_to_multiple(latents, multiple)
+        if tiling := self.tiling(height, width):
+            images = np.stack([self._image_of_tiles(tiling, z, whole) for z in padded])
+        else:
+            images = self._decode(whole, padded)
         check_finite(images, f"{self.origin}: images of its decoder")
         return images[:, :height, :width]
+
+    def _latents_of_tiles(self, tiling: Tiling, image: np.ndarray) -> np.ndarray:
+        image = _pad_to(image, *tiling.size)
+        probes = tiling.probes(image)
+        return tiling.blend(self._encode_tiles((self.params, probes), tiling.cuts(image)))
+
+    def _image_of_tiles(self, tiling: Tiling, latents: np.ndarray, whole: tuple) -> np.ndarray:
+        latents = _pad_to(latents, *(n // self.networks.f for n in tiling.size))
+        pixels, pixels_of_probes = tiling.pixels()
+        probes = tiling.probes(latents), pixels_of_probes
+        return tiling.blend(self._decode_tiles((*whole, probes), tiling.cuts(latents), pixels))
 
     def _known_normalization(self) -> Normalization:
         if self.normalization is None:
@@ -330,5 +388,10 @@ def _seed(seed: int) -> np.uint32:
 def _pad_to_multiple(x: np.ndarray, multiple: int) -> np.ndarray:
     """`[B, H, W, C]` with bottom and right edges repeated up to a multiple."""
     height, width = (math.ceil(size / multiple) * multiple for size in x.shape[1:3])
-    padding = ((0, 0), (0, height - x.shape[1]), (0, width - x.shape[2]), (0, 0))
-    return np.pad(x, padding, mode="edge")
+    return _pad_to(x, height, width)
+
+
+def _pad_to(x: np.ndarray, height: int, width: int) -> np.ndarray:
+    """`[…, H, W, C]` with bottom and right edges repeated."""
+    padding = ((0, height - x.shape[-3]), (0, width - x.shape[-2]), (0, 0))
+    return np.pad(x, ((0, 0),) * (x.ndim - 3) + padding, mode="edge")

@@ -48,6 +48,8 @@ def reconstruct(
         f"latents of 1/{vae.networks.f} of the width and height, with {vae.networks.encoder.n_z} "
         "channels."
     )
+    if tiling := vae.tiling(*image.shape[:2]):
+        line += f" In {len(tiling.corners)} tiles of {tiling.side} pixels."
     pictures = image, result, np.minimum(difference, 255).astype(np.uint8)
     return *map(Image.fromarray, pictures), line
 

@@ -159,11 +159,15 @@ def _programs(
 def _decode(
     functions: Functions, nfe: int, params: dict, latents: jax.Array, start: jax.Array
 ) -> jax.Array:
-    """Images from a seed, which is a scalar, or from noise."""
+    """Images from a seed, which is a scalar, or from noise `[1, …]`, or `[nfe + 1, …]` of steps."""
     if not start.ndim:
         return functions.decode(params, latents, jax.random.key(start), nfe)
+
+    def draw(i: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_index_in_dim(start, i) if len(start) > 1 else start
+
     return functions.networks.decode_noise(
-        params, functions.process, latents=latents, times=functions.times(nfe), noise=start
+        params, functions.process, latents=latents, times=functions.times(nfe), draw=draw
     )
 
 

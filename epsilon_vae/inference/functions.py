@@ -9,9 +9,11 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from epsilon_vae.diffusion.path import Direct, Process
+from epsilon_vae.diffusion.path import Direct, Process, RectifiedFlow
 from epsilon_vae.diffusion.time import SPACINGS
+from epsilon_vae.inference.tiling import noise_at
 from epsilon_vae.models.autoencoder_model import AutoencoderModel
+from epsilon_vae.models.layers import measured_of_first
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,43 @@ class Functions:
         """`decode` as `parallel.batch` shares it: `whole` is parameters, times and a seed."""
         params, times, seed = whole
         return self.decode_at(params, latents, jax.random.key(seed), times)
+
+    def encode_tiles(self, whole: tuple[dict, jax.Array], tiles: jax.Array) -> jax.Array:
+        """Latents of tiles of an image, as `parallel.batch` shares them.
+
+        Args:
+          whole: the parameters, and the image's probes (`inference.tiling`).
+          tiles: `[B, side, side, 3]`.
+        """
+        params, probes = whole
+        with measured_of_first(len(probes)):
+            return self.encode(params, jnp.concatenate([probes, tiles]))[len(probes) :]
+
+    def decode_tiles(
+        self, whole: tuple[dict, jax.Array, jax.Array, tuple], tiles: jax.Array, pixels: jax.Array
+    ) -> jax.Array:
+        """Tiles of the image that `decode_from_seed` makes, as `parallel.batch` shares them.
+
+        Args:
+          whole: the parameters, times, seed, and the latents and pixels of the image's probes.
+          tiles: latents `[B, h, w, n_z]`.
+          pixels: numbers of the tiles' pixels in the image, uint32 `[B, f h, f w]`.
+        """
+        params, times, seed, probes = whole
+        count, process = len(probes[0]), self.process
+        latents, pixels = (jnp.concatenate(x) for x in zip(probes, (tiles, pixels), strict=True))
+        key = jax.random.key(seed, impl="threefry2x32")
+        if isinstance(process, RectifiedFlow):
+            process = dataclasses.replace(process, measured=count)
+        with measured_of_first(count):
+            images = self.networks.decode_noise(
+                params,
+                process,
+                latents=latents,
+                times=times,
+                draw=lambda i: noise_at(jax.random.fold_in(key, i), pixels),
+            )
+        return images[count:]
 
     def decode_at(
         self, params: dict, latents: jax.Array, key: jax.Array, times: jax.Array

@@ -36,6 +36,7 @@ def restore(
     dtype: DTypeLike | None = None,
     group_size: int = 1,
     progress: bool = False,
+    tile: int | None = None,
     preferred: int | None = None,
 ) -> Autoencoder:
     """Restores the trained autoencoder of a run.
@@ -53,7 +54,9 @@ def restore(
       dtype: that the networks compute in, float32 or bfloat16; None for the run's.
       group_size: images that a device works on together. More are faster and need more memory;
         another number may change a last digit.
-      progress: shows a bar while a batch is encoded or decoded.
+      progress: shows a bar while a batch or a large image is encoded or decoded.
+      tile: side of the overlapping tiles, in pixels, that larger images are encoded and decoded in;
+        0 for none. None chooses it by the resolution of training, and none up to 4 x 4 of that.
       preferred: a step to take before the newest, if it is there.
 
     Returns:
@@ -88,6 +91,7 @@ def restore(
             mesh=mesh,
             group_size=group_size,
             progress=progress,
+            tile=tile,
             origin=str(step_directory),
         )
 
@@ -128,6 +132,7 @@ def from_pretrained(
     dtype: DTypeLike | None = None,
     group_size: int = 1,
     progress: bool = False,
+    tile: int | None = None,
 ) -> Autoencoder:
     """Loads a trained autoencoder from a folder of `save_pretrained`, or from the Hugging Face Hub.
 
@@ -135,7 +140,7 @@ def from_pretrained(
       name: of the folder; or, where there is no such folder, of a repository, as OWNER/NAME, which
         is fetched by `huggingface_hub` (`pip install -e '.[hub]'`).
       revision: of the repository: a branch, tag or commit; None for its newest.
-      space, device, mesh, spacing, dtype, group_size, progress: as `restore`'s.
+      space, device, mesh, spacing, dtype, group_size, progress, tile: as `restore`'s.
 
     Returns:
       An `epsilon_vae.inference.autoencoder.Autoencoder`, as `restore` gives it.
@@ -162,6 +167,7 @@ def from_pretrained(
         mesh=mesh,
         group_size=group_size,
         progress=progress,
+        tile=tile,
         origin=name,
     )
 

@@ -127,20 +127,15 @@ class AutoencoderModel:
         *,
         latents: jax.Array,
         times: jax.Array,
-        noise: jax.Array,
+        draw: Callable[[jax.Array], jax.Array],
     ) -> jax.Array:
         """Images as `decode`'s, from noise that the caller gives.
 
         Args:
           params, process, latents, times: as `decode`'s.
-          noise: standard normal, `[1, f h, f w, 3]` that all begins with; `[nfe + 1, f h, f w, 3]`
-            for a process whose steps draw noise too.
+          draw: of the noise, as `diffusion.sampler.sample_from`'s.
         """
         predict, shape = self._denoiser(params, latents)
-
-        def draw(i: jax.Array) -> jax.Array:
-            return jax.lax.dynamic_index_in_dim(noise, i) if len(noise) > 1 else noise
-
         images = sample_from(process, predict, times=times, draw=draw, shape=shape)
         return jnp.clip(images, -1, 1)
 

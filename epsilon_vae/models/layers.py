@@ -5,8 +5,9 @@ affine maps are always float32 (the paper's training is bfloat16 on TPU, where a
 would lose the signal).
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import flax.linen as nn
@@ -114,6 +115,31 @@ def dense(
       use_bias, kernel_init, name: as Flax's.
     """
     return nn.Dense(features, use_bias=use_bias, dtype=dtype, kernel_init=kernel_init, name=name)
+
+
+@contextlib.contextmanager
+def measured_of_first(count: int) -> Iterator[None]:
+    """Traces networks whose GroupNorms measure mean and variance of the first `count` images.
+
+    Of these together, for all of the batch: tiles are a part of a larger image, and the first of a
+    batch stand for it.
+    """
+
+    def norm(next_call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext):
+        module = context.module
+        if not isinstance(module, nn.GroupNorm) or context.method_name != "__call__":
+            return next_call(*args, **kwargs)
+        x = args[0].astype(jnp.float32)
+        grouped = x.reshape(*x.shape[:3], module.num_groups, -1)
+        axes = (0, 1, 2, 4)
+        mean = grouped[:count].mean(axes, keepdims=True)
+        variance = grouped[:count].var(axes, keepdims=True)
+        normed = (grouped - mean) * jax.lax.rsqrt(variance + module.epsilon)
+        scale, bias = (module.get_variable("params", name) for name in ("scale", "bias"))
+        return normed.reshape(x.shape) * scale + bias
+
+    with nn.intercept_methods(norm):
+        yield
 
 
 class GroupNorm(nn.Module):

@@ -1,6 +1,6 @@
 """Work on a batch of images, shared among devices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -56,20 +56,40 @@ def num_data_shards(mesh: Mesh) -> int:
 def share_images(
     function: Callable[..., Any], mesh: Mesh, group_size: int = 1, *, bar: str | None = None
 ) -> Callable[..., Any]:
-    """`jit_shared(function, mesh)`, from NumPy arrays of any number of images to NumPy results.
+    """`stream_images`, whose function returns the results of all images together."""
+    stream = stream_images(function, mesh, group_size, bar=bar)
+
+    def call(whole: Any, *batches: np.ndarray) -> Any:
+        return jax.tree.map(lambda *x: np.concatenate(x), *stream(whole, *batches))
+
+    return call
+
+
+def stream_images(
+    function: Callable[..., Any],
+    mesh: Mesh,
+    group_size: int = 1,
+    *,
+    bar: str | None = None,
+    unit: str = "image",
+) -> Callable[..., Iterator[Any]]:
+    """`jit_shared(function, mesh)`, from NumPy arrays of any number of images to groups of results.
 
     Each device is given a group of images, filled up, then the next: one program, compiled or kept
     (`keep_programs`), does any number of images. While devices work on one group, the results of
     the one before are copied. What it gives for an image is the same to the bit, however many there
     are and on however many devices: another number in a convolution may change the last digit.
 
-    All processes give the same batches, of one image or more, and all get the results.
+    All processes give the same batches, of one image or more, and all get the results. A batch may
+    be anything that has a length, and arrays as slices.
 
     Args:
       function: as `jit_shared`'s.
       mesh: as `jit_shared`'s.
       group_size: images that a device works on together.
-      bar: the title of a progress bar, which the first process shows; None for none.
+      bar: the title of a progress bar, which the first process shows of more than one group; None
+        for none.
+      unit: that the bar counts.
     """
     keep_programs()
     compiled = jit_shared(function, mesh)
@@ -86,22 +106,21 @@ def share_images(
         with jax.set_mesh(mesh):
             return compiled(whole, *placed)
 
-    def call(whole: Any, *batches: np.ndarray) -> Any:
-        total, waiting, parts = len(batches[0]), [], []
-        is_hidden = bar is None or not hosts.is_first()
-        with tqdm(total=total, desc=bar, unit="image", disable=is_hidden) as shown:
+    def call(whole: Any, *batches: np.ndarray) -> Iterator[Any]:
+        total, waiting = len(batches[0]), []
+        is_hidden = bar is None or not hosts.is_first() or total <= per_call
+        with tqdm(total=total, desc=bar, unit=unit, disable=is_hidden, leave=None) as shown:
 
-            def finish() -> None:
+            def finish() -> Any:
                 count, results = waiting.pop(0)
-                parts.append(jax.tree.map(lambda x: np.asarray(x)[:count], results))
                 shown.update(count)
+                return jax.tree.map(lambda x: np.asarray(x)[:count], results)
 
             for at in range(0, total, per_call):
                 group = [x[at : at + per_call] for x in batches]
                 waiting.append((len(group[0]), start(whole, group)))
                 if len(waiting) > 1:
-                    finish()
-            finish()
-        return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+                    yield finish()
+            yield finish()
 
     return call

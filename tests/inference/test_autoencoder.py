@@ -233,6 +233,8 @@ def test_how_it_is_put_on_devices(vae, images, finished_run, capsys):
         ({"device": "gpu0"}, "device = 'gpu0'"),
         ({"device": "cpu", "space": 2}, "space, device and mesh: give one of them"),
         ({"space": 0}, "space = 0: expected 1 to 1"),
+        ({"tile": 100}, "tile = 100: expected 0, for whole images, or a multiple of 16 pixels"),
+        ({"tile": -16}, "tile = -16"),
         ({"mesh": ("x",)}, r"mesh with axes \('x',\): expected .*make_mesh"),
     ],
 )

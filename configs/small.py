@@ -3,8 +3,8 @@
 Command: `python -m epsilon_vae.main --config=configs/small.py --workdir=DIR
 --config.data.path=PHOTOS`
 
-Hardware: two CPU cores, 3.5 hours where nothing else uses them. What 13,000 steps have reached is in
-`epsilon_vae/released/small/README.md`.
+Hardware: two CPU cores, 3.5 hours where nothing else uses them. What 13,000 steps have reached is
+in `epsilon_vae/released/small/README.md`.
 """
 
 from configs import common

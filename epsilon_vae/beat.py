@@ -39,6 +39,10 @@ class Beat(contextlib.AbstractContextManager):
         return self
 
     def __exit__(self, *exc_info):
+        self.end()
+
+    def end(self) -> None:
+        """Prints nothing from now on."""
         self._ended.set()
 
     def heard(self) -> None:

@@ -123,6 +123,11 @@ def exit_codes(
         exit_with(1, f"process {jax.process_index()} failed: {one_line(error)}")
 
 
+def be_silent() -> None:
+    """From now on, nothing is said while a command prints nothing: it waits for people."""
+    _beat.end()
+
+
 def _hear_interrupts() -> None:
     """Has Ctrl-C raise KeyboardInterrupt; once more, where a callback swallows it."""
 

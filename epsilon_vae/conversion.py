@@ -51,11 +51,13 @@ class Imported(NamedTuple):
       title: what the file is, in words.
       config: of the run.
       left_out: what the file has besides, in words; '' for nothing.
+      is_measured: whether the file says mean and deviation of the latents.
     """
 
     title: str
     config: ml_collections.ConfigDict
     left_out: str
+    is_measured: bool
 
 
 def import_weights(
@@ -105,7 +107,7 @@ def import_weights(
     checkpointer = Checkpointer(workdir)
     checkpointer.save(0, dict.fromkeys(WEIGHTS, params), data=data, config=config)
     checkpointer.close()
-    return Imported(title, config, weights.left_out)
+    return Imported(title, config, weights.left_out, is_measured="normalization" in data)
 
 
 def _own_config(path: str, metadata: dict[str, str]) -> ml_collections.ConfigDict | None:

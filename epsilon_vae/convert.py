@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import ml_collections
 from absl import app, flags, logging
 from etils import epy
 from ml_collections import config_flags
@@ -27,13 +26,17 @@ from epsilon_vae.config import is_latent_diffusion
 
 with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
     from epsilon_vae import conversion
+    from epsilon_vae.inference import restoring
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "With --from: config of the run; by default what FILE is, as far as it says."
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, which --from makes.")
 FROM = flags.DEFINE_string(
-    "from", None, "Weights to make a run of: a file, a folder, or OWNER/NAME on the Hub."
+    "from",
+    None,
+    "Weights to make a run of: a file, a folder, OWNER/NAME on the Hub, or a model that comes with "
+    "the package, as small.",
 )
 TO = flags.DEFINE_string("to", None, "File to write, or with --layout=diffusers a folder.")
 STEP = flags.DEFINE_integer("checkpoint_step", None, "Checkpoint for --to; the newest by default.")
@@ -65,10 +68,13 @@ def main(argv: Sequence[str]) -> None:
         OSError, hints={conversion.NoConfigError: "name one, as --config=configs/sd_vae.py"}
     ):
         if FROM.value is not None:
-            imported = conversion.import_weights(FROM.value, WORKDIR.value, CONFIG.value)
+            path = FROM.value
+            if path in restoring.list_models():
+                path = str(restoring.RELEASED / path)
+            imported = conversion.import_weights(path, WORKDIR.value, CONFIG.value)
             print(f"{FROM.value} ({imported.title}) -> {WORKDIR.value}, step 0")
             if not is_latent_diffusion(imported.config):
-                print(_network(imported.config.model))
+                print(_network(imported))
             if imported.left_out:
                 print(f"left out: {imported.left_out}")
         else:
@@ -78,11 +84,14 @@ def main(argv: Sequence[str]) -> None:
             print(f"{WORKDIR.value}, step {vae.step} -> {TO.value} ({LAYOUT.value})")
 
 
-def _network(model: ml_collections.ConfigDict) -> str:
+def _network(imported: conversion.Imported) -> str:
     """An autoencoder in words, and how its latents are normalized."""
+    model = imported.config.model
     encoder, bottleneck = model.encoder, model.bottleneck
     scale, shift = bottleneck.scaling_factor, bottleneck.shift_factor
-    factors = f"scaling_factor {scale:g}, shift_factor {shift:g}" if scale else "as measured"
+    factors = "as the file says" if imported.is_measured else "none yet, encode measures it"
+    if scale:
+        factors = f"scaling_factor {scale:g}, shift_factor {shift:g}"
     return (
         f"network: encoder {encoder.name}, f {encoder.f}, n_z {encoder.n_z}, bottleneck "
         f"{bottleneck.name}, decoder {model.decoder.name}; normalization of latents: {factors}"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from absl import app, flags, logging
 from etils import epy
 
-from epsilon_vae.command_line import UsageError, exit_codes, parse_flags
+from epsilon_vae.command_line import UsageError, be_silent, exit_codes, parse_flags
 from epsilon_vae.errors import reason
 from epsilon_vae.model_flags import ModelFlags
 
@@ -41,6 +41,7 @@ def main(argv: Sequence[str]) -> None:
         vae = MODEL.open()
         page = demo_page.build_page(vae, f"{vae.origin}, step {vae.step}")
         print(f"http://127.0.0.1:{PORT.value} (Ctrl-C ends it)", flush=True)
+        be_silent()
         try:
             page.launch(
                 server_name="127.0.0.1", server_port=PORT.value, quiet=True, footer_links=[]

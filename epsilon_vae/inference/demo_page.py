@@ -75,7 +75,7 @@ def build_page(vae: Autoencoder, title: str) -> gradio.Blocks:
         with gradio.Row():
             photo = gradio.Image(type="filepath", label="Photo", sources=["upload", "clipboard"])
             with gradio.Column():
-                steps = gradio.Slider(1, 10, 1, step=1, label="Steps (network evaluations)")
+                steps = gradio.Slider(1, 10, 3, step=1, label="Steps (network evaluations)")
                 seed = gradio.Number(0, precision=0, minimum=0, label="Seed of the noise")
                 side = gradio.Slider(
                     64, 1024, 256, step=64, label="Longest side, to which photos are scaled down"

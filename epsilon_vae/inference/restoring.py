@@ -116,9 +116,11 @@ def load(name: str, **options: Any) -> Autoencoder:
     Raises:
       WeightsError, HubError, ConfigError: as `from_pretrained`.
     """
-    if name in list_models():
-        return from_pretrained(str(RELEASED / name), **options)
-    return from_pretrained(name, **options)
+    if name not in list_models():
+        return from_pretrained(name, **options)
+    vae = from_pretrained(str(RELEASED / name), **options)
+    vae.origin = name
+    return vae
 
 
 def from_pretrained(

@@ -71,7 +71,7 @@ def test_first_lines_say_where_and_the_last_what_to_do(
     lines = out.splitlines()
     assert re.fullmatch(r"Running on \d+ CPU cores?", lines[0])
     assert sum(line.startswith("  disc ") for line in lines) == 1
-    assert any(line.startswith("Compiling the step, usually 1 to 2 min") for line in lines)
+    assert any(line.startswith("Compiling the step: half a minute for tiny") for line in lines)
     assert all(len(line) <= 100 for line in lines if str(workdir) not in line)
     scores = [line for line in lines if line.startswith(f"step {STEPS}: held-out photos, NFE 3: ")]
     last = lines.index(next(line for line in lines if line.startswith(f"Step {STEPS} is saved, ")))

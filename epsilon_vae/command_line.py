@@ -17,6 +17,7 @@ import sys
 import threading
 import traceback
 import types
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TextIO
 
@@ -355,6 +356,7 @@ def _quiet_libraries() -> None:
     logging.getLogger("absl").addFilter(_is_not_of_orbax)
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:

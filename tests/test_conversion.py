@@ -75,7 +75,7 @@ def imported(small_sd, params, tmp_path_factory) -> str:
     arrays = {f"first_stage_model.{k}": x.astype(np.float16) for k, x in state.items()}
     arrays["model.diffusion_model.out.0.weight"] = np.ones(2, np.float32)
     file = write(folder / "a.safetensors", arrays, format="pt")
-    title, _, left_out = import_weights(file, str(folder / "run"), small_sd)
+    title, _, left_out, _ = import_weights(file, str(folder / "run"), small_sd)
     assert title == "latent-diffusion and taming-transformers"
     assert left_out == "model.* (1)"
     return str(folder / "run")

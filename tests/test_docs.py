@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from epsilon_vae import model_flags
 from epsilon_vae.config import ANY
 from tests.processes import ROOT
 
@@ -38,6 +39,8 @@ def test_page(path):
             if spec.submodule_search_locations:
                 spec = importlib.util.find_spec(f"{module}.__main__")
             source = pathlib.Path(spec.origin).read_text()
+            if "ModelFlags()" in source:
+                source += pathlib.Path(model_flags.__file__).read_text()
             for flag in re.findall(r"(?<!\S)--([a-z_]+)", arguments):
                 assert f'"{flag}"' in source or f'"--{flag}"' in source or flag in HOST_FLAGS, flag
     for config in re.findall(r"configs/\w+\.py", text):

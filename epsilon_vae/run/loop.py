@@ -111,9 +111,7 @@ def train(
         before = restored.config if restored else None
         log.line(opening_lines(config, workdir, start_step=start_step, before=before))
         log.line(legend(columns))
-        log.line(
-            "Compiling the step: half a minute for tiny, longer for larger networks, less the next time"
-        )
+        log.line("Compiling the step: half a minute for tiny; seconds if it was before")
 
         # One trace: two processes on a host would write to the same file.
         start_profile = config.profile.start_step if hosts.is_first() else 0

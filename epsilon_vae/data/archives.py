@@ -83,7 +83,7 @@ def _archives(path: str, names: list[str], split: str) -> list[str]:
     found = of_split(tars or tables, split, path)
     others = [x for x in names if x not in found and not (x in (tars or tables) and split_of(x))]
     if others:
-        words = printable(f"{path}: {len(others)} files left out, as {others[0]}")
+        words = printable(f"{path}: files left out: {len(others)}, as {others[0]}")
         logging.warning("%s", words)
     folders = sorted({os.path.dirname(name) for name in found})
     if tables and len(folders) > 1:

@@ -203,7 +203,7 @@ def _counted(counts: collections.Counter[str], most: int = SHOWN) -> str:
     common = counts.most_common(most)
     if [value for value, _ in common] == ["yes"]:
         return str(common[0][1])
-    rest = f", {len(counts) - most} others" if len(counts) > most else ""
+    rest = f", and {len(counts) - most} more" if len(counts) > most else ""
     return ", ".join(f"{count} {value}" for value, count in common) + rest
 
 

@@ -118,7 +118,7 @@ def main(argv: Sequence[str]) -> None:
     print(
         printable(str(folder)) + f": {SPLIT.value} {'is done' if written else 'was done already'}: "
         f"{sum(written_shards.values())} images, {_in_words(images.classes)}, "
-        f"{len(written_shards)} shards"
+        f"shards: {len(written_shards)}"
         + (f"; {len(skipped)} left out, see {SPLIT.value}.json" if skipped else "")
     )
     path = printable(shlex.quote(str(folder)))

@@ -18,7 +18,13 @@ from epsilon_vae.hub import Repository
 from epsilon_vae.inference import sharing
 from epsilon_vae.inference.functions import Functions
 from epsilon_vae.inference.inputs import ImageLike, as_images, as_latents, as_number
-from epsilon_vae.inference.tiling import PARTS, TILES_PER_DEVICE, Tiling, default_tile
+from epsilon_vae.inference.tiling import (
+    DEFAULT_TILE,
+    DEFAULT_WHOLE,
+    PARTS,
+    Tiling,
+    tiles_per_call,
+)
 from epsilon_vae.models.autoencoder_model import AutoencoderModel
 from epsilon_vae.parallel.batch import share_images, stream_images
 from epsilon_vae.parallel.mesh import local_mesh
@@ -88,17 +94,12 @@ class Autoencoder:
         self._decode = share_images(
             self.functions.decode_from_seed, mesh, group_size, bar="decode" if progress else None
         )
-        bars = ("encode", "decode") if progress else (None, None)
-        shared = {"mesh": mesh, "group_size": TILES_PER_DEVICE, "unit": "tile"}
-        self._encode_tiles = stream_images(self.functions.encode_tiles, bar=bars[0], **shared)
-        self._decode_tiles = stream_images(self.functions.decode_tiles, bar=bars[1], **shared)
-        unit = PARTS * networks.multiple
-        if tile is not None and (as_number("tile", tile) < 0 or tile % unit):
-            raise ConfigError(
-                f"tile = {tile}: expected 0, for whole images, or a multiple of {unit} pixels"
-            )
-        is_whole = config is None or mesh.shape["space"] > 1
-        self._tile = 0 if tile is None and is_whole else tile
+        self._tile, self._most_pixels = self._sides(tile, mesh)
+        if self._tile:
+            bars = ("encode", "decode") if progress else (None, None)
+            shared = {"mesh": mesh, "group_size": tiles_per_call(self._tile), "unit": "tile"}
+            self._encode_tiles = stream_images(self.functions.encode_tiles, bar=bars[0], **shared)
+            self._decode_tiles = stream_images(self.functions.decode_tiles, bar=bars[1], **shared)
         self._follow = jax.jit(self.functions.trajectory, static_argnames="steps")
 
     def __repr__(self) -> str:
@@ -225,14 +226,8 @@ class Autoencoder:
 
     def tile_of(self, height: int, width: int) -> int:
         """Side of the tiles that an image of this size is encoded and decoded in; 0 for whole."""
-        if self._tile is None:
-            return default_tile(
-                height,
-                width,
-                resolution=self.config.data.resolution,
-                unit=PARTS * self.networks.multiple,
-            )
-        return self._tile if max(height, width) > self._tile else 0
+        is_large = max(height, width) > self._tile and height * width > self._most_pixels
+        return self._tile if is_large else 0
 
     def tiling(self, height: int, width: int) -> Tiling | None:
         """The tiles of an image of this size, padded to what they cover; None for whole."""
@@ -320,6 +315,21 @@ class Autoencoder:
         return Repository(name=name).upload(
             files, message=message, private=private, overwrite=overwrite
         )
+
+    def _sides(self, tile: int | None, mesh: Mesh) -> tuple[int, int]:
+        """The side of tiles, 0 for none, and the pixels of the largest image without them."""
+        unit = PARTS * self.networks.multiple
+        if tile is None:
+            if self.config is None or mesh.shape["space"] > 1:
+                return 0, 0
+            resolution = self.config.data.resolution
+            tile = -(-DEFAULT_TILE * resolution // unit) * unit
+            return tile, (DEFAULT_WHOLE * resolution) ** 2
+        if as_number("tile", tile) < 0 or tile % unit:
+            raise ConfigError(
+                f"tile = {tile}: expected 0, for whole images, or a multiple of {unit} pixels"
+            )
+        return tile, 0
 
     def _files(self, name: str, **card: str | None) -> dict[str, bytes]:
         return sharing.files_of(

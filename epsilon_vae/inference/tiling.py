@@ -22,20 +22,14 @@ PROBES = 4  # of PARTS x PARTS patches
 # What is measured in docs/guides/use.md: over resolutions of training, the side of the tiles, and
 # that of the largest images that are taken whole.
 DEFAULT_TILE, DEFAULT_WHOLE = 2, 4
-TILES_PER_DEVICE = 16  # in one call, with the probes
+# What a device works on in one call: many tiles, since each call computes the probes again, but no
+# more pixels than this, since they are its memory.
+MOST_TILES, MOST_PIXELS = 28, 2**20
 
 
-def default_tile(height: int, width: int, *, resolution: int, unit: int) -> int:
-    """The side of tiles for an image, or 0 for one that is not much larger than `resolution`.
-
-    Args:
-      height, width: of the image.
-      resolution: that the model was trained at.
-      unit: that sides are multiples of.
-    """
-    if height * width <= (DEFAULT_WHOLE * resolution) ** 2:
-        return 0
-    return -(-DEFAULT_TILE * resolution // unit) * unit
+def tiles_per_call(side: int) -> int:
+    """How many tiles of this side a device works on in one call, beside the probes."""
+    return min(MOST_TILES, max(PROBES, MOST_PIXELS // side**2 - PROBES))
 
 
 class Tiling:

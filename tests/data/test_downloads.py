@@ -197,8 +197,8 @@ def test_parquet_of_the_hub(tmp_path, run_module):
     process = run_module(PREPARE, f"{tmp_path}/hf", *arguments, "--split=train")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert "train is done: 7 images, 2 classes (cat, dog), 3 shards" in out
-    assert "hf: columns left out: caption" in err and "1 files left out, as README.md" in err
+    assert "train is done: 7 images, 2 classes (cat, dog), shards: 3" in out
+    assert "hf: columns left out: caption" in err and "files left out: 1, as README.md" in err
     found = read(tmp_path / "out")
     assert [record[1] for record in found] == [row["image"]["bytes"] for row in rows]
     assert [record[2] for record in found] == [("cat", "dog")[i % 2] for i in range(7)]

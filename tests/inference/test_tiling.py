@@ -11,7 +11,7 @@ from epsilon_vae.diffusion.path import DDPM, Direct, Process, RectifiedFlow
 from epsilon_vae.evaluation.protocols import Protocol
 from epsilon_vae.evaluation.reconstructors import Run
 from epsilon_vae.inference.autoencoder import Autoencoder
-from epsilon_vae.inference.tiling import TILES_PER_DEVICE, Tiling, noise_at
+from epsilon_vae.inference.tiling import MOST_TILES, Tiling, noise_at, tiles_per_call
 from epsilon_vae.models.autoencoder_model import AutoencoderModel
 from epsilon_vae.models.layers import GroupNorm, upsample_nearest
 from epsilon_vae.parallel.mesh import local_mesh
@@ -104,6 +104,10 @@ def test_local_networks_give_the_same_in_tiles(process):
         assert np.abs(tiled.decode(latents, 1, seed=6) - tiled.decode(latents, 1)).max() > 0.1
 
 
+def test_a_call_takes_many_small_tiles_and_few_large_ones():
+    assert [tiles_per_call(side) for side in (32, 128, 256, 512, 1024)] == [28, 28, 12, 4, 4]
+
+
 def test_norms_measure_the_whole_image():
     """A smooth image: each tile alone would be stretched to the contrast of all of it."""
     ramp = np.linspace(-0.9, 0.9, 256, dtype=np.float32)
@@ -134,7 +138,7 @@ def test_one_program_does_large_images_of_all_sizes(caplog):
 def test_a_bar_shows_the_tiles_of_a_large_image(capsys):
     vae = local_vae(RectifiedFlow(0.6), tile=32, progress=True)
     count = len(vae.tiling(200, 200).corners)
-    assert count > TILES_PER_DEVICE
+    assert count > MOST_TILES
     vae.reconstruct(photo(200, 200), 1)
     shown = capsys.readouterr().err
     assert "encode: 100%" in shown and "decode: 100%" in shown and f"{count}/{count}" in shown

@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
             print(
                 f"{printable(OUTPUT.value)}: {'done' if num_encoded else 'was done already'}: "
                 f"{index['num_records']} images and their mirror images, latents of {shape}, "
-                f"{index['dtype']}, shards: {len(index['shards'])}, {num_encoded} images encoded now"
+                f"{index['dtype']}, shards: {len(index['shards'])}, {num_encoded} images encoded"
             )
 
 

@@ -135,7 +135,7 @@ def test_killed_it_goes_on_on_two_devices_to_the_same_bytes(
         Latents(str(tmp_path))
     written = first.stat().st_mtime_ns
     out, _ = finish(run_module(MODULE, *arguments, output, JAX_NUM_CPU_DEVICES="2"))
-    assert f"{NUM_IMAGES - 4 * len(done)} images encoded now" in out
+    assert f"{NUM_IMAGES - 4 * len(done)} images encoded" in out
     assert first.stat().st_mtime_ns == written
     assert_same_latents(tmp_path, encoded[0])
     assert read_index(tmp_path)["versions"]["devices"].startswith("2 ")

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 
 from benchmarks.step_flops import parts
 from epsilon_vae.models.unet import UNET_SIZES, UNet
+from epsilon_vae.parallel.mesh import local_mesh
+from epsilon_vae.parallel.programs import compiler_options
 from epsilon_vae.training.build import build_train_step, frozen_inputs
 
 BATCH_SIZE = 4
@@ -51,8 +53,10 @@ def decoder_calls(size: str, resolution: int) -> dict[str, Callable]:
     latents = jax.random.normal(keys[1], (BATCH_SIZE, resolution // 8, resolution // 8, 4))
     t = jnp.full(BATCH_SIZE, 0.5)
     params = jax.jit(module.init)(jax.random.key(0), x, t, latents)
-    forward = jax.jit(module.apply)
-    backward = jax.jit(jax.grad(lambda *inputs: jnp.mean(module.apply(*inputs) ** 2)))
+    options = compiler_options(local_mesh())
+    forward = jax.jit(module.apply, compiler_options=options)
+    loss = lambda *inputs: jnp.mean(module.apply(*inputs) ** 2)  # noqa: E731
+    backward = jax.jit(jax.grad(loss), compiler_options=options)
 
     network = reference.build_unet(module, 3 + latents.shape[-1])
     image = torch.randn(BATCH_SIZE, 3 + latents.shape[-1], resolution, resolution)
@@ -79,10 +83,11 @@ def step_calls(name: str) -> dict[str, Callable]:
     config = importlib.import_module(f"configs.{name}").get_config()
     step = build_train_step(config)
     programs = parts(step, frozen_inputs(config), config.data.resolution)
+    options = compiler_options(local_mesh())
 
     def call(function: Callable, arguments: tuple) -> Callable:
         arguments = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), arguments)
-        return functools.partial(jax.jit(function), *arguments)
+        return functools.partial(jax.jit(function, compiler_options=options), *arguments)
 
     return {part: call(*program) for part, program in programs.items()}
 

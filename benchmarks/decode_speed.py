@@ -22,6 +22,7 @@ from epsilon_vae.inference.functions import Functions
 from epsilon_vae.models.build import build_networks, build_process
 from epsilon_vae.models.decoder import SDDecoder
 from epsilon_vae.parallel import devices, programs
+from epsilon_vae.parallel.mesh import local_mesh
 
 
 class Decoder:
@@ -50,7 +51,9 @@ class Decoder:
         def decode(params: dict, latents: jax.Array) -> jax.Array:
             return self._functions.decode(params, latents, jax.random.key(0), nfe)
 
-        compiled = jax.jit(decode).lower(self._params, latents).compile()
+        options = programs.compiler_options(local_mesh())
+        jitted = jax.jit(decode, compiler_options=options)
+        compiled = jitted.lower(self._params, latents).compile()
         return lambda: jax.block_until_ready(compiled(self._params, latents))
 
 

@@ -196,7 +196,7 @@ def our_call(
     t = jnp.full((batch_size,), 0.5)
     shapes = jax.eval_shape(module.init, key, x, t, latents)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=programs.compiler_options(mesh.local_mesh()))
     def gradient(params: dict, *inputs: jax.Array) -> dict:
         return jax.grad(lambda params: jnp.mean(module.apply(params, *inputs) ** 2))(params)
 

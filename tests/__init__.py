@@ -7,9 +7,9 @@ from importlib import metadata
 
 # With the TPU compiler installed, JAX would look for a TPU, loudly.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests compile more than they compute: half the time, for steps that run almost as fast. JAX 0.10
-# can
-# also do without the slower of its two ways to compile what is fused; later versions cannot.
+# Tests compile more than they compute: half the time, for steps that run almost as fast.
+# JAX 0.10 can also do without the slower of its two ways to compile what is fused; later versions
+# cannot.
 WITHOUT_EMITTERS = {}
 if metadata.version("jaxlib").startswith("0.10."):
     WITHOUT_EMITTERS = {"xla_cpu_use_fusion_emitters": False}

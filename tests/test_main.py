@@ -95,7 +95,7 @@ def test_missing_and_unknown_configs(run_module, arguments, words):
         ("generate", "--workdir is missing: name the folder of a latent"),
         ("convert", "--workdir is missing: name the folder of a run"),
         ("compile", "--config is missing: name a config file"),
-        ("reconstruct", "--workdir is missing: name the folder of a run"),
+        ("reconstruct", "--output is missing: name an image file"),
         ("data.prepare", "--output is missing: name a folder"),
     ],
 )

@@ -28,6 +28,7 @@ from epsilon_vae.inference.tiling import (
 from epsilon_vae.models.autoencoder_model import AutoencoderModel
 from epsilon_vae.parallel.batch import share_images, stream_images
 from epsilon_vae.parallel.mesh import local_mesh
+from epsilon_vae.parallel.programs import compiler_options
 
 
 class Autoencoder:
@@ -100,7 +101,11 @@ class Autoencoder:
             shared = {"mesh": mesh, "group_size": tiles_per_call(self._tile), "unit": "tile"}
             self._encode_tiles = stream_images(self.functions.encode_tiles, bar=bars[0], **shared)
             self._decode_tiles = stream_images(self.functions.decode_tiles, bar=bars[1], **shared)
-        self._follow = jax.jit(self.functions.trajectory, static_argnames="steps")
+        self._follow = jax.jit(
+            self.functions.trajectory,
+            static_argnames="steps",
+            compiler_options=compiler_options(mesh),
+        )
 
     def __repr__(self) -> str:
         encoder, decoder = self.networks.encoder, self.networks.decoder

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def psnr(images: jax.Array, others: jax.Array) -> jax.Array:
-    """Peak signal-to-noise ratio in dB, `[B]`, peak 1; infinite for equal images."""
-    return -10 * jnp.log10(jnp.mean((images - others) ** 2, axis=(1, 2, 3)))
+def psnr(images: jax.Array, others: jax.Array, peak: float = 1.0) -> jax.Array:
+    """Peak signal-to-noise ratio in dB, `[B]`; infinite for equal images."""
+    return 10 * jnp.log10(peak**2 / jnp.mean((images - others) ** 2, axis=(1, 2, 3)))
 
 
 def ssim(

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from epsilon_vae.parallel import hosts
 from epsilon_vae.parallel.mesh import replicated
-from epsilon_vae.parallel.programs import keep_programs
+from epsilon_vae.parallel.programs import compiler_options, keep_programs
 from epsilon_vae.parallel.sharding import BATCH_AXES
 
 # Images that a device encodes, generates or decodes in one call when a command goes through many:
@@ -45,7 +45,7 @@ def jit_shared(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
         )
         return shared(whole, *batches)
 
-    return jax.jit(on_mesh, out_shardings=replicated(mesh))
+    return jax.jit(on_mesh, out_shardings=replicated(mesh), compiler_options=compiler_options(mesh))
 
 
 def num_data_shards(mesh: Mesh) -> int:

@@ -4,6 +4,7 @@ import jax
 from jax.sharding import Mesh
 
 from epsilon_vae.parallel.mesh import batch_sharding, image_sharding, replicated
+from epsilon_vae.parallel.programs import compiler_options
 from epsilon_vae.parallel.sharding import infer_sharding
 from epsilon_vae.training.state import TrainState
 from epsilon_vae.training.step import TrainStep
@@ -62,4 +63,5 @@ def jit_step(train_step: TrainStep, target: TrainState, mesh: Mesh):
         in_shardings=(shardings, replicated(mesh), batch_at),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
+        compiler_options=compiler_options(mesh),
     )

@@ -31,7 +31,7 @@ def metrics():
         patch.setattr(registry, "load", lambda name: params if name == "inception" else load(name))
         shared = ReconstructionMetrics(evaluation.LPIPS_NETS, ("inception",), make_mesh())
 
-        def make(nets, features, mesh):
+        def make(nets, features, mesh, **decoded):
             assert features == ("inception",)
             return shared
 

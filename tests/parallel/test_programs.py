@@ -7,8 +7,10 @@ from etils import epath
 from jax._src.compiler import get_compile_options
 from PIL import Image
 
+from epsilon_vae.parallel import programs
+from epsilon_vae.parallel.batch import jit_shared
 from epsilon_vae.parallel.mesh import make_mesh
-from epsilon_vae.parallel.programs import keep_programs, user_folder
+from epsilon_vae.parallel.programs import compiler_options, keep_programs, user_folder
 from epsilon_vae.training.build import build_train_step
 from epsilon_vae.training.sharded import make_state, state_shapes
 from tests.helpers import QUICK_FLAGS, flags
@@ -136,3 +138,30 @@ def test_the_folder_is_xdgs(monkeypatch):
     for caches, expected in (("/c", "/c"), ("", "/home/a/.cache"), ("c", "/home/a/.cache")):
         monkeypatch.setenv("XDG_CACHE_HOME", caches)
         assert str(user_folder()) == f"{expected}/epsilon_vae/programs"
+
+
+def test_a_cpu_convolves_with_all_cores():
+    """Not in YNNPACK, which gives a convolution of few features one core."""
+    mesh = make_mesh()
+    if compiler_options(mesh) is None:
+        pytest.skip(f"jaxlib {jax.lib.__version__} has no such option")
+
+    def convolve(kernel, x):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    arguments = np.ones((3, 3, 64, 64), np.float32), np.ones((8, 32, 32, 64), np.float32)
+    with jax.set_mesh(mesh):
+        text = jit_shared(convolve, mesh).lower(*arguments).compile().as_text()
+    assert "convolution(" in text and "ynn_fusion" not in text
+    assert "ynn_fusion" in jax.jit(convolve).lower(*arguments).compile().as_text()
+
+
+def test_options_that_jaxlib_does_not_have_are_left_out(monkeypatch):
+    monkeypatch.setattr(programs, "_CPU_OPTIONS", {"xla_cpu_of_another_version": "1"})
+    programs._are_known.cache_clear()
+    try:
+        assert compiler_options(make_mesh()) is None
+    finally:
+        programs._are_known.cache_clear()

@@ -223,6 +223,8 @@ def print_table(found: list[Kernel], *, calls: int, seconds: float, longest: int
     for kind in KINDS:
         print(f"  {kind:<28}{by_kind[kind] / calls * 1e3:>10.2f} ms{by_kind[kind] / total:>7.1%}")
     print(f"  {'all':<28}{total / calls * 1e3:>10.2f} ms")
+    if jax.default_backend() == "cpu":
+        print("(On a CPU the profiler does not see convolutions, which run in Eigen's threads.)")
     print("those that take longest: ms and times of one call, kind, kernel, place in the source")
     for kernel in found[:longest]:
         milliseconds, times = kernel.seconds / calls * 1e3, kernel.calls / calls

@@ -27,7 +27,7 @@ from etils import epy
 
 from epsilon_vae.beat import Beat
 from epsilon_vae.config import ANY, check_key, check_override
-from epsilon_vae.errors import FailedError, UserError
+from epsilon_vae.errors import FailedError, UserError, reason
 from epsilon_vae.names import printable
 
 with epy.lazy_imports():  # of what takes seconds, and is not needed for flags
@@ -107,14 +107,17 @@ def exit_codes(
             yield
     except (UserError, *usage_errors, *hints) as error:
         hint = next((words for kind, words in hints.items() if isinstance(error, kind)), "")
-        exit_with(2, f"{error}; {hint}" if hint else str(error))
+        words = str(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            words = f"{error.filename}: {reason(error)}"
+        exit_with(2, f"{words}; {hint}" if hint else words)
     except (FailedError, FloatingPointError, hosts.NotTogetherError) as error:
         exit_with(1, str(error))
     except KeyboardInterrupt:
         exit_with(1, "stopped; to resume, run the same command again", wait=False)
     except Exception as error:
-        if reason := hosts.why_no_devices(error):
-            exit_with(2, reason)
+        if why := hosts.why_no_devices(error):
+            exit_with(2, why)
         if not jax.distributed.is_initialized():
             raise
         if hosts.is_loss_of_a_process(error):

@@ -117,5 +117,6 @@ class Repository:
             raise HubError(
                 f"{self.name}: taken for a repository of the Hugging Face Hub, which refused or "
                 f"was not reached ({reason(error)}); check the name and the network, accept on its "
-                "page what it asks for, and run `hf auth login` for what is not public"
+                "page what it asks for, and run `hf auth login` for what is not public; or "
+                f"{self._by_hand()}"
             ) from error

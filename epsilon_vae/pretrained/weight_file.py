@@ -104,7 +104,8 @@ def _read_file(path: pathlib.Path, choose: Choose) -> tuple[dict[str, np.ndarray
                 arrays, metadata = read_torch_file(file, choose), {}
         _check_names(arrays)
     except safetensors.SafetensorError as error:
-        raise WeightsError(f"{path}: is broken ({reason(error)}); take another copy") from error
+        words = f"is broken, or no safetensors file ({reason(error)})"
+        raise WeightsError(f"{path}: {words}; take another copy") from error
     except ValueError as error:
         raise WeightsError(f"{path}: {reason(error)}") from error
     return arrays, metadata

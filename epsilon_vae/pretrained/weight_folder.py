@@ -116,8 +116,8 @@ def _choose(folder: str, names: Sequence[str]) -> str:
             return found[0]
     shards = any(re.fullmatch(_SHARD, name) for name in names)
     what = "shards without their .index.json" if shards else "no weights (.safetensors, .bin, .pt)"
-    some = ", ".join(sorted(names)[:6]) or "nothing"
-    raise WeightsError(f"{folder}: has {what}, but {some}; name a file, or the folder that has one")
+    some = f"has {what}, but {', '.join(sorted(names)[:6])}" if names else "is empty"
+    raise WeightsError(f"{folder}: {some}; name a file of weights, or the folder that has one")
 
 
 def _read_config(file: pathlib.Path) -> dict[str, Any]:

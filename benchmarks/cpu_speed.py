@@ -49,7 +49,7 @@ def decoder_calls(size: str, resolution: int) -> dict[str, Callable]:
     """The UNet of `size` forward, and forward and backward, ours and diffusers'."""
     import torch
 
-    from tests.parity import reference
+    from benchmarks.torch_networks import build_unet
 
     module = UNet(**UNET_SIZES[size])
     keys = jax.random.split(jax.random.key(0))
@@ -62,7 +62,7 @@ def decoder_calls(size: str, resolution: int) -> dict[str, Callable]:
     loss = lambda *inputs: jnp.mean(module.apply(*inputs) ** 2)  # noqa: E731
     backward = jax.jit(jax.grad(loss), compiler_options=options)
 
-    network = reference.build_unet(module, 3 + latents.shape[-1])
+    network = build_unet(module, 3 + latents.shape[-1])
     image = torch.randn(BATCH_SIZE, 3 + latents.shape[-1], resolution, resolution)
     times = torch.full((BATCH_SIZE,), 500.0)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU, in half an hour: benchmarks/gpu.sh OUT [PART…]
+# Everything that wants a GPU, meant for half an hour: benchmarks/gpu.sh OUT [PART…]
 #
 # Parts, all by default: start (seconds to the first step, twice), train, torch (against PyTorch),
 # kernels (each with its operation), decode, parity. OUT/log.txt has what they print, OUT/trace

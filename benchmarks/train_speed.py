@@ -157,7 +157,7 @@ def measure(config: ml_collections.ConfigDict, sizes: list[int], matrix_rate: fl
     print("  batch  ms a step  images/s  TFLOP/s    MFU  peak GiB  seconds to the first step")
     fastest: dict = {"rate": 0.0}
     for size in sizes:
-        step = None  # its memory is needed
+        step = call = None  # their memory is needed
         try:
             step = Step(config, size)
             call = functools.partial(step.run, CALLS.value)
@@ -180,7 +180,7 @@ def measure(config: ml_collections.ConfigDict, sizes: list[int], matrix_rate: fl
             fastest = {"rate": size / taken, "size": size, "trace": trace, "text": text}
             seconds = taken
     if fastest["rate"]:
-        print(f"(peak: {how})\nbatch {fastest['size']}, ", end="")
+        print(f"(peak: {how}, of this process so far)\nbatch {fastest['size']}, ", end="")
         found = kernels.kernels(fastest["trace"], fastest["text"])
         kernels.print_table(found, calls=CALLS.value, seconds=seconds, longest=LONGEST.value)
 

@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     with exit_codes():
         vae = MODEL.open()
-        page = demo_page.build_page(vae, f"{vae.origin}, step {vae.step}")
+        page = demo_page.build_page(vae, vae.origin)
         print(f"http://127.0.0.1:{PORT.value} (Ctrl-C ends it)", flush=True)
         be_silent()
         try:

@@ -26,7 +26,7 @@ class ReconstructionMetrics:
       lpips_nets: of LPIPS, in `losses.perceptual.NETS`.
       features: in `features.FEATURES`.
       mesh: of one process or all, which then call alike.
-      decoded_together: images by a device, which a batch then has at least.
+      decoded_together: how many images a device decodes in one call; a batch has no fewer.
 
     Attributes:
       names: of what `compare` gives, in the order of tables.

@@ -16,7 +16,7 @@ from epsilon_vae.data.transforms import check_finite, to_uint8
 from epsilon_vae.diffusion.path import Process
 from epsilon_vae.hub import Repository
 from epsilon_vae.inference import sharing
-from epsilon_vae.inference.functions import Functions
+from epsilon_vae.inference.functions import Functions, key_of
 from epsilon_vae.inference.inputs import ImageLike, as_images, as_latents, as_number
 from epsilon_vae.inference.tiling import (
     DEFAULT_TILE,
@@ -26,6 +26,7 @@ from epsilon_vae.inference.tiling import (
     tiles_per_call,
 )
 from epsilon_vae.models.autoencoder_model import AutoencoderModel
+from epsilon_vae.models.bottleneck import VQBottleneck
 from epsilon_vae.parallel.batch import share_images, stream_images
 from epsilon_vae.parallel.mesh import local_mesh
 from epsilon_vae.parallel.programs import compiler_options
@@ -56,8 +57,8 @@ class Autoencoder:
       group_size: images that a device works on together.
       progress: shows a bar, group by group, while a batch or a large image is encoded or decoded.
       tile: side of the overlapping tiles, in pixels, that larger images are encoded and decoded in;
-        0 for none; None for what `tile_of` chooses by the resolution of training, which is none
-        without a config, and where several devices share an image's rows.
+        0 for none; None for twice the resolution of training, for images of more than 4 x 4 times
+        it, and none without a config, for VQ, and where several devices share an image's rows.
       origin: of the parameters, which errors name: the checkpoint.
 
     Attributes:
@@ -214,7 +215,7 @@ class Autoencoder:
           ValueError: as `decode`.
         """
         latents = as_latents(latents, self.networks.encoder.n_z)
-        key = jax.random.key(_seed(seed))
+        key = key_of(_seed(seed))
         found = self._follow(self.params, latents[None], key, steps=as_number("steps", steps))
         states, estimates = jax.device_get(found)
         check_finite(estimates, f"{self.origin}: images of its decoder")
@@ -231,6 +232,8 @@ class Autoencoder:
 
     def tile_of(self, height: int, width: int) -> int:
         """Side of the tiles that an image of this size is encoded and decoded in; 0 for whole."""
+        multiple = self.networks.multiple  # which decode knows the sizes by
+        height, width = (-(-n // multiple) * multiple for n in (height, width))
         is_large = max(height, width) > self._tile and height * width > self._most_pixels
         return self._tile if is_large else 0
 
@@ -325,7 +328,8 @@ class Autoencoder:
         """The side of tiles, 0 for none, and the pixels of the largest image without them."""
         unit = PARTS * self.networks.multiple
         if tile is None:
-            if self.config is None or mesh.shape["space"] > 1:
+            is_vq = isinstance(self.networks.encoder, VQBottleneck)  # blended codes are no codes
+            if self.config is None or is_vq or mesh.shape["space"] > 1:
                 return 0, 0
             resolution = self.config.data.resolution
             tile = -(-DEFAULT_TILE * resolution // unit) * unit

@@ -93,7 +93,7 @@ class Functions:
     ) -> jax.Array:
         """`decode` as `parallel.batch` shares it: `whole` is parameters, times and a seed."""
         params, times, seed = whole
-        return self.decode_at(params, latents, jax.random.key(seed), times)
+        return self.decode_at(params, latents, key_of(seed), times)
 
     def encode_tiles(self, whole: tuple[dict, jax.Array], tiles: jax.Array) -> jax.Array:
         """Latents of tiles of an image, as `parallel.batch` shares them.
@@ -119,7 +119,7 @@ class Functions:
         params, times, seed, probes = whole
         count, process = len(probes[0]), self.process
         latents, pixels = (jnp.concatenate(x) for x in zip(probes, (tiles, pixels), strict=True))
-        key = jax.random.key(seed, impl="threefry2x32")
+        key = key_of(seed)
         if isinstance(process, RectifiedFlow):
             process = dataclasses.replace(process, measured=count)
         with measured_of_first(count):
@@ -164,6 +164,11 @@ class Functions:
         if steps < 1:
             raise ValueError(f"steps = {steps}: at least 1")
         return self.times(steps)
+
+
+def key_of(seed: jax.Array | np.uint32) -> jax.Array:
+    """The key of a seed, of the same kind whatever JAX's default is: so is the noise."""
+    return jax.random.key(seed, impl="threefry2x32")
 
 
 def _on_any_mesh(function: Callable[..., jax.Array], batch: jax.Array) -> Callable[..., jax.Array]:

@@ -4,8 +4,9 @@ A tile is decoded as a part of its image, so that neither seams nor other contra
 is the cut of the noise that the whole image would be decoded from. And what the networks' norms
 measure of a whole image, its mean and variance, is measured of *probes*, not of the tile: squares
 of the tiles' size, put together from small patches of all over the image, which every tile is
-computed beside. A tile of sky alone would be stretched to the contrast of a whole photo. Network
-and device see tiles and probes of one size, however large the image is.
+computed beside. An image that is narrower than a tile is padded to one first. A tile of sky alone
+would be stretched to the contrast of a whole photo. Network and device see tiles and probes of one
+size, however large the image is.
 """
 
 import itertools
@@ -22,9 +23,9 @@ PROBES = 4  # of PARTS x PARTS patches
 # What is measured in docs/guides/use.md: over resolutions of training, the side of the tiles, and
 # that of the largest images that are taken whole.
 DEFAULT_TILE, DEFAULT_WHOLE = 2, 4
-# What a device works on in one call: many tiles, since each call computes the probes again, but no
-# more pixels than this, since they are its memory.
-MOST_TILES, MOST_PIXELS = 28, 2**20
+# What a device works on in one call: many tiles, since each call computes the probes again, but not
+# many more pixels than this, since they are its memory; large tiles are as many as the probes.
+MOST_TILES, MOST_PIXELS = 20, 2**20
 
 
 def tiles_per_call(side: int) -> int:
@@ -56,7 +57,8 @@ class Tiling:
     def cuts(self, x: np.ndarray) -> "_Cuts":
         """The tiles of an array, `[N, side / k, side / k, C]`, cut when they are asked for."""
         k = self.size[0] // len(x)
-        return _Cuts(lambda part: _cut(x, self.corners[part] // k, self.side // k), self.corners)
+        make = lambda part: _cut(x, self.corners[part] // k, self.side // k)  # noqa: E731
+        return _Cuts(make, len(self.corners))
 
     def probes(self, x: np.ndarray) -> np.ndarray:
         """Probes `[PROBES, side / k, side / k, C]` of an array."""
@@ -66,7 +68,7 @@ class Tiling:
     def pixels(self) -> tuple["_Cuts", np.ndarray]:
         """Which pixels of the image tiles and probes have, row by row, `[…, side, side]`."""
         width = self.size[1]
-        tiles = _Cuts(lambda part: _pixels(self.corners[part], self.side, width), self.corners)
+        tiles = _Cuts(lambda part: _pixels(self.corners[part], self.side, width), len(self.corners))
         patches = _pixels(self._places, self._patch, width)
         return tiles, _assembled(patches[..., None])[..., 0]
 
@@ -100,13 +102,13 @@ class Tiling:
 
 
 class _Cuts:
-    """An array that is made part by part; of one value for each of `corners`."""
+    """An array of some length that is made part by part."""
 
-    def __init__(self, make: Callable[[slice], np.ndarray], corners: np.ndarray):
-        self._make, self._corners = make, corners
+    def __init__(self, make: Callable[[slice], np.ndarray], length: int):
+        self._make, self._length = make, length
 
     def __len__(self) -> int:
-        return len(self._corners)
+        return self._length
 
     def __getitem__(self, part: slice) -> np.ndarray:
         return self._make(part)
@@ -114,6 +116,9 @@ class _Cuts:
 
 def noise_at(key: jax.Array, pixels: jax.Array) -> jax.Array:
     """`jax.random.normal(key, (H, W, 3))` at some of its pixels, without the rest.
+
+    It repeats after 1.4 gigapixels, and is that of JAX's defaults: float32, and
+    `jax_threefry_partitionable`.
 
     Args:
       key: of JAX's default kind, 'threefry2x32'.

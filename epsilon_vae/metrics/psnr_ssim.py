@@ -1,4 +1,4 @@
-"""PSNR and SSIM of each image of a batch, on images `[B, H, W, 3]` in [0, 1]."""
+"""PSNR and SSIM of each image of a batch, on images `[B, H, W, 3]`, by default in [0, 1]."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ from jax import lax
 
 
 def psnr(images: jax.Array, others: jax.Array, peak: float = 1.0) -> jax.Array:
-    """Peak signal-to-noise ratio in dB, `[B]`; infinite for equal images."""
+    """Peak signal-to-noise ratio in dB, `[B]`, of images in [0, peak]; infinite for equal ones."""
     return 10 * jnp.log10(peak**2 / jnp.mean((images - others) ** 2, axis=(1, 2, 3)))
 
 

@@ -49,7 +49,7 @@ def keep_programs(workdir: epath.Path | None = None) -> None:
 def compiler_options(mesh: Mesh) -> dict[str, str] | None:
     """Options for `jax.jit` of networks that run on this mesh; None for XLA's own.
 
-    On a CPU convolutions use all cores: decoding is up to 1.8 times as fast
+    On a CPU convolutions use all cores: a decoder forward is 1.5 times as fast on two
     (docs/results/benchmarks.md).
     """
     is_cpu = mesh.devices.flat[0].platform == "cpu"

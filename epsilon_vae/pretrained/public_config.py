@@ -34,6 +34,7 @@ def public_config(layout: Layout, state: Arrays) -> ml_collections.ConfigDict:
         raise ValueError(f"{layout.mark}* are not the levels of a known encoder")
     network = "vqgan" if last in attention else "sd"
     overrides = {"model.encoder.name": network, "model.decoder.name": network}
+    overrides["data.resolution"] = 256  # that public weights are trained at, or more
     if "quantize.embedding.weight" in state:
         num_codes, n_z = _shape(state, "quantize.embedding.weight")[:2]
         make = common.llamagen if layout is LLAMAGEN else common.vqgan

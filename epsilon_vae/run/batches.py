@@ -149,7 +149,7 @@ def _encoded_images(config: ml_collections.ConfigDict, local_indices: np.ndarray
     workdir = config.autoencoder.workdir
     mesh = make_mesh(devices=jax.local_devices())
     group_size = min(IMAGES_PER_DEVICE, -(-len(local_indices) // jax.local_device_count()))
-    autoencoder = restore(workdir, mesh=mesh, group_size=group_size)
+    autoencoder = restore(workdir, mesh=mesh, group_size=group_size, tile=0)
     metadata = _measure(autoencoder, workdir, open_part(config.data, "train").source, config.data)
     _check_metadata(config, metadata, config.data.path)
     return EncodedBatches(images, autoencoder, metadata)

@@ -111,7 +111,9 @@ def train(
         before = restored.config if restored else None
         log.line(opening_lines(config, workdir, start_step=start_step, before=before))
         log.line(legend(columns))
-        log.line("Compiling the step: half a minute for tiny; seconds if it was before")
+        log.line(
+            "Compiling the step: half a minute for tiny, or seconds if it has been compiled before"
+        )
 
         # One trace: two processes on a host would write to the same file.
         start_profile = config.profile.start_step if hosts.is_first() else 0

@@ -48,7 +48,7 @@ class SampleEvaluation:
                 self._autoencoder = batches.autoencoder
             else:
                 maker = step_that_made(batches.metadata.provenance, workdir)
-                self._autoencoder = restore(workdir, mesh=mesh, preferred=maker)
+                self._autoencoder = restore(workdir, mesh=mesh, preferred=maker, tile=0)
             batches.metadata.check_encoder(self._autoencoder.encoder_fingerprint())
 
     def latents(self, params: dict) -> dict[str, Any]:

@@ -104,7 +104,7 @@ class HeldOutEvaluation:
                 **self._parts,
                 params=params,
                 mesh=self._mesh,
-                group_size=GROUP_SIZE,
+                group_size=GROUP_SIZE if self._mesh.shape["space"] == 1 else 1,
                 origin="the EMA",
             )
         self._autoencoder.params = params

@@ -1,5 +1,7 @@
 """Large images in tiles: as the whole where networks are local, and where norms see all of it."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from epsilon_vae.evaluation.reconstructors import Run
 from epsilon_vae.inference.autoencoder import Autoencoder
 from epsilon_vae.inference.tiling import MOST_TILES, Tiling, noise_at, tiles_per_call
 from epsilon_vae.models.autoencoder_model import AutoencoderModel
+from epsilon_vae.models.bottleneck import VQBottleneck
 from epsilon_vae.models.layers import GroupNorm, upsample_nearest
 from epsilon_vae.parallel.mesh import local_mesh
 
@@ -105,7 +108,7 @@ def test_local_networks_give_the_same_in_tiles(process):
 
 
 def test_a_call_takes_many_small_tiles_and_few_large_ones():
-    assert [tiles_per_call(side) for side in (32, 128, 256, 512, 1024)] == [28, 28, 12, 4, 4]
+    assert [tiles_per_call(side) for side in (32, 128, 256, 512, 1024)] == [20, 20, 12, 4, 4]
 
 
 def test_norms_measure_the_whole_image():
@@ -149,12 +152,21 @@ def test_a_bar_shows_the_tiles_of_a_large_image(capsys):
 def test_images_much_larger_than_those_of_training_are_cut_by_default(finished_run):
     vae = epsilon_vae.restore(str(finished_run))
     assert vae.tile_of(128, 128) == vae.tile_of(64, 256) == 0
-    assert vae.tile_of(132, 128) == 64
+    assert vae.tile_of(132, 128) == vae.tile_of(127, 129) == 64  # as padded
     assert epsilon_vae.restore(str(finished_run), tile=0).tiling(9999, 9999) is None
     image = photo(150, 150)
     given = epsilon_vae.restore(str(finished_run), tile=64)
     np.testing.assert_array_equal(vae.reconstruct(image, 1), given.reconstruct(image, 1))
     assert given.tile_of(65, 8) == 64 and given.tile_of(64, 64) == 0
+
+
+def test_codes_are_not_blended_by_default(finished_run):
+    vae = epsilon_vae.restore(str(finished_run))
+    encoder = VQBottleneck(encoder=vae.networks.encoder, num_codes=8, n_z=2, commitment=0.25)
+    networks = dataclasses.replace(vae.networks, encoder=encoder)
+    parts = {"spacing": vae.spacing, "params": {}, "config": vae.config}
+    assert Autoencoder(networks, vae.process, **parts).tiling(999, 999) is None
+    assert Autoencoder(networks, vae.process, **parts, tile=64).tiling(999, 999).side == 64
 
 
 def test_evaluation_takes_images_whole(finished_run):

@@ -10,14 +10,13 @@ threads leave the cores to JAX with OMP_WAIT_POLICY=passive.
 import argparse
 import functools
 import importlib
-import statistics
-import time
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import timing
 from benchmarks.step_flops import parts
 from epsilon_vae.models.unet import UNET_SIZES, UNet
 from epsilon_vae.parallel.mesh import local_mesh
@@ -31,18 +30,12 @@ CONVOLUTIONS = ((64, 64, 64), (64, 128, 64), (32, 64, 64), (32, 128, 128), (16, 
 
 def time_in_turn(calls: dict[str, Callable], repeats: int) -> dict[str, tuple[float, float]]:
     """Name → median wall and CPU seconds of a call, after one call that is not counted."""
-    seconds = {name: [] for name in calls}
-    for call in calls.values():
-        jax.block_until_ready(call())
-    for _ in range(repeats):
-        for name, call in calls.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            jax.block_until_ready(call())
-            seconds[name].append((time.perf_counter() - wall, time.process_time() - cpu))
-    return {
-        name: tuple(statistics.median(column) for column in zip(*rows, strict=True))
-        for name, rows in seconds.items()
+    waiting = {
+        name: lambda call=call: jax.block_until_ready(call()) for name, call in calls.items()
     }
+    for call in waiting.values():
+        call()
+    return timing.wall_and_cpu_in_turn(waiting, repeats)
 
 
 def decoder_calls(size: str, resolution: int) -> dict[str, Callable]:

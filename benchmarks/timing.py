@@ -13,13 +13,23 @@ def seconds_in_turn(calls: dict[str, Callable[[], None]], rounds: int) -> dict[s
 
     A call waits for its own result, and has been called before.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    return {name: wall for name, (wall, _) in wall_and_cpu_in_turn(calls, rounds).items()}
+
+
+def wall_and_cpu_in_turn(
+    calls: dict[str, Callable[[], None]], rounds: int
+) -> dict[str, tuple[float, float]]:
+    """As `seconds_in_turn`, by the clock and of the CPU."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            start = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             call()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+            seconds[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    return {
+        name: tuple(statistics.median(column) for column in zip(*rows, strict=True))
+        for name, rows in seconds.items()
+    }
 
 
 def matrix_rate(dtype: jnp.dtype, rounds: int = 5) -> tuple[float, int]:

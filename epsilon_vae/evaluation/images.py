@@ -30,10 +30,6 @@ class Batch(NamedTuple):
     names: np.ndarray
     count: int
 
-    def cut(self, results: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Results `[B, …]` by name, without those of repeated images."""
-        return {name: array[: self.count] for name, array in results.items()}
-
 
 def batches(
     source: Sequence[Record],

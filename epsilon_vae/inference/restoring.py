@@ -100,7 +100,7 @@ def restore(
 
 def list_models() -> list[str]:
     """The names of the models that come with this package."""
-    return sorted(folder.name for folder in RELEASED.iterdir())
+    return sorted(config.parent.name for config in RELEASED.glob("*/config.json"))
 
 
 def load(name: str, **options: Any) -> Autoencoder:

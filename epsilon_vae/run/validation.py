@@ -82,8 +82,8 @@ class HeldOutEvaluation:
         """
         autoencoder, accumulator = self._of(params), MetricAccumulator()
         for batch in self._batches:
-            pictures = autoencoder.reconstruct(batch.images, self._nfe)
-            accumulator.add(batch.cut(self._measures.compare(batch.images, pictures)), {})
+            pictures = autoencoder.reconstruct(batch.images, self._nfe)[: batch.count]
+            accumulator.add(self._measures.compare(batch.images[: batch.count], pictures), {})
         means = accumulator.means()
         title = f"step {step}, mean PSNR {means['psnr']:.2f} dB"
         if autoencoder.is_diffusion:
